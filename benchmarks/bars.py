@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from .page import keep, put
+from .page import replace_section, save_result
 from .run import STOLEN_MOST
 from .workers import EACH
 
@@ -43,7 +43,7 @@ def _claim(name: str) -> Figure:
     return lambda kept: float(kept["bench"]["claims"][name]["ratio"])
 
 
-def _steady(name: str) -> Figure:
+def _steady_ratio(name: str) -> Figure:
     return lambda kept: float(next(one for one in kept["latency"]["steady"] if one["name"] == name)["ratio"])
 
 
@@ -51,7 +51,7 @@ def _worst_added(kept: dict[str, Any]) -> float:
     return float(max(one["added_ms"] for one in kept["latency"]["disturbed"]))
 
 
-def _foot(name: str) -> Figure:
+def _footprint(name: str) -> Figure:
     return lambda kept: float(kept["footprint"][name])
 
 
@@ -65,7 +65,7 @@ def _workers(name: str, by: str = "ratios") -> Figure:
     return figure
 
 
-def _grown(kept: dict[str, Any]) -> float:
+def _memory_growth(kept: dict[str, Any]) -> float:
     return float(kept["scaling"]["memory"]["grown_mib"])
 
 
@@ -129,8 +129,8 @@ BARS = (
     _least("20 KB answer, miss, to nginx's", _claim(f"{MISS} 20 KB by nginx 20 KB"), 0.27, "20 KB: to nginx"),
     _most("one at a time, miss: median over nginx's", _alone(MISS), 0.3, " ms", "miss, one at a time, ms"),
     _most("one at a time, hit: median over nginx's", _alone(HIT), 0.3, " ms", "hit, one at a time, ms"),
-    _most("the core busy for 70 %, hits: p99 / p50", _steady("hit"), 5.0, run="hits: p99 / p50"),
-    _most("the core busy for 70 %, misses: p99 / p50", _steady("miss"), 5.0, run="misses: p99 / p50"),
+    _most("the core busy for 70 %, hits: p99 / p50", _steady_ratio("hit"), 5.0, run="hits: p99 / p50"),
+    _most("the core busy for 70 %, misses: p99 / p50", _steady_ratio("miss"), 5.0, run="misses: p99 / p50"),
     _most("work in the background: the most it adds to p99", _worst_added, 5.0, " ms", "background, ms"),
     _most("two workers, a core each: CPU time per hit / one worker's", _workers("hit"), 1.1, run="two workers: a hit"),
     _most("… a miss", _workers("miss"), 1.1, run="… a miss"),
@@ -141,10 +141,10 @@ BARS = (
         run="two workers / two gateways: a hit",
     ),
     _most("… per miss / that of two gateways", _workers("miss", "beside_pair"), 1.1, run="… a miss"),
-    _most("memory of an idle client", _foot("client_kib"), 12.0, " KiB"),
-    _most("memory after start", _foot("rss_mib"), 80.0, " MiB"),
-    _most("start to first answered request", _foot("start_s"), 1.0, " s"),
-    _most("memory over 1,000,000 requests: growth after the first 200,000", _grown, 4.0, " MiB"),
+    _most("memory of an idle client", _footprint("client_kib"), 12.0, " KiB"),
+    _most("memory after start", _footprint("rss_mib"), 80.0, " MiB"),
+    _most("start to first answered request", _footprint("start_s"), 1.0, " s"),
+    _most("memory over 1,000,000 requests: growth after the first 200,000", _memory_growth, 4.0, " MiB"),
     _most("cost per request, most to least: the largest growth of any chart", _worst_growth, 1.25, " times"),
 )
 """A CPU ratio with a least value is the other's CPU time per request divided by the gateway's: more is better."""
@@ -193,7 +193,7 @@ def keep_run() -> list[Run]:
     runs = msgspec.json.decode(path.read_bytes(), type=list[Run]) if path.exists() else []
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     runs.append(Run(today, _measured(), _kept()["bench"]["stolen"]))
-    keep("runs", runs[-RUNS_KEPT:])
+    save_result("runs", runs[-RUNS_KEPT:])
     return runs[-RUNS_KEPT:]
 
 
@@ -216,6 +216,6 @@ def runs_table(runs: list[Run]) -> str:
 if __name__ == "__main__":
     print(table())
     if "--write" in sys.argv:
-        put("bars", table())
+        replace_section("bars", table())
     if "--keep-run" in sys.argv:
-        put("runs", runs_table(keep_run()))
+        replace_section("runs", runs_table(keep_run()))

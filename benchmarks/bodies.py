@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from .page import keep, put
+from .page import replace_section, save_result
 from .processes import Program, free_port
 from .pythons import Python
 from .targets import LOAD_CPU, Bench
@@ -107,16 +107,16 @@ def _measure(bench: Bench, targets: list[_Target], rounds: int, mebibytes: int) 
     costs = []
     for way in ways:
         for target in targets:
-            cpu = _beside(spent["nginx", way], spent[target.name, way])
+            cpu = _ratios(spent["nginx", way], spent[target.name, way])
             low, _, high = statistics.quantiles(cpu, n=4)
-            rate = statistics.median(_beside(took["nginx", way], took[target.name, way]))
+            rate = statistics.median(_ratios(took["nginx", way], took[target.name, way]))
             peak = round(target.program.peak_kib() / 1024, 1)
             told = (round(low, 2), round(high, 2))
             costs.append(Cost(target.name, way, round(statistics.median(cpu), 2), told, round(rate, 2), peak))
     return Result(time.strftime("%Y-%m-%d"), bench.python, rounds, mebibytes, costs)
 
 
-def _beside(unit: list[float], own: list[float]) -> list[float]:
+def _ratios(unit: list[float], own: list[float]) -> list[float]:
     return [its / mine for its, mine in zip(unit, own, strict=True)]
 
 
@@ -175,8 +175,8 @@ def main() -> None:
     result = run(given.rounds, given.mebibytes)
     print(table(result))
     if given.write:
-        keep("bodies", result)
-        put("bodies", table(result))
+        save_result("bodies", result)
+        replace_section("bodies", table(result))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from gateway.app.serving import serving
 from gateway.config import load
 from gateway.core.exchange import Exchange
 from gateway.edge.tls import ListenerTls
-from gateway.identity.issuers import FRESH_S, Issuer
+from gateway.identity.oidc_issuer import FRESH_S, Issuer
 from gateway.telemetry import logging as operator_log
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.documents import HttpDocuments
@@ -40,7 +40,7 @@ from gateway.upstream.origin import tls_context
 KEYS = 10
 
 
-def crowd(metrics: Metrics, series: int) -> None:
+def fill_metrics(metrics: Metrics, series: int) -> None:
     """Fill the metrics with ``series`` series, by counting requests that were never made."""
     for number in range(series):
         x = Exchange(
@@ -70,7 +70,7 @@ async def serve(path: Path, series: int, url: str) -> None:
         task.add_done_callback(under_way.discard)
 
     async with serving(loaded.config) as started:
-        crowd(started.made.metrics, series)
+        fill_metrics(started.parts.metrics, series)
 
         def authorities() -> Callable[[], None]:
             return functools.partial(trusted.append, tls_context(None))

@@ -31,7 +31,7 @@ import uvloop
 from tests.test_cost import BODY, BY_THE_CLOCK, OURS, Client, counted
 
 from .inprocess import subject
-from .page import keep, put
+from .page import replace_section, save_result
 from .processes import Program, free_port
 from .targets import LOAD_CPU
 
@@ -232,8 +232,8 @@ def main() -> None:
     result = Counts(time.strftime("%Y-%m-%d"), platform.python_version(), buckets, given.clients, lines)
     print(table(result))
     if given.write:
-        keep("bytecodes", result)
-        put("bytecodes", table(result))
+        save_result("bytecodes", result)
+        replace_section("bytecodes", table(result))
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ def live(steps: list[Step], *, cached: bool) -> Run:
             demo.join(10)
 
 
-def _told(run: Run) -> dict[str, object]:
+def _run_figures(run: Run) -> dict[str, object]:
     ordered = sorted(run.answer_s)
     return {
         "requests": len(ordered),
@@ -244,8 +244,8 @@ def main() -> None:
         "projects": PROJECTS,
         "latency_ms": LATENCY_S * 1000,
         "writes": WRITES,
-        "without": _told(without),
-        "with": _told(with_it),
+        "without": _run_figures(without),
+        "with": _run_figures(with_it),
         "saved_upstream": round(1 - with_it.upstream / without.upstream, 4),
         "answered_without_upstream": round(1 - with_it.upstream / asked, 4),
         "bytes_per_entry": round(with_it.cache_bytes / max(1, with_it.cache_entries)),

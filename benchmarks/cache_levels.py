@@ -27,8 +27,8 @@ from gateway.stores.cache_leases import RedisLeases
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.codec import Codec
-from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink
+from gateway.stores.redis_subscriber import RedisSubscriber
 
 GATEWAYS = 4
 BOTS = 40
@@ -48,11 +48,11 @@ class Gateway:
 
     def __init__(self, url: str, *, leased: bool) -> None:
         self.link = RedisLink.from_url(url, timeout_s=1.0, name="bench")
-        ear = RedisEar(self.link.place, channel=GONE_CHANNEL, name="bench-ear", clock=time.monotonic)
+        subscriber = RedisSubscriber(self.link.place, channel=GONE_CHANNEL, name="bench-ear", clock=time.monotonic)
         codec = Codec(b"k" * 32)
-        leases = RedisLeases(self.link, codec, lambda: ear.listening)
+        leases = RedisLeases(self.link, codec, lambda: subscriber.listening)
         self.far = RedisCacheStore(self.link, codec)
-        self.store = TwoLevelCacheStore(self.far, ear, max_bytes=32 << 20, clock=time.monotonic, leases=leases)
+        self.store = TwoLevelCacheStore(self.far, subscriber, max_bytes=32 << 20, clock=time.monotonic, leases=leases)
         self.cache = PrivateCache(self.store, PrivatePolicy(ttl_s=TTL_S), leases=leases if leased else None)
 
     async def listening(self) -> None:

@@ -26,7 +26,7 @@ from gateway.app import open_key_store
 from gateway.config import Config
 
 from .inprocess import Subject, subject
-from .page import keep, put
+from .page import replace_section, save_result
 
 SIZES = (1, 100, 1000, 4000, 8000)
 KINDS = ("hit", "miss")
@@ -100,7 +100,7 @@ async def _made(directory: Path, many: int) -> Callers:
     kept: list[Config] = []
     one = await subject(directory, _known(many, kept))
     async with open_key_store(kept[0]) as room:
-        keys = [(await room.office.issue(room.actor, f"caller-{number}"))[0].reveal() for number in range(many)]
+        keys = [(await room.key_admin.issue(room.actor, f"caller-{number}"))[0].reveal() for number in range(many)]
     callers = Callers(one, keys)
     for marked in (False, True):
         for _ in range(2 * many):
@@ -159,8 +159,8 @@ def main() -> None:
     result = uvloop.run(run(given.rounds))
     print(table(result))
     if given.write:
-        keep("callers", result)
-        put("callers", table(result))
+        save_result("callers", result)
+        replace_section("callers", table(result))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ COLOURS = ("#1f6feb", "#d1570a", "#2a7d46")
 Points = Sequence[tuple[float, float]]
 
 
-def drawn(title: str, x_title: str, y_title: str, series: Mapping[str, Points], *, top: float = 0.0) -> str:
+def draw_chart(title: str, x_title: str, y_title: str, series: Mapping[str, Points], *, top: float = 0.0) -> str:
     """The chart. ``top`` is the least value that the y axis reaches."""
     xs = [x for points in series.values() for x, _ in points]
     highest = max(top, max(y for points in series.values() for _, y in points))

@@ -98,7 +98,7 @@ def kinds() -> dict[str, str]:
     return dict(json.loads(listed.stdout))
 
 
-def put_to(name: str, kind_of: dict[str, str]) -> dict[str, dict[str, int]] | None:
+def run_suite_against(name: str, kind_of: dict[str, str]) -> dict[str, dict[str, int]] | None:
     """Put the suite to a cache: how many tests it passed, of how many, by kind. None: it is not installed."""
     with tempfile.TemporaryDirectory(prefix="gateway-conformance-") as made:
         directory = Path(made)
@@ -140,7 +140,7 @@ def main() -> int:
     kind_of = kinds()
     scores: dict[str, object] = {}
     for name in CACHES:
-        score = put_to(name, kind_of)
+        score = run_suite_against(name, kind_of)
         if score is None:
             print(f"{name}: not installed", file=sys.stderr)
             continue

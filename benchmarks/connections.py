@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from .load import Shape, ask
-from .page import keep, put
+from .page import replace_section, save_result
 from .processes import Program
 from .pythons import Python
 from .targets import ISSUE, ISSUES, LOAD_CPU, Bench
@@ -55,7 +55,7 @@ class Result(msgspec.Struct):
     costs: list[Cost]
 
 
-class _Asked:
+class _Subject:
     """One target, with a client that asks it."""
 
     def __init__(self, program: Program, port: int, shape: Shape) -> None:
@@ -93,7 +93,7 @@ def run(rounds: int, requests: int) -> Result:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))
         try:
-            bench.start_ground()
+            bench.start_base_programs()
             return _measure(bench, rounds, requests)
         finally:
             bench.close()
@@ -103,7 +103,7 @@ def _measure(bench: Bench, rounds: int, requests: int) -> Result:
     with contextlib.ExitStack() as stack:
         asked = {}
         for name, (program, port, headers), path, distinct in _targets(bench):
-            asked[name] = _Asked(program, port, Shape(path, headers, distinct=distinct))
+            asked[name] = _Subject(program, port, Shape(path, headers, distinct=distinct))
             stack.callback(asked[name].close)
             for how in (_KEPT, _OWN):
                 asked[name].cost_us(how, _KNOWN)
@@ -157,8 +157,8 @@ def main() -> None:
     result = run(given.rounds, given.requests)
     print(table(result))
     if given.write:
-        keep("connections", result)
-        put("connections", table(result))
+        save_result("connections", result)
+        replace_section("connections", table(result))
 
 
 if __name__ == "__main__":

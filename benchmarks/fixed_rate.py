@@ -27,8 +27,8 @@ from collections import deque
 
 import msgspec
 
-from .load import Shape, asking
-from .processes import settle
+from .load import Shape, client_environment
+from .processes import set_up_child
 from .pythons import ROOT
 
 CONNECTIONS = 64
@@ -56,11 +56,11 @@ def begin(shape: Shape, port: int, *, rate: float, seconds: float, cpu: int) -> 
     """Begin a load in a process of its own, pinned to ``cpu``; returns once its connections are made and it starts."""
     sender = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.fixed_rate", str(port), str(rate), str(seconds), str(CONNECTIONS)],
-        env=asking(shape),
+        env=client_environment(shape),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=functools.partial(settle, cpu),
+        preexec_fn=functools.partial(set_up_child, cpu),
     )
     assert sender.stdout is not None, "it is a pipe"
     os.read(sender.stdout.fileno(), len(_READY))  # or end of file, which ``result_of`` reports
@@ -172,13 +172,13 @@ def send(port: int, rate: float, seconds: float, connections: int) -> Paced:
     return Paced(total, refused, at(0.5), at(0.99), at(0.999), times[-1] * 1e3, late_p99 * 1e3, took_s)
 
 
-def _go_first() -> None:
+def _set_realtime() -> None:
     """Run before everything else on this core, where permitted: a sender that has to wait for the origin measures that."""
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 
 
 if __name__ == "__main__":
-    _go_first()
+    _set_realtime()
     made = send(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
     sys.stdout.buffer.write(msgspec.json.encode(made))

@@ -67,7 +67,7 @@ def _short(frame: str) -> str:
     return f"{found['name']} ({file.removeprefix(f'{ROOT}/')})" if not file.startswith("/") else found["name"]
 
 
-def drawn(root: Node, title: str) -> str:
+def draw_flame_graph(root: Node, title: str) -> str:
     """The graph as SVG, callers above what they call."""
     height = (root.depth() + 2) * ROW + 12
     out = [
@@ -110,7 +110,7 @@ def _draw(node: Node, whole: int, x: float, y: float, out: list[str]) -> None:
         x += below.samples / whole * WIDTH
 
 
-def watched(bench: Bench, spy: str, shape: Shape, port: int, pid: int, seconds: int) -> Node:
+def record_stacks(bench: Bench, spy: str, shape: Shape, port: int, pid: int, seconds: int) -> Node:
     """The gateway's stacks while it is under load."""
     put_under_load(shape, port, connections=64, seconds=1, cpu=LOAD_CPU, directory=bench.directory)
     raw = bench.directory / "stacks"
@@ -150,15 +150,15 @@ def main() -> None:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))
         try:
-            bench.start_ground()
+            bench.start_base_programs()
             store = f"redis://127.0.0.1:{bench.redis}/0" if bench.redis else "memory:"
             program, port, key = bench.gateway("flame", STORE=store, CACHE="memory")
             for kind in ("hit", "miss"):
                 shape = Shape(ISSUES, {"PRIVATE-TOKEN": key}, distinct=kind == "miss")
-                root = watched(bench, spy, shape, port, program.pid, given.seconds)
+                root = record_stacks(bench, spy, shape, port, program.pid, given.seconds)
                 where = f"buckets in {store.partition(':')[0]}, cache in memory"
                 title = f"A {kind}, {where}, {root.samples:,} samples, Python {bench.python}"
-                svg = drawn(root, title)
+                svg = draw_flame_graph(root, title)
                 if given.write:
                     (ROOT / "docs" / f"flame-{kind}.svg").write_text(svg)
                 print(f"flame: {title}: {len(svg) // 1024} KiB")

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from .load import Shape, ask
-from .page import keep, put
+from .page import replace_section, save_result
 from .processes import Program, free_port
 from .pythons import Python
 from .targets import ISSUES, LOAD_CPU, Bench
@@ -56,7 +56,7 @@ def run(starts: int, clients: int) -> Footprint:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))
         try:
-            bench.start_ground()
+            bench.start_base_programs()
             return _measure(bench, starts, clients)
         finally:
             bench.close()
@@ -154,8 +154,8 @@ def main() -> None:
     result = run(given.starts, given.clients)
     print(table(result))
     if given.write:
-        keep("footprint", result)
-        put("footprint", table(result))
+        save_result("footprint", result)
+        replace_section("footprint", table(result))
 
 
 if __name__ == "__main__":

@@ -131,10 +131,12 @@ async def subject(
         raise RuntimeError(str(loaded.problems))
     config = change(loaded.config)
     async with open_key_store(loaded.config) as keys:
-        key = (await keys.office.issue(keys.actor, "bench"))[0].reveal()
+        key = (await keys.key_admin.issue(keys.actor, "bench"))[0].reveal()
     made = await assemble(config)
     if not origin:
-        made.gateway.road = made.gateway.forward_lane.road = msgspec.structs.replace(made.gateway.road, upstream=GitLab())
+        made.gateway.stages = made.gateway.forward_lane.stages = msgspec.structs.replace(
+            made.gateway.stages, upstream=GitLab()
+        )
     one = Subject(made, key)
     await asyncio.sleep(0)
     await one.warm()

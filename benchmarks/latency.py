@@ -8,7 +8,7 @@ nginx is asked at the same rate in the same round: what it shows is the machine'
 again and again while requests come, far more often than in production; what it adds is p99 with it less p99 without it.
 
 A pause of the machine itself can only make a round worse, so of several short rounds the quietest says most: that one is in
-the table. Where permitted, the run takes precedence over other processes (``processes.go_first``).
+the table. Where permitted, the run takes precedence over other processes (``processes.raise_priority``).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from tests.fakes.certificates import Authority
 
 from .fixed_rate import Paced, begin, result_of
 from .load import Shape, put_under_load
-from .page import keep, put
-from .processes import Program, free_port, go_first
+from .page import replace_section, save_result
+from .processes import Program, free_port, raise_priority
 from .pythons import Python
 from .targets import ISSUES, LOAD_CPU, Bench
 
@@ -163,12 +163,12 @@ class Busy:
 def run(rounds: int, seconds: float) -> Latency:
     """Measure. Takes a dozen times ``rounds`` times ``seconds``, and twenty seconds to start."""
     os.sched_setaffinity(0, {LOAD_CPU})
-    go_first()
+    raise_priority()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))
         try:
-            bench.start_ground()
+            bench.start_base_programs()
             return _measure(bench, rounds, seconds)
         finally:
             bench.close()
@@ -336,8 +336,8 @@ def main() -> None:
     if max(one.late_p99_ms for one in result.steady) > LATE_MS:
         print("latency: the sender was too late to tell anything: a busy machine. Not kept.")
     elif given.write:
-        keep("latency", result)
-        put("latency", table(result))
+        save_result("latency", result)
+        replace_section("latency", table(result))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from .processes import settle
+from .processes import set_up_child
 
 HEADERS = {
     "Host": "git.example.com",
@@ -96,7 +96,7 @@ class Load(msgspec.Struct, frozen=True):
 _STARTS = itertools.count(1)
 
 
-def asking(shape: Shape) -> dict[str, str]:
+def client_environment(shape: Shape) -> dict[str, str]:
     """The environment of a client of ours: this process's, and the request."""
     before, after = shape.octets()
     return {
@@ -113,7 +113,7 @@ def begin(
     shape: Shape, port: int, *, connections: int, seconds: float, cpu: int | None, directory: Path
 ) -> subprocess.Popen[str]:
     """Begin a load in a process of its own, pinned to ``cpu``; None: on the cores of this process. For ``result_of``."""
-    environment = asking(shape)
+    environment = client_environment(shape)
     if shutil.which("wrk"):
         script = directory / "load.lua"
         if not script.exists():  # another load may be about to read it
@@ -128,7 +128,7 @@ def begin(
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=functools.partial(settle, cpu),
+        preexec_fn=functools.partial(set_up_child, cpu),
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 ROOT = Path(__file__).parent.parent
 
 
-def keep(name: str, result: object) -> None:
+def save_result(name: str, result: object) -> None:
     """Write a result to benchmarks/results/NAME.json, without the path of this checkout."""
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
@@ -17,7 +17,7 @@ def keep(name: str, result: object) -> None:
     path.write_bytes(msgspec.json.format(octets, indent=2) + b"\n")
 
 
-def put(mark: str, text: str) -> None:
+def replace_section(mark: str, text: str) -> None:
     """Put ``text`` between ``<!-- MARK -->`` and ``<!-- /MARK -->`` of the page, in place of what is there.
 
     Raises:

@@ -39,7 +39,7 @@ class Program:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=functools.partial(settle, cpu),
+                preexec_fn=functools.partial(set_up_child, cpu),
             )
         self._log = log
         self.pid = self._process.pid
@@ -106,7 +106,7 @@ class Program:
         self._process.wait(5)
 
 
-def settle(cpu: int | None) -> None:
+def set_up_child(cpu: int | None) -> None:
     """Set up a process that begins in a session of its own: on core ``cpu``, and with the precedence of its parent.
 
     It ends with its parent, however that ends: Ctrl-C does not reach a session of its own.
@@ -119,7 +119,7 @@ def settle(cpu: int | None) -> None:
         Path("/proc/self/autogroup").write_text(str(os.getpriority(os.PRIO_PROCESS, 0)))
 
 
-def go_first() -> bool:
+def raise_priority() -> bool:
     """Give this process and those that it starts precedence over others, as far as permitted; returns whether it was.
 
     Niceness alone is not enough: a process that wakes still waits until the running one has used up its slice of some 3 ms.

@@ -29,7 +29,7 @@ from pathlib import Path
 import msgspec
 
 from .load import put_under_load
-from .page import keep, put
+from .page import replace_section, save_result
 from .pythons import Python
 from .targets import LOAD_CPU, Bench, Target
 
@@ -154,8 +154,8 @@ def main() -> None:
             f" and {STOLEN_MOST:.0%} is the most that a kept run may have lost"
         )
     if given.write:
-        keep("bench", result)
-        put("bench", table(result))
+        save_result("bench", result)
+        replace_section("bench", table(result))
     if not given.only:
         for part in ("latency", "footprint", "connections", "bodies", "workers --rounds 8"):
             # In a process of its own, because it pins itself to a core and takes precedence over others.

@@ -27,10 +27,10 @@ from gateway.config import Config
 from gateway.core.limits import Limit, Scope, Take
 from gateway.stores.bucket_memory import MemoryBuckets
 
-from .chart import drawn
+from .chart import draw_chart
 from .inprocess import Subject, compared, subject
 from .load import Shape, put_under_load
-from .page import ROOT, keep, put
+from .page import ROOT, replace_section, save_result
 from .targets import ISSUES, LOAD_CPU, Bench
 
 KINDS = {"hit": "hit", "miss": "miss", "project": "miss of a project not asked for before"}
@@ -118,7 +118,7 @@ def _same(_: int) -> Callable[[Config], Config]:
 
 async def _entries(one: Subject, many: int) -> None:
     """Fill the cache with separate entries under separate keys; they share the octets of one body, or would not fit."""
-    store = one.made.cache_room.memory
+    store = one.made.cache_assembly.memory
     assert store is not None
     (known,) = next(iter(store._slots.values())).entries
     for number in range(many - len(store)):
@@ -227,7 +227,7 @@ def _memory() -> Memory:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))
         try:
-            bench.start_ground()
+            bench.start_base_programs()
             program, port, key = bench.gateway("million")
             own = {"PRIVATE-TOKEN": key}
             shapes = ((Shape(ISSUES, own, distinct=True), MISSES), (Shape(ISSUES, own), EACH))
@@ -293,7 +293,7 @@ def draw(result: Scaling) -> None:
         kinds = list(chart.points[0].cpu)
         series = {KINDS.get(kind, kind): [(float(point.many), point.cpu[kind]) for point in chart.points] for kind in kinds}
         title = f"CPU time per request: {chart.what}"
-        svg = drawn(title, f"number of {chart.what}", "times the smallest's", series, top=2.0)
+        svg = draw_chart(title, f"number of {chart.what}", "times the smallest's", series, top=2.0)
         (ROOT / "docs" / f"scaling-{chart.name}.svg").write_text(svg)
 
 
@@ -313,8 +313,8 @@ def main() -> None:
     print(table(result))
     if given.write:
         result = _with_kept(result)
-        keep("scaling", result)
-        put("scaling", table(result))
+        save_result("scaling", result)
+        replace_section("scaling", table(result))
         draw(result)
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import msgspec
 
 from gateway.core.limits import Limit, Scope, Take, Takes
-from gateway.stores.bucket_script import Script, Wishes, Work, decisions
+from gateway.stores.bucket_script import BatchItem, Script, TakePacker, decisions
 from gateway.stores.redis_link import Argument, RedisLink
 
-from .page import keep, put
+from .page import replace_section, save_result
 from .processes import Program, free_port
 
 _ROUNDS = 12
@@ -58,9 +58,9 @@ class Row(msgspec.Struct, frozen=True):
     """The other script's ratio."""
 
 
-def _turn(call: Call) -> list[Work]:
+def _turn(call: Call) -> list[BatchItem]:
     each = [Takes([Take(f"{{gw}}:{n}", _CALLER), Take("{gw}:everybody", _EVERYBODY)]) for n in range(call.callers)]
-    return [Work(each[n % call.callers]) for n in range(call.requests)]
+    return [BatchItem(each[n % call.callers]) for n in range(call.requests)]
 
 
 async def _cost_us(link: RedisLink, *command: Argument) -> float:
@@ -85,7 +85,7 @@ async def measure(port: int, scripts: Sequence[Script]) -> list[Row]:
         rows = []
         for call in CALLS:
             turn = _turn(call)
-            arguments = Wishes().arguments(turn)
+            arguments = TakePacker().arguments(turn)
             await link.execute("FLUSHALL")
             found = decisions(turn, await link.execute("EVALSHA", scripts[0].sha, *arguments))
             assert all(decision.allowed for decision in found)
@@ -135,8 +135,8 @@ def main() -> None:
             server.stop()
     print(table(rows))
     if asked.write and asked.beside is None:
-        keep("take_script", rows)
-        put("take-script", table(rows))
+        save_result("take_script", rows)
+        replace_section("take-script", table(rows))
 
 
 if __name__ == "__main__":

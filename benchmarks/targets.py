@@ -56,19 +56,19 @@ class Bench:
         self._stack = contextlib.ExitStack()
         self.origin = free_port()
         self.redis = 0
-        self.ground: list[Program] = []
+        self.base_programs: list[Program] = []
         """Origin and Redis."""
         self.python = best_python()
 
     def close(self) -> None:
         self._stack.close()
 
-    def start_ground(self) -> None:
+    def start_base_programs(self) -> None:
         """Start the origin, Redis and nginx, the unit of measure."""
         if not shutil.which("nginx"):
             raise SystemExit("bench: nginx is the origin and the unit of measure: apt-get install nginx-light")
         argv = ["nginx", "-c", self.file("origin.conf", PORT=self.origin, KIBI="x" * 1024, SMALL=_SMALL)]
-        self.ground.append(self.run("origin", argv, self.origin, cpu=LOAD_CPU))
+        self.base_programs.append(self.run("origin", argv, self.origin, cpu=LOAD_CPU))
         self._start_redis()
         self._start_nginx()
 
@@ -81,7 +81,7 @@ class Bench:
 
     def start(self, wanted: frozenset[str]) -> None:
         """Start everything, or what is ``wanted``; what is not installed is skipped with a message."""
-        self.start_ground()
+        self.start_base_programs()
         for family, begin in (
             ("bare", self._start_bare),
             ("gateway", self._start_gateways),
@@ -103,7 +103,7 @@ class Bench:
             return
         self.redis = free_port()
         argv = ["redis-server", "--port", str(self.redis), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.ground.append(self.run("redis", [*argv, "--dir", str(self.directory)], self.redis, cpu=LOAD_CPU))
+        self.base_programs.append(self.run("redis", [*argv, "--dir", str(self.directory)], self.redis, cpu=LOAD_CPU))
 
     def _start_nginx(self) -> None:
         program, port = self.nginx()

@@ -21,7 +21,7 @@ import uvloop
 import yarl
 
 from gateway.ports import UpstreamRequest
-from gateway.upstream.client import LeanUpstream, UpstreamSettings
+from gateway.upstream.client import HttpUpstream, UpstreamSettings
 
 _ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sat, 21 Nov 2026 01:42:06 GMT\r\nContent-Type: application/json\r\n"
@@ -72,7 +72,7 @@ async def _round(one: Callable[[], Awaitable[None]], requests: int, concurrency:
 
 
 async def _compare(port: int, rounds: int, requests: int, concurrency: int) -> None:
-    lean = LeanUpstream(UpstreamSettings(url=f"http://127.0.0.1:{port}"))
+    lean = HttpUpstream(UpstreamSettings(url=f"http://127.0.0.1:{port}"))
     request = UpstreamRequest(method="GET", target=_TARGET, own=_FIELDS)
     names = [(name.decode(), value.decode()) for name, value in _FIELDS]
     connector = aiohttp.TCPConnector(limit=0)

@@ -27,7 +27,7 @@ from pathlib import Path
 import msgspec
 
 from .load import Shape, begin, result_of
-from .page import keep, put
+from .page import replace_section, save_result
 from .processes import Program, free_port
 from .pythons import Python
 from .targets import ISSUES, LOAD_CPU, PROXY_CPU, Bench
@@ -84,7 +84,7 @@ class Result(msgspec.Struct):
     """Resident memory of all processes after the run: with one worker, with two."""
 
 
-class _Asked(msgspec.Struct):
+class _Subject(msgspec.Struct):
     """A gateway or an nginx that is asked."""
 
     program: Program
@@ -102,7 +102,7 @@ class _Asked(msgspec.Struct):
             self.program.pin(*places.workers[: self.workers], places.others)
 
 
-_Side = tuple[_Asked, ...]
+_Side = tuple[_Subject, ...]
 """What is asked at the same time: one gateway or nginx, or two side by side."""
 
 
@@ -112,19 +112,19 @@ def run(rounds: int, seconds: float) -> Result:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))
         try:
-            bench.start_ground()
+            bench.start_base_programs()
             gateways = _sides(_gateway(bench, 1, 1), _gateway(bench, 2, 2), _gateway(bench, 3, 1), _gateway(bench, 4, 1))
             units = _sides(_nginx(bench, 1, 1), _nginx(bench, 2, 2), _nginx(bench, 3, 1), _nginx(bench, 4, 1))
             costs = []
             for places in _PLACES:
                 os.sched_setaffinity(0, places.others)
-                for program in bench.ground:
+                for program in bench.base_programs:
                     program.pin(places.others)
                 for name, sides, distinct in (("hit", gateways, False), ("miss", gateways, True), (_UNIT, units, True)):
                     for side in sides:
                         for place, one in enumerate(side):
                             one.pin(places, place)
-                    taken = _taken(bench, sides, distinct, rounds, seconds)
+                    taken = _measure_rounds(bench, sides, distinct, rounds, seconds)
                     costs.append(_cost(name, places.name, taken))
             rss = tuple(round(side[0].program.rss_kib() / 1024, 0) for side in gateways[:2])
             return Result(time.strftime("%Y-%m-%d"), bench.python, _CONNECTIONS, costs, rss)
@@ -132,16 +132,16 @@ def run(rounds: int, seconds: float) -> Result:
             bench.close()
 
 
-def _sides(one: _Asked, two: _Asked, *pair: _Asked) -> tuple[_Side, ...]:
+def _sides(one: _Subject, two: _Subject, *pair: _Subject) -> tuple[_Side, ...]:
     return (one,), (two,), pair
 
 
-def _nginx(bench: Bench, number: int, workers: int) -> _Asked:
+def _nginx(bench: Bench, number: int, workers: int) -> _Subject:
     program, port = bench.nginx(workers, name=f"nginx{number}")
-    return _Asked(program, port, "bench", workers, alone=False)
+    return _Subject(program, port, "bench", workers, alone=False)
 
 
-def _gateway(bench: Bench, number: int, workers: int) -> _Asked:
+def _gateway(bench: Bench, number: int, workers: int) -> _Subject:
     """Start a gateway, and wait until all its workers serve: they start one after the other."""
     name, port, admin = f"workers{number}", free_port(), free_port()
     store = f"redis://127.0.0.1:{bench.redis}/{8 + number}"
@@ -156,7 +156,7 @@ def _gateway(bench: Bench, number: int, workers: int) -> _Asked:
         if time.monotonic() > give_up_at:
             raise RuntimeError(f"{workers} workers do not all serve")
         time.sleep(0.05)
-    return _Asked(program, port, key, workers, alone=workers == 1)
+    return _Subject(program, port, key, workers, alone=workers == 1)
 
 
 def _is_ready(admin: int) -> bool:
@@ -168,7 +168,9 @@ def _is_ready(admin: int) -> bool:
     return False
 
 
-def _taken(bench: Bench, sides: Sequence[_Side], distinct: bool, rounds: int, seconds: float) -> tuple[list[float], ...]:
+def _measure_rounds(
+    bench: Bench, sides: Sequence[_Side], distinct: bool, rounds: int, seconds: float
+) -> tuple[list[float], ...]:
     """Microseconds of CPU time per request of each side, round by round."""
     taken: tuple[list[float], ...] = tuple([] for _ in sides)
     for number in range(rounds + 1):
@@ -199,17 +201,17 @@ def _cost(name: str, where: str, taken: tuple[list[float], ...]) -> Cost:
     one, two, pair = taken
     medians = tuple(round(statistics.median(each), 1) for each in taken)
     least = tuple(round(min(each), 1) for each in taken)
-    return Cost(name, where, medians, least, _by(two, one), _by(two, pair))
+    return Cost(name, where, medians, least, _ratios(two, one), _ratios(two, pair))
 
 
-def _by(these: Sequence[float], those: Sequence[float]) -> tuple[float, ...]:
+def _ratios(these: Sequence[float], those: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(this / that, 3) for this, that in zip(these, those, strict=True))
 
 
 def table(result: Result) -> str:
     """The result as Markdown."""
     rows = [
-        f"| {cost.name} | {cost.where} | {' | '.join(_told(cost, at) for at in range(3))} |"
+        f"| {cost.name} | {cost.where} | {' | '.join(_time_text(cost, at) for at in range(3))} |"
         f" {_spread(cost.ratios)} | {_spread(cost.beside_pair)} |"
         for cost in result.costs
     ]
@@ -229,7 +231,7 @@ def table(result: Result) -> str:
     )
 
 
-def _told(cost: Cost, at: int) -> str:
+def _time_text(cost: Cost, at: int) -> str:
     return f"{cost.us[at]} µs ({cost.least[at]})"
 
 
@@ -246,8 +248,8 @@ def main() -> None:
     result = run(given.rounds, given.seconds)
     print(table(result))
     if given.write:
-        keep("workers", result)
-        put("workers", table(result))
+        save_result("workers", result)
+        replace_section("workers", table(result))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def admin_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--admin", metavar="HOST:PORT", type=address, default=_ADMIN, help=words)
 
 
-def given_key() -> str:
+def read_admin_key() -> str:
     """The admin key in the environment, without white space around it, which a file it was read from may have. Empty: there
     is none. Raises KeyUnusable."""
     key = os.environ.get(KEY, "").strip()
@@ -44,14 +44,14 @@ def given_key() -> str:
 
 
 def ask(
-    admin: str, method: str, path: str, wish: dict[str, object] | None = None, *, timeout_s: float = TIMEOUT_S
+    admin: str, method: str, path: str, body: dict[str, object] | None = None, *, timeout_s: float = TIMEOUT_S
 ) -> tuple[int, Any]:
     """Send a request; return the answer's status and JSON. Raises OSError when no admin port answers, and KeyUnusable."""
     place = parse_host_port(admin)
     connection = http.client.HTTPConnection(place.host or "127.0.0.1", place.port, timeout=timeout_s)
-    fields = {"Authorization": f"Bearer {given_key()}", "Content-Type": "application/json"}
+    fields = {"Authorization": f"Bearer {read_admin_key()}", "Content-Type": "application/json"}
     try:
-        connection.request(method, path, None if wish is None else json.dumps(wish), fields)
+        connection.request(method, path, None if body is None else json.dumps(body), fields)
         response = connection.getresponse()
         return response.status, json.loads(response.read() or b"null")
     except (http.client.HTTPException, json.JSONDecodeError):
@@ -70,7 +70,7 @@ def refusal(status: int, answer: Any, *, needs: str = "an admin key in the confi
     if status == 401:
         why = (
             f"the key in {KEY} is not one of `admin.keys`"
-            if given_key()
+            if read_admin_key()
             else f"{KEY} is empty: put a key of `admin.keys` there"
         )
         return f"{said or status}: {why}"

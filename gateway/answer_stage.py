@@ -14,11 +14,11 @@ from .cache.fill import promised_length, read_ahead
 from .core.access import Principal
 from .core.catalogue import Operation, Surface
 from .core.credentials import Carrier, Claim
-from .core.entry import Admitted
-from .core.handed_out import is_log_in
-from .core.json_addresses import JsonAddresses, is_json
+from .core.json_urls import JsonUrlRewriter, is_json
 from .core.lfs_batch import MAX_BYTES, MEDIA_TYPE, is_batch, rewrite_batch, unreadable
 from .core.messages import Field, Fields, RequestHead, ResponseHead, first, without
+from .core.request_validation import AdmittedRequest
+from .core.token_answers import is_conan_login
 from .reply import Reply
 
 _ENCODED = frozenset({b"accept-encoding"})
@@ -30,10 +30,10 @@ _JSON_SURFACES = frozenset({Surface.REST, Surface.PACKAGES, Surface.MLFLOW})
 _INDEXES = re.compile(r"GET .*/packages/(?:npm/\*package_name|nuget/(?:index|query|metadata/.*))")
 
 
-class Turning(Protocol):
-    """Turns GitLab's addresses into those that the caller of one request can reach (``core.passage``)."""
+class AddressRewriter(Protocol):
+    """Turns GitLab's addresses into those that the caller of one request can reach (``core.header_rules``)."""
 
-    def turn(self, head: RequestHead, admitted: Admitted) -> Callable[[bytes], bytes | None]: ...
+    def url_rewriter(self, head: RequestHead, admitted: AdmittedRequest) -> Callable[[bytes], bytes | None]: ...
 
 
 class AnswerStage:
@@ -45,16 +45,18 @@ class AnswerStage:
         max_bytes: The largest JSON answer rewritten; larger ones pass as they are.
     """
 
-    def __init__(self, turning: Turning, addresses: JsonAddresses | None = None, *, max_bytes: int = 2 << 20) -> None:
-        self._turning = turning
+    def __init__(
+        self, rewriter: AddressRewriter, addresses: JsonUrlRewriter | None = None, *, max_bytes: int = 2 << 20
+    ) -> None:
+        self._rewriter = rewriter
         self._addresses = addresses
         self._max_bytes = max_bytes
 
-    def reads(self, operation: Operation) -> bool:
+    def may_need_body(self, operation: Operation) -> bool:
         """Whether the answer may have to be read, so that GitLab is asked for one that is not compressed."""
         return (
             is_batch(operation)
-            or is_log_in(operation)
+            or is_conan_login(operation)
             or (
                 self._addresses is not None
                 and operation.surface in _JSON_SURFACES
@@ -62,17 +64,20 @@ class AnswerStage:
             )
         )
 
-    def plainly(self, fields: Fields) -> Fields:
+    def without_compression(self, fields: Fields) -> Fields:
         """The request's fields, asking for an answer that can be read."""
         return (*without(fields, _ENCODED), _IDENTITY)
 
-    async def mend(self, reply: Reply, head: RequestHead, admitted: Admitted, claim: Claim, principal: Principal) -> Reply:
-        """Mend the answer to an operation that ``reads`` is true of. Raises Rejection if it must be read and can't be."""
+    async def rewrite(
+        self, reply: Reply, head: RequestHead, admitted: AdmittedRequest, claim: Claim, principal: Principal
+    ) -> Reply:
+        """Rewrite the answer to an operation that ``may_need_body`` is true of. Raises Rejection if its body must be read
+        and can't be."""
         if head.method == "HEAD" or reply.head.status in {204, 304}:
             return reply
         media = first(reply.head.fields, b"content-type")
         coded = (first(reply.head.fields, b"content-encoding") or b"identity").lower() != b"identity"
-        if is_log_in(admitted.operation):
+        if is_conan_login(admitted.operation):
             return _logged_in(reply, claim, coded=coded) if principal.brokered else reply
         if is_batch(admitted.operation):
             return await self._batch(reply, head, admitted, claim, principal, media, coded)
@@ -92,7 +97,7 @@ class AnswerStage:
         self,
         reply: Reply,
         head: RequestHead,
-        admitted: Admitted,
+        admitted: AdmittedRequest,
         claim: Claim,
         principal: Principal,
         media: bytes | None,
@@ -107,10 +112,10 @@ class AnswerStage:
         reply = await read_ahead(reply, MAX_BYTES)
         if reply.whole is None:
             raise unreadable("an LFS batch that is too long")
-        turn = self._turning.turn(head, admitted)
+        url_rewriter = self._rewriter.url_rewriter(head, admitted)
 
         def text(address: str) -> str | None:
-            turned = turn(address.encode("utf-8", "surrogatepass"))
+            turned = url_rewriter(address.encode("utf-8", "surrogatepass"))
             return None if turned is None else turned.decode("utf-8", "surrogatepass")
 
         own = first(head.fields, b"authorization") if claim.carrier in _OWN else None

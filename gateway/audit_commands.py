@@ -65,9 +65,9 @@ def _verify(arguments: argparse.Namespace, config: Config) -> int:
 
     key = chain_key(Keyring(config, make=False).audit)
     flaws = 0
-    record = _Record(arguments.file)
+    record = _AuditFiles(arguments.file)
     for flaw in verify(iter(record), key, still_open=arguments.open, partial=arguments.partial, heads=arguments.head):
-        print(record.told(flaw))
+        print(record.describe(flaw))
         flaws += 1
     print(
         f"{' '.join(arguments.file)}: " + ("whole" if not flaws else f"{flaws} flaw{'s' if flaws != 1 else ''}"),
@@ -99,8 +99,8 @@ def _replay(arguments: argparse.Namespace, config: Config) -> int:
                 f"({found.times} time{'s' if found.times != 1 else ''}, first {found.request_id} at {found.at})"
             )
     say = [f"{replay.different} decided differently, {replay.same} the same"]
-    if replay.looked_into:
-        say.append(f"{replay.looked_into} of these would have their bodies searched for other projects")
+    if replay.bodies_searched:
+        say.append(f"{replay.bodies_searched} of these would have their bodies searched for other projects")
     say += [f"{count} cannot be judged: {reason.value}" for reason, count in sorted(replay.unclear.items())]
     if replay.unjudged:
         say.append(f"{replay.unjudged} lines that rules had no say in")
@@ -121,7 +121,7 @@ def _bounded(paths: list[str]) -> Iterator[bytes]:
 # Several files
 
 
-class _Record:
+class _AuditFiles:
     """The lines of several files, one after the other; knows where each file began."""
 
     def __init__(self, paths: list[str]) -> None:
@@ -140,7 +140,7 @@ class _Record:
                     count += 1
                     yield line.removesuffix(b"\n")
 
-    def told(self, flaw: Flaw) -> str:
+    def describe(self, flaw: Flaw) -> str:
         """``flaw`` in words, with its file and the line's number in that file."""
         if not flaw.line or len(self._paths) == 1:
             return str(flaw)

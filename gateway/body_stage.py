@@ -11,40 +11,40 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from .core.access import Permit, Principal
-from .core.asked import LIGHT_BYTES, MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, Asked, Unread
 from .core.body import (
     MAX_NAMING_BYTES,
     MAX_UNREAD_BYTES,
     BodyScanner,
-    Hopeless,
+    BodyVerdict,
     Undecidable,
-    Verdict,
+    UnreadableBody,
     media_type,
     names_method,
 )
 from .core.body_credentials import MAX_CUT_BYTES, admit_body, admit_page, body_claim, scanner_for
 from .core.body_multipart import MultipartScanner
 from .core.catalogue import Operation, Surface
-from .core.credentials import Claim, Kind, left_in_body, second_token
-from .core.entry import Admitted
-from .core.graphql import asked_in_body, asked_in_query
-from .core.lfs_batch import asked_in_batch, is_batch
+from .core.credentials import Claim, CredentialKind, allowed_in_body, is_second_token
+from .core.graphql import parse_body_intent, parse_query_intent
+from .core.lfs_batch import is_batch, parse_batch_intent
 from .core.messages import RequestHead, first
 from .core.query import query_parameters
-from .core.rule_match import Spelling
+from .core.request_intent import LIGHT_BYTES, MAX_BODY_BYTES, UNCOUNTED, UNKNOWN, ParsingDeferred, RequestIntent
+from .core.request_validation import AdmittedRequest
+from .core.rule_match import PlaceSpelling
 from .core.target import Target
 from .ports import RequestBody
 
 # The routes of Workhorse's body uploader (`workhorse/internal/upstream/routes.go`), as it finds them: nothing is decoded.
 # Directly after the relative URL root alone: `api/v4/packages/conan` may also stand in another route's last parameter.
-_KEPT = re.compile(
+_WORKHORSE_UPLOADS = re.compile(
     rb"(?:/(?!api/)[^/?%]+)*/api/v4/"
     rb"(?:packages/conan|projects/[^/?]+/packages/(?:conan|debian|generic|maven|ml_models|terraform/modules))/"
 )
 # No browser sends a form with these methods, and Rack reads one all the same.
-_READING = frozenset({"GET", "HEAD"})
+_READ_METHODS = frozenset({"GET", "HEAD"})
 # The surfaces to which browsers send Rails' own forms.
-_PAGES = frozenset({Surface.WEB, Surface.WEB_TOKEN, Surface.OAUTH, Surface.WEBSOCKET})
+_BROWSER_SURFACES = frozenset({Surface.WEB, Surface.WEB_TOKEN, Surface.OAUTH, Surface.WEBSOCKET})
 
 
 class HeldBody:
@@ -94,7 +94,7 @@ class WatchedBody:
         self,
         body: RequestBody,
         scanner: BodyScanner,
-        admit: Callable[[Verdict, bool], None],
+        admit: Callable[[BodyVerdict, bool], None],
         may_name: Callable[[bytes], bool] | None,
     ) -> None:
         self._body = body
@@ -125,7 +125,7 @@ class WatchedBody:
             sure = self._scanner.so_far()
             judged = (len(sure.findings), sure.undecidable, self._suspect)
             if judged != self._judged:
-                self._admit(Verdict(sure.findings[self._judged[0] :], sure.undecidable), self._suspect)
+                self._admit(BodyVerdict(sure.findings[self._judged[0] :], sure.undecidable), self._suspect)
                 self._judged = judged
             held, self._held = self._held, chunk
             if held:
@@ -148,7 +148,7 @@ class BodyStage:
     """The looks at a body: for its credential, before authentication; for what it asks, where only the body tells; and over
     all of it, on its way up."""
 
-    async def claim(self, admitted: Admitted, head: RequestHead, body: RequestBody) -> tuple[Claim, RequestBody]:
+    async def claim(self, admitted: AdmittedRequest, head: RequestHead, body: RequestBody) -> tuple[Claim, RequestBody]:
         """The one credential of a body, when the head carries none, and the body without it.
 
         Only a body of at most 64 KiB is read for that, and none whose client waits for ``100 Continue``, which is sent only
@@ -197,10 +197,10 @@ class BodyStage:
             asked = UNKNOWN
             if not batch and head.method in {"GET", "HEAD"}:
                 try:
-                    asked = asked_in_query(target, parse=False)
-                except Unread:
+                    asked = parse_query_intent(target, parse=False)
+                except ParsingDeferred:
                     await room(1)
-                    asked = asked_in_query(target)
+                    asked = parse_query_intent(target)
         elif head.method != "POST" or (body.content_length or 0) > MAX_BODY_BYTES:
             asked = unread
         else:
@@ -215,7 +215,9 @@ class BodyStage:
                 body = HeldBody(bytes(held), body, body.content_length)
             else:
                 document = bytes(held)
-                asked = await _asked(asked_in_batch if batch else asked_in_body, head, target, document, room, found)
+                asked = await _asked(
+                    parse_batch_intent if batch else parse_body_intent, head, target, document, room, found
+                )
                 body = HeldBody(document, None, len(document))
         if asked.access is not operation.access:
             operation = msgspec.structs.replace(operation, access=asked.access)
@@ -229,7 +231,7 @@ class BodyStage:
         head: RequestHead,
         body: RequestBody,
         operation: Operation,
-        places: frozenset[Spelling] | None = None,
+        places: frozenset[PlaceSpelling] | None = None,
         acting: Callable[[str], object] | None = None,
     ) -> RequestBody:
         """``body``, watched. On pages for browsers it is watched for a ``_method`` that reads, and for nothing else: what
@@ -241,24 +243,28 @@ class BodyStage:
         """
         # A package sent by PUT is a file, whatever its type: Workhorse keeps it, and Rails reads no parameters from it.
         file = head.method == "PUT" and operation.surface is Surface.PACKAGES
-        if file and _KEPT.match(head.target):
+        if file and _WORKHORSE_UPLOADS.match(head.target):
             return body
         surface = operation.surface
-        page = surface in _PAGES if claim.kind is Kind.SESSION else surface is Surface.WEB and not principal.brokered
-        if page and places is None and head.method not in _READING:
+        page = (
+            surface in _BROWSER_SURFACES
+            if claim.kind is CredentialKind.SESSION
+            else surface is Surface.WEB and not principal.brokered
+        )
+        if page and places is None and head.method not in _READ_METHODS:
             return _watched_page(head, body)
         scanner = _scanner(head)
         # The body of a commit, which Workhorse keeps as a file, is to GitLab of the type that a parameter names.
         if places is not None and operation.names_in_body and (scanner is None or _is_retyped(head.target)):
-            scanner = Hopeless(Undecidable.CONTENT_TYPE)
+            scanner = UnreadableBody(Undecidable.CONTENT_TYPE)
         if scanner is None:
             return body
         brokered = principal.brokered
-        token_counts = not file and second_token(claim.kind, operation, brokered=brokered)
-        left = left_in_body(claim, operation)
+        token_counts = not file and is_second_token(claim.kind, operation, brokered=brokered)
+        left = allowed_in_body(claim, operation)
         sudo = claim.sudo
 
-        def admit(verdict: Verdict, suspect: bool) -> None:
+        def admit(verdict: BodyVerdict, suspect: bool) -> None:
             nonlocal sudo
             admit_body(
                 claim,
@@ -285,10 +291,10 @@ class BodyStage:
         return WatchedBody(body, scanner, admit, may_name if looks else None)
 
 
-class BlindBodies(BodyStage):
+class UnreadBodyStage(BodyStage):
     """The stage of a plain shared cache, which reads no bodies."""
 
-    async def claim(self, admitted: Admitted, head: RequestHead, body: RequestBody) -> tuple[Claim, RequestBody]:
+    async def claim(self, admitted: AdmittedRequest, head: RequestHead, body: RequestBody) -> tuple[Claim, RequestBody]:
         del head
         return admitted.claim, body
 
@@ -300,7 +306,7 @@ class BlindBodies(BodyStage):
         head: RequestHead,
         body: RequestBody,
         operation: Operation,
-        places: frozenset[Spelling] | None = None,
+        places: frozenset[PlaceSpelling] | None = None,
         acting: Callable[[str], object] | None = None,
     ) -> RequestBody:
         return body
@@ -323,19 +329,19 @@ def _is_retyped(target: bytes) -> bool:
 
 
 async def _asked(
-    asked_in: Callable[..., Asked],
+    asked_in: Callable[..., RequestIntent],
     head: RequestHead,
     target: Target,
     document: bytes,
     room: Callable[[int], Awaitable[None]],
     found: int,
-) -> Asked:
+) -> RequestIntent:
     """What ``document`` asks for. Only once a long body is read does it tell how many requests it counts as: then room is
     asked for twice. ``found``: for how many there is room already."""
     while True:
         try:
             return asked_in(head, target, document, room=found)
-        except Unread as unread:
+        except ParsingDeferred as unread:
             await room(unread.operations)
             found = unread.operations
 

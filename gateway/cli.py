@@ -20,8 +20,8 @@ from . import __version__, audit_commands, credential_commands, key_commands, li
 from .admin_client import KeyUnusable, address
 from .config import EMBEDDED, Config, json_schema, redacted
 from .config import problems as reports
-from .config.given import Given
 from .config.load import Loaded
+from .config.source import ConfigSource
 from .core.catalogue import Catalogue, Surface
 from .ports import KeyRefused, StoreUnavailable
 from .state_dir import StateRefused
@@ -98,15 +98,15 @@ def _unknown_place(config: Config) -> str:
 
 def _check(arguments: argparse.Namespace) -> int:
     config, given = _configured_and_given(arguments)
-    from .config.known import oddities
-    from .config.on_disk import disk_problems
+    from .config.catalogue_checks import catalogue_warnings
+    from .config.disk_checks import disk_problems
 
     problems = list(disk_problems(config, given))
     for problem in problems:
         _say(str(problem))
     _refuse(problems, given.file)
 
-    for problem in oddities(config, _catalogue(), given):
+    for problem in catalogue_warnings(config, _catalogue(), given):
         _say(str(problem))
     if arguments.show:
         _print_document(redacted(config), arguments.show)
@@ -123,8 +123,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     from . import app
 
     identity, method, target, caller = arguments.identity, arguments.method, arguments.target, arguments.caller
-    look = limit_commands.look(config, identity, method, target, caller)
-    print(app.explain(config, identity, method, target, caller=caller, look=look))
+    level_lookup = limit_commands.level_lookup(config, identity, method, target, caller)
+    print(app.explain(config, identity, method, target, caller=caller, level_lookup=level_lookup))
     return OK
 
 
@@ -174,7 +174,9 @@ def _configured(arguments: argparse.Namespace, without: frozenset[str] = frozens
     return _configured_and_given(arguments, without)[0]
 
 
-def _configured_and_given(arguments: argparse.Namespace, without: frozenset[str] = frozenset()) -> tuple[Config, Given]:
+def _configured_and_given(
+    arguments: argparse.Namespace, without: frozenset[str] = frozenset()
+) -> tuple[Config, ConfigSource]:
     """As ``_configured``, with what it was read from."""
     overrides: dict[reports.Path, str] = {}
     for option, path in (
@@ -191,7 +193,7 @@ def _configured_and_given(arguments: argparse.Namespace, without: frozenset[str]
     if arguments.config is None and "upstream" not in arguments:
         raise _Refused("which configuration? Give --config FILE")
     text, file = (EMBEDDED, "") if arguments.config is None else (_read_config(arguments.config), arguments.config)
-    given = Given(text, file, tuple(overrides.items()), without)
+    given = ConfigSource(text, file, tuple(overrides.items()), without)
     loaded = given.load(os.environ, _reader(file))
     for problem in loaded.errors if without else loaded.problems:
         _say(str(problem))
@@ -207,7 +209,7 @@ def _refuse(problems: Sequence[reports.Problem], file: str) -> None:
         raise _Refused(f"refused: {count} error{'s' if count != 1 else ''} in {file or 'the options'}")
 
 
-def _read_again(given: Given) -> tuple[Given, Loaded]:
+def _read_again(given: ConfigSource) -> tuple[ConfigSource, Loaded]:
     """Read again what was given, as it is now. Raises ValueError where it can't be read."""
     if given.file in {"", "-"}:
         raise ValueError("the configuration did not come from a file: there is nothing to read again")
@@ -218,7 +220,7 @@ def _read_again(given: Given) -> tuple[Given, Loaded]:
         text = _read_config(given.file)
     except _Refused as refused:
         raise ValueError(str(refused)) from None
-    again = Given(text, given.file, given.overrides, given.without)
+    again = ConfigSource(text, given.file, given.overrides, given.without)
     return again, again.load(os.environ, _reader(given.file))
 
 

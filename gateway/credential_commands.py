@@ -47,8 +47,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _rotate(arguments: argparse.Namespace) -> int:
-    wish: dict[str, object] = {"credential": arguments.credential}
-    status, answer = ask(arguments.admin, "POST", "/-/credentials/rotate", wish, timeout_s=_PATIENCE_S)
+    body: dict[str, object] = {"credential": arguments.credential}
+    status, answer = ask(arguments.admin, "POST", "/-/credentials/rotate", body, timeout_s=_PATIENCE_S)
     if status != 200:
         return _refused(status, answer)
     print(_row(answer))

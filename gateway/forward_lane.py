@@ -8,7 +8,7 @@
     GitLab ──── a connection is there; a whole 200 comes                        otherwise the road, from here
     answer ──── the same octets as the road's, the same line in the audit
 
-What has been done by then stays done: the road goes on from there (``asking.Begun``) and takes from no bucket twice.
+What has been done by then stays done: the road goes on from there (``asking.Handover``) and takes from no bucket twice.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from .asking import Asker, Asking
-from .cache import Cast, Found, Leading
-from .cache.mould import Told
-from .core.answer_shape import Shape, shaped
+from .answer_template import AnswerTemplate
+from .cache import FormTemplate, Leader, PriorLookup
+from .cache.entry_template import MissOutcome
+from .core.answer_shape import Shape, shape_of_head
 from .core.catalogue import Access
 from .core.errors import Rejection
 from .core.exchange import Exchange, Kin
@@ -30,18 +30,18 @@ from .core.head_form import HeadForm
 from .core.http_date import date_line
 from .core.limits import Decision
 from .core.messages import Fields, RequestHead, ResponseHead
-from .core.pacing import TELLING
-from .core.response_headers import LEAKED
+from .core.pacing import PACE_FIELDS
+from .core.response_headers import SENDFILE_FIELDS
 from .core.status import status_line
-from .errand import Upward, ascii_of, upward_of
-from .likeness import Likeness
 from .limit_stage import note
+from .pending_answer import AnswerSink, PendingAnswer
 from .planner import Planner
 from .plans import Plan, Plans
-from .ports import Asked, UpstreamCredential
+from .ports import Cancellable, UpstreamCredential
 from .reply import Reply
-from .road import Road
 from .short_lane import drained_answer
+from .stages import Stages
+from .upstream_call import RequestTemplate, ascii_of, request_template
 
 log = logging.getLogger("gateway.pipeline")
 
@@ -52,14 +52,14 @@ _KIN_BOUND = 16
 _ALIKE_BOUND = 16
 
 
-class _Nobody:
+class _NothingPending:
     """Stands for whoever is asked while nobody is."""
 
     def cancel(self) -> None:
         return None
 
 
-_NOBODY = _Nobody()
+_NOTHING_PENDING = _NothingPending()
 
 
 class ForwardLane:
@@ -76,7 +76,7 @@ class ForwardLane:
 
     def __init__(
         self,
-        road: Road,
+        stages: Stages,
         plans: Plans,
         *,
         mint_id: Callable[[], str],
@@ -84,78 +84,83 @@ class ForwardLane:
         wall: Callable[[], float],
         observe: Callable[[Exchange], None],
     ) -> None:
-        self.road = road
+        self.stages = stages
         self._plans = plans
-        self._planner = Planner(road, plans)
+        self._planner = Planner(stages, plans)
         self._mint_id = mint_id
         self.monotonic = monotonic
         self.wall = wall
         self.observe = observe
-        self.walking = 0
+        self.active = 0
         """Requests on the lane."""
 
-    def at_once(self, head: RequestHead, asker: Asker) -> Asking | None:
-        """The ``Asking`` that tells ``asker`` the answer; None: the request takes the road, and nothing has been taken."""
-        road = self.road
-        if road.record.closed:
+    def at_once(self, head: RequestHead, sink: AnswerSink) -> PendingAnswer | None:
+        """The ``PendingAnswer`` that gives ``sink`` the answer; None: the request takes the road, and nothing has been
+        taken."""
+        stages = self.stages
+        if stages.record.closed:
             return None
         plan = self._plans.find(head) or self._planner.plan(head)
         if plan is None:
             return None
-        case = plan.made_of
-        if case.operation.access is not _READ:
+        authorised = plan.example
+        if authorised.operation.access is not _READ:
             return None
-        takes = case.kept.takes
-        if takes is None or takes.era.over:
-            takes = road.dialect.takes_for(
-                case.principal, case.operation, case.admitted.target, head.method, case.admitted.client
+        takes = authorised.shared_memo.takes
+        if takes is None or takes.validity.over:
+            takes = stages.dialect.takes_for(
+                authorised.principal,
+                authorised.operation,
+                authorised.admitted.target,
+                head.method,
+                authorised.admitted.client,
             )
-            if takes.owing:
+            if takes.settles_later:
                 return None
-            case.kept.takes = takes
+            authorised.shared_memo.takes = takes
         credential = None
-        if case.permit.use:
-            credential = road.tokens.credential_now(case.permit, case.operation)
+        if authorised.permit.use:
+            credential = stages.tokens.credential_now(authorised.permit, authorised.operation)
             if credential is None:
                 return None
-        upward = case.kept.upward.get(credential.id if credential is not None else "")
+        upward = authorised.shared_memo.upward.get(credential.id if credential is not None else "")
         if upward is None or upward.credential is not credential:
             try:
-                upward = upward_of(road, head, case, credential)
+                upward = request_template(stages, head, authorised, credential)
             except Rejection:
                 return None  # it must not go up, as the road will say
-        if upward.reads:
+        if upward.may_need_body:
             return None
-        decision = road.limits.admit_now(takes, case.principal) if takes else None
+        decision = stages.limits.admit_now(takes, authorised.principal) if takes else None
         if decision is not None and not decision.allowed:
             return None
-        x = plan.facts_of(head, self._mint_id(), self.monotonic())
-        forwarding = Forwarding(self, plan, head, upward, asker, x)
-        self.walking += 1
+        x = plan.facts_for(head, self._mint_id(), self.monotonic())
+        lane_request = LaneRequest(self, plan, head, upward, sink, x)
+        self.active += 1
         if decision is None and takes:
-            forwarding.asked = road.limits.admit_soon(takes, forwarding.decided)
-        elif not forwarding.goes_up(decision):
-            forwarding.asked = asyncio.get_running_loop().call_soon(asker.told, None, forwarding)
-        return forwarding
+            lane_request.pending_call = stages.limits.admit_soon(takes, lane_request.decided)
+        elif not lane_request.try_send(decision):
+            lane_request.pending_call = asyncio.get_running_loop().call_soon(sink.told, None, lane_request)
+        return lane_request
 
 
-class Forwarding(msgspec.Struct, eq=False):
-    """One request on the lane: ``asking.Asking`` while somebody is asked, ``asking.Begun`` once the road has to go on."""
+class LaneRequest(msgspec.Struct, eq=False):
+    """One request on the lane: a ``PendingAnswer`` while somebody is asked, a ``Handover`` once the road has to go on."""
 
     _lane: ForwardLane
     plan: Plan
     head: RequestHead
-    _upward: Upward
-    _asker: Asker
+    _template: RequestTemplate
+    _sink: AnswerSink
     x: Exchange
-    asked: Asked = _NOBODY
+    pending_call: Cancellable = _NOTHING_PENDING
     """Who is asked at the moment: the buckets, the cache's store, GitLab; or nobody, and the road is about to be told."""
     decision: Decision | None = None
     """The buckets' decision, which admits the request; None: no limit applies."""
-    _leading: Leading | None = None
+    _leader: Leader | None = None
     conditions: Fields = ()
     """The conditions that it went up with."""
-    found: Found | None = None
+    prior_lookup: PriorLookup | None = None
     """What the cache's store held when the request was about to go up."""
     started_at: float = 0.0
     """When GitLab was asked; 0: it was not."""
@@ -170,7 +175,7 @@ class Forwarding(msgspec.Struct, eq=False):
     @property
     def credential(self) -> UpstreamCredential | None:
         """The credential that it goes up with."""
-        return self._upward.credential
+        return self._template.credential
 
     # asking.Asking, asking.Begun
 
@@ -178,118 +183,120 @@ class Forwarding(msgspec.Struct, eq=False):
         x = self.x
         if x.aborted:
             return  # counted already, when its answer found the connection closing; the loss is reported only now
-        self._end()
+        self._cancel()
         x.status, x.aborted = 499, "client"
         x.kin = None  # it may have been given that of answered requests already
-        self._over()
+        self._finish()
 
     def drained(self) -> bytes:
         if self.x.aborted:
             return b""
-        self._end()
-        like, lane = self.plan.made_of, self._lane
-        octets = drained_answer(lane.road, self.head, like.operation, like.principal, self.x, lane.wall(), self.decision)
-        self._over()
+        self._cancel()
+        authorised, lane = self.plan.example, self._lane
+        octets = drained_answer(
+            lane.stages, self.head, authorised.operation, authorised.principal, self.x, lane.wall(), self.decision
+        )
+        self._finish()
         return octets
 
-    def _end(self) -> None:
+    def _cancel(self) -> None:
         """Break off whatever is under way."""
         if self.reply is not None:
             self.reply.release()
         elif self.rejection is None:
-            self.asked.cancel()
+            self.pending_call.cancel()
         self._abandon()
 
     def _abandon(self) -> None:
-        leading, self._leading = self._leading, None
-        if leading is not None:
-            self.found = leading.found()
-            leading.abandon()
+        leader, self._leader = self._leader, None
+        if leader is not None:
+            self.prior_lookup = leader.prior_lookup()
+            leader.abandon()
 
-    def _over(self) -> None:
+    def _finish(self) -> None:
         lane = self._lane
-        lane.walking -= 1
+        lane.active -= 1
         if self.started_at:
             self.x.upstream_s = lane.monotonic() - self.started_at
         lane.observe(self.x)
 
     def taken_on(self) -> None:
         """The road has taken the request on: it is no longer on the lane."""
-        self._lane.walking -= 1
+        self._lane.active -= 1
 
     # The way up
 
     def decided(self, decision: Decision) -> None:
         """The buckets have answered."""
-        if self._asker.is_gone():
+        if self._sink.is_gone():
             self.leave()
-        elif not self._lane.road.limits.heard(decision, self._upward.principal, refusing=False):
-            self._lane.walking -= 1
-            self._asker.told(None)
-        elif not self.goes_up(decision):
-            self._asker.told(None, self)
+        elif not self._lane.stages.limits.accept_decision(decision, self._template.principal, refusing=False):
+            self._lane.active -= 1
+            self._sink.told(None)
+        elif not self.try_send(decision):
+            self._sink.told(None, self)
 
-    def goes_up(self, decision: Decision | None) -> bool:
+    def try_send(self, decision: Decision | None) -> bool:
         """Send the request to GitLab, or ask the cache's store first; False: that is for the road."""
         self.decision = decision
-        lane, upward = self._lane, self._upward
-        cache = lane.road.cache
+        lane, upward = self._lane, self._template
+        cache = lane.stages.cache
         try:
             if decision is not None:
                 note(decision, self.x)
             credential = upward.credential
-            if credential is not None and not lane.road.pacing.is_free(credential.id):
+            if credential is not None and not lane.stages.pacing.is_free(credential.id):
                 return False
-            leading = cache.lead_now(self.head.target, upward.like, lane.wall)
-            if leading is not None:
-                return self._sent(leading)
-            asked = cache.lead_soon(self.head.target, upward.like, lane.wall, self.led)
-            if asked is not None:
-                self.asked = asked
+            leader = cache.lead_now(self.head.target, upward.profile, lane.wall)
+            if leader is not None:
+                return self._send(leader)
+            pending_call = cache.lead_soon(self.head.target, upward.profile, lane.wall, self.led)
+            if pending_call is not None:
+                self.pending_call = pending_call
                 return True
         except Exception:
             log.exception("fault in the forward lane")  # the road has its own way to report it
         self._abandon()
         return False
 
-    def led(self, told: Leading | Found | None) -> None:
+    def led(self, told: Leader | PriorLookup | None) -> None:
         """The cache's store has answered."""
-        self.asked = _NOBODY
-        leading = None
-        if isinstance(told, Found):
-            self.found = told
+        self.pending_call = _NOTHING_PENDING
+        leader = None
+        if isinstance(told, PriorLookup):
+            self.prior_lookup = told
         else:
-            leading = self._leading = told
+            leader = self._leader = told
         sent = False
         try:
-            if leading is not None and not self._asker.is_gone():
-                credential = self._upward.credential
-                free = credential is None or self._lane.road.pacing.is_free(credential.id)
-                sent = free and self._sent(leading)
+            if leader is not None and not self._sink.is_gone():
+                credential = self._template.credential
+                free = credential is None or self._lane.stages.pacing.is_free(credential.id)
+                sent = free and self._send(leader)
         except Exception:
             log.exception("fault in the forward lane")
         if sent:
             return
         self._abandon()
-        if self._asker.is_gone():
+        if self._sink.is_gone():
             self.leave()
         else:
-            self._asker.told(None, self)
+            self._sink.told(None, self)
 
-    def _sent(self, leading: Leading) -> bool:
-        lane, x, upward = self._lane, self.x, self._upward
-        self._leading = leading
+    def _send(self, leader: Leader) -> bool:
+        lane, x, upward = self._lane, self.x, self._template
+        self._leader = leader
         if upward.credential is not None:
             x.permit_use = upward.credential.id
-        self.conditions = leading.conditions
-        own = (*leading.conditions, (b"X-Request-Id", x.request_id.encode("ascii")))
+        self.conditions = leader.conditions
+        own = (*leader.conditions, (b"X-Request-Id", x.request_id.encode("ascii")))
         if self.head.correlation:
-            own = (*lane.road.passing.correlated(self.head, self.plan.made_of.admitted), *own)
-        sent = lane.road.upstream.send_soon(self.head.target, own, upward.repeated, self.answered)
+            own = (*lane.stages.passing.forwardable_correlation(self.head, self.plan.example.admitted), *own)
+        sent = lane.stages.upstream.send_soon(self.head.target, own, upward.repeated, self.answered)
         if sent is None:
             self._abandon()
             return False
-        self.asked = sent
+        self.pending_call = sent
         self.started_at = lane.monotonic()
         return True
 
@@ -300,16 +307,16 @@ class Forwarding(msgspec.Struct, eq=False):
         octets = None
         try:
             if isinstance(answer, Reply):
-                octets = self._octets(answer)
+                octets = self._render(answer)
         except Rejection:
             pass  # the road comes to the same, from what GitLab said
         except Exception:
             log.exception("fault in the forward lane")
             answer = None
-        if octets is not None and not self._asker.is_gone():
+        if octets is not None and not self._sink.is_gone():
             self.x.bytes_out = len(octets)
-            self._over()
-            self._asker.told(octets)
+            self._finish()
+            self._sink.told(octets)
             return
         if octets is None:
             self._abandon()
@@ -317,83 +324,83 @@ class Forwarding(msgspec.Struct, eq=False):
                 self.reply = answer
             elif answer is not None:
                 self.rejection = answer
-        if self._asker.is_gone():
+        if self._sink.is_gone():
             self.leave()
         else:
-            self._asker.told(None, self)
+            self._sink.told(None, self)
 
-    def _octets(self, reply: Reply) -> bytes | None:
+    def _render(self, reply: Reply) -> bytes | None:
         """The answer as it goes over the wire; None: that is for the road."""
         form = reply.form
-        alike, reuse_s = self._upward.alike, self._upward.like.reuse_s
-        likeness = alike.get(form) if form is not None else None
-        if likeness is not None and likeness.reuse_s != reuse_s:
-            likeness = alike.get((form, reuse_s))
-        if likeness is not None and likeness.cast is not None:
-            octets = self._likewise(likeness, likeness.cast, reply)
+        alike, reuse_s = self._template.alike, self._template.profile.reuse_s
+        answer_template = alike.get(form) if form is not None else None
+        if answer_template is not None and answer_template.reuse_s != reuse_s:
+            answer_template = alike.get((form, reuse_s))
+        if answer_template is not None and answer_template.form_template is not None:
+            octets = self._likewise(answer_template, answer_template.form_template, reply)
             if octets is not None:
                 return octets
-        leading = self._leading
+        leader = self._leader
         head, whole = reply.head, reply.whole
-        shape = head.shape or shaped(head)
-        if shape.has_any(LEAKED):
+        shape = head.shape or shape_of_head(head)
+        if shape.has_any(SENDFILE_FIELDS):
             return None  # the road counts the leak when it passes the answer on: once
-        if head.status == 304 and self.conditions and leading is not None:
-            return self._validated(reply, leading)
-        if head.status != 200 or whole is None or leading is None or b"cache-status" in shape.place:
+        if head.status == 304 and self.conditions and leader is not None:
+            return self._render_validated(reply, leader)
+        if head.status != 200 or whole is None or leader is None or b"cache-status" in shape.place:
             return None
-        road, like = self._lane.road, self.plan.made_of
-        down = road.passing.downward(head, self.head, like.admitted)
-        told = leading.answered(down, whole)
+        stages, authorised = self._lane.stages, self.plan.example
+        down = stages.passing.downward(head, self.head, authorised.admitted)
+        told = leader.answered(down, whole)
         if told is None:
             return None
-        self._leading = None
-        self._heard(head, shape)
+        self._leader = None
+        self._note_answer(head, shape)
         octets = self._rendered(down, told, whole)
         self._note(reply, told)
         if form is not None:
-            self._learn(form, leading)
+            self._learn(form, leader)
         return octets
 
-    def _heard(self, head: ResponseHead, shape: Shape) -> None:
+    def _note_answer(self, head: ResponseHead, shape: Shape) -> None:
         """Note what GitLab's answer says besides the answer itself."""
-        road, credential = self._lane.road, self._upward.credential
-        if credential is not None and shape.has_any(TELLING):
-            road.pacing.learn(credential.id, head, self.plan.made_of.operation.name)
-        if road.tokens.unchecked and b"x-gitlab-meta" in shape.place:
-            road.tokens.recognised()
+        stages, credential = self._lane.stages, self._template.credential
+        if credential is not None and shape.has_any(PACE_FIELDS):
+            stages.pacing.learn(credential.id, head, self.plan.example.operation.name)
+        if stages.tokens.has_unchecked and b"x-gitlab-meta" in shape.place:
+            stages.tokens.gitlab_answered()
         place = shape.place.get(b"x-request-id")
         if place is not None:
             self.x.upstream_request_id = ascii_of(head.fields[place][1])
 
-    def _validated(self, reply: Reply, leading: Leading) -> bytes | None:
-        """As ``_octets``, of what is stored and GitLab has just confirmed with a 304."""
+    def _render_validated(self, reply: Reply, leader: Leader) -> bytes | None:
+        """As ``_render``, of what is stored and GitLab has just confirmed with a 304."""
         lane, x, head = self._lane, self.x, reply.head
-        down = lane.road.passing.downward(head, self.head, self.plan.made_of.admitted)
-        validated = leading.validated(down)
+        down = lane.stages.passing.downward(head, self.head, self.plan.example.admitted)
+        validated = leader.validated(down)
         if validated is None:
             return None
-        self._leading = None
-        self._heard(head, head.shape or shaped(head))
+        self._leader = None
+        self._note_answer(head, head.shape or shape_of_head(head))
         told, outcome = validated
         octets = self._told(told.head, told.whole or b"")
         x.status, x.upstream_status = told.head.status, 304
         x.upstream_first_byte_s = reply.first_byte_s
         x.cache_status, x.cache_reason, x.cache_stored = outcome.status.value, outcome.reason.value, outcome.stored.value
         if not (x.limit_near or x.limit_shadow):
-            kin, alike = self._upward.kin, (x.status, x.cache_status, x.cache_reason, x.cache_stored)
+            kin, alike = self._template.kin, (x.status, x.cache_status, x.cache_reason, x.cache_stored)
             x.kin = kin.get(alike) or _kin(kin, alike)
         return octets
 
     def _told(self, head: ResponseHead, body: bytes) -> bytes:
         """A stored answer, or a 304 about it, as it goes over the wire."""
-        lane, principal = self._lane, self._upward.principal
-        dialect = lane.road.dialect
-        beside = dialect.beside(self.decision, principal, head)
-        if beside is None:
+        lane, principal = self._lane, self._template.principal
+        dialect = lane.stages.dialect
+        merged_parts = dialect.merged_parts(self.decision, principal, head)
+        if merged_parts is None:
             fields, lines = dialect.merged(self.decision, principal, head.status, head.fields, lane.wall()), b""
         else:
-            fields, lines = beside
+            fields, lines = merged_parts
         told = b"\r\n".join(map(_as_line, fields))
         folded = b"\n" + told.lower()
         return b"%b%b\r\n%bX-Gateway-Request-Id: %b\r\n%b%b\r\n%b" % (
@@ -406,41 +413,41 @@ class Forwarding(msgspec.Struct, eq=False):
             body,
         )
 
-    def _likewise(self, likeness: Likeness, cast: Cast, reply: Reply) -> bytes | None:
-        """As ``_octets``, of an answer that differs from earlier ones in a few values alone."""
-        leading, whole = self._leading, reply.whole
-        if leading is None or whole is None:
+    def _likewise(self, answer_template: AnswerTemplate, form_template: FormTemplate, reply: Reply) -> bytes | None:
+        """As ``_render``, of an answer that differs from earlier ones in a few values alone."""
+        leader, whole = self._leader, reply.whole
+        if leader is None or whole is None:
             return None
-        values = likeness.passed(reply.values) if likeness.looks else reply.values
-        told = leading.likewise(cast, values, whole)
+        values = answer_template.passed(reply.values) if answer_template.looks else reply.values
+        told = leader.answered_by_form(form_template, values, whole)
         if told is None:
             return None
-        self._leading = None
-        x, upward = self.x, self._upward
-        road = self._lane.road
-        if likeness.telling and upward.credential is not None:
-            road.pacing.learn(upward.credential.id, reply.head, self.plan.made_of.operation.name)
-        if likeness.meta and road.tokens.unchecked:
-            road.tokens.recognised()
-        if likeness.named >= 0:
-            x.upstream_request_id = ascii_of(values[likeness.named])
-        lines = road.dialect.lines(self.decision, upward.principal)
-        octets = likeness.octets(values, told.line, lines, x.request_id, self._lane.wall, whole)
+        self._leader = None
+        x, upward = self.x, self._template
+        stages = self._lane.stages
+        if answer_template.telling and upward.credential is not None:
+            stages.pacing.learn(upward.credential.id, reply.head, self.plan.example.operation.name)
+        if answer_template.meta and stages.tokens.has_unchecked:
+            stages.tokens.gitlab_answered()
+        if answer_template.named >= 0:
+            x.upstream_request_id = ascii_of(values[answer_template.named])
+        lines = stages.dialect.lines(self.decision, upward.principal)
+        octets = answer_template.octets(values, told.line, lines, x.request_id, self._lane.wall, whole)
         self._note(reply, told)
         return octets
 
-    def _note(self, reply: Reply, told: Told) -> None:
+    def _note(self, reply: Reply, told: MissOutcome) -> None:
         """Note what is known of the answer by now."""
         x = self.x
         x.status = x.upstream_status = 200
         x.upstream_first_byte_s = reply.first_byte_s
         x.cache_status, x.cache_reason, x.cache_stored = told.status, told.reason, told.stored
         if not (x.limit_near or x.limit_shadow):
-            x.kin = self._upward.kin.get(told) or _kin(self._upward.kin, told)
+            x.kin = self._template.kin.get(told) or _kin(self._template.kin, told)
 
-    def _learn(self, form: HeadForm, leading: Leading) -> None:
+    def _learn(self, form: HeadForm, leader: Leader) -> None:
         """Learn how to render the answers that will come in the same form."""
-        alike, reuse_s = self._upward.alike, self._upward.like.reuse_s
+        alike, reuse_s = self._template.alike, self._template.profile.reuse_s
         known = alike.get(form)
         key = form if known is None or known.reuse_s == reuse_s else (form, reuse_s)
         if key not in alike:
@@ -449,17 +456,19 @@ class Forwarding(msgspec.Struct, eq=False):
                 alike.clear()
             alike[key] = None
         elif alike[key] is None:
-            alike[key] = Likeness(self._lane.road, leading, form, self.head, self.plan.made_of, self.decision, reuse_s)
+            alike[key] = AnswerTemplate(
+                self._lane.stages, leader, form, self.head, self.plan.example, self.decision, reuse_s
+            )
 
-    def _rendered(self, head: ResponseHead, told: Told, whole: bytes) -> bytes:
-        lane, principal = self._lane, self._upward.principal
-        dialect = lane.road.dialect
-        beside = dialect.beside(self.decision, principal, head)
-        if beside is None:
+    def _rendered(self, head: ResponseHead, told: MissOutcome, whole: bytes) -> bytes:
+        lane, principal = self._lane, self._template.principal
+        dialect = lane.stages.dialect
+        merged_parts = dialect.merged_parts(self.decision, principal, head)
+        if merged_parts is None:
             fields = dialect.merged(self.decision, principal, 200, (*head.fields, told.field), lane.wall())
             told_line = lines = b""
         else:
-            (fields, lines), told_line = beside, told.line
+            (fields, lines), told_line = merged_parts, told.line
         assert head.shape is not None, "the cache asked for it"
         place = head.shape.place
         ending = b"\r\n"

@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 
-_OWN = 64
+_RESERVED = 64
 """Descriptors kept back for the ports, Redis, files and clients of the admin port."""
 
 
@@ -28,6 +28,6 @@ def most_connections(upstream: int) -> int:
     """How many clients may be connected (0: any number), so that descriptors are left for ``upstream`` connections to
     GitLab and for the gateway's own needs: without any left, the requests of connected clients fail, and so do probes."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    left = soft - _OWN
+    left = soft - _RESERVED
     # No client has more than one connection upstream.
     return 0 if soft == resource.RLIM_INFINITY else max(soft // 4, left // 2, left - upstream)

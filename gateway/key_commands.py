@@ -12,9 +12,9 @@ from typing import Any
 
 from .config import Config
 from .config.units import parse_duration, parse_identifier, parse_network
-from .core.key_record import KeyRecord, told
+from .core.key_record import KeyRecord, format_instant
 from .core.secret import Secret
-from .identity.issuing import KeyTerms
+from .identity.key_issuer import KeyTerms
 from .ports import KeyRefused, StoreUnavailable
 from .state_dir import StateRefused
 
@@ -41,7 +41,10 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
     taken.add_argument("sha256", metavar="SHA256", help="SHA-256 of the key's characters alone, in hex")
     for parser in (new, taken):
         parser.add_argument(
-            "--not-before", metavar="2h", type=_lasting, help="how long until it becomes valid; default: valid at once"
+            "--not-before",
+            metavar="2h",
+            type=_positive_duration,
+            help="how long until it becomes valid; default: valid at once",
         )
         parser.add_argument(
             "--cidr", metavar="NETWORK", action="append", default=[], type=_network, help="accept it from this network only"
@@ -53,7 +56,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
     rotate.add_argument(
         "--overlap",
         metavar="1d",
-        type=_span,
+        type=_duration,
         default=_OVERLAP_S,
         help="how long both are valid; 0s: not at all; default: 1d",
     )
@@ -63,7 +66,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
             if parser is rotate
             else "how long it is valid; default: without end"
         )
-        parser.add_argument("--expires", metavar="90d", type=_lasting, help=words)
+        parser.add_argument("--expires", metavar="90d", type=_positive_duration, help=words)
     listing = command("list", _list, "list keys; the keys themselves are stored nowhere")
     listing.add_argument("identity", metavar="IDENTITY", nargs="?")
     listing.add_argument("--json", action="store_true")
@@ -81,9 +84,9 @@ def _new(arguments: argparse.Namespace, config: Config) -> int:
 
     async def run() -> tuple[Secret, KeyRecord]:
         async with app.open_key_store(config) as keys:
-            return await keys.office.issue(keys.actor, arguments.identity, _terms(arguments))
+            return await keys.key_admin.issue(keys.actor, arguments.identity, _terms(arguments))
 
-    _judge_output()
+    _require_output()
     key, record = asyncio.run(run())
     words = f"A key for `{arguments.identity}`. It is shown this once; the gateway keeps only a hash of it."
     _show(key, record, config, words)
@@ -95,7 +98,7 @@ def _import(arguments: argparse.Namespace, config: Config) -> int:
 
     async def run() -> str:
         async with app.open_key_store(config) as keys:
-            return (await keys.office.take_in(keys.actor, arguments.identity, arguments.sha256, _terms(arguments))).id
+            return (await keys.key_admin.import_key(keys.actor, arguments.identity, arguments.sha256, _terms(arguments))).id
 
     _say(f"{asyncio.run(run())} is a key for `{arguments.identity}` from now on")
     return OK
@@ -105,29 +108,29 @@ def _rotate(arguments: argparse.Namespace, config: Config) -> int:
     from . import app
 
     async def run() -> tuple[Secret, KeyRecord, str]:
-        async with app.open_key_store(config, app.Use.REPLACE) as keys:
-            older = arguments.key or _only_live(await keys.office.list(arguments.identity), arguments.identity)
-            if (await keys.office.get(older)).identity != arguments.identity:
+        async with app.open_key_store(config, app.KeyStoreUse.ROTATE) as keys:
+            older = arguments.key or _only_live(await keys.key_admin.list(arguments.identity), arguments.identity)
+            if (await keys.key_admin.get(older)).identity != arguments.identity:
                 raise KeyRefused(f"{older} is not a key of `{arguments.identity}`")
             expires_at = None if arguments.expires is None else time.time() + arguments.expires
-            key, record = await keys.office.rotate(keys.actor, older, arguments.overlap, expires_at=expires_at)
+            key, record = await keys.key_admin.rotate(keys.actor, older, arguments.overlap, expires_at=expires_at)
             return key, record, older
 
-    _judge_output()
+    _require_output()
     key, record, older = asyncio.run(run())
     _show(
         key,
         record,
         config,
         f"A key for `{arguments.identity}` in place of {older}. It is shown this once.",
-        f"{older} ends {told(time.time() + arguments.overlap)} at the latest; to end it at once:",
+        f"{older} ends {format_instant(time.time() + arguments.overlap)} at the latest; to end it at once:",
         f"  gitlab-gateway keys revoke {older}" + (f" --config {arguments.config}" if arguments.config else ""),
         older=older,
     )
     return OK
 
 
-def _judge_output() -> None:
+def _require_output() -> None:
     if not sys.stdout.writable():
         raise KeyRefused("standard output is closed: nobody would see the key, so none is made")
 
@@ -142,7 +145,7 @@ def _show(key: Secret, record: KeyRecord, config: Config, *words: str, older: st
         why = (isinstance(error, OSError) and error.strerror) or "interrupted"
         rest = f"; {older} ends all the same: make another with gitlab-gateway keys new {record.identity}" if older else ""
         try:
-            asyncio.run(_end(record.id, config))
+            asyncio.run(_revoke_key(record.id, config))
         except (OSError, KeyRefused, StoreUnavailable, StateRefused):
             rest = f", nor revoked: gitlab-gateway keys revoke {record.id}{rest}"
         else:
@@ -163,8 +166,8 @@ def _list(arguments: argparse.Namespace, config: Config) -> int:
     from . import app
 
     async def run() -> list[KeyRecord]:
-        async with app.open_key_store(config, app.Use.LOOK) as keys:
-            return await keys.office.list(arguments.identity)
+        async with app.open_key_store(config, app.KeyStoreUse.READ) as keys:
+            return await keys.key_admin.list(arguments.identity)
 
     rows = [_row(record) for record in asyncio.run(run())]
     if arguments.json:
@@ -181,22 +184,22 @@ def _list(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def _revoke(arguments: argparse.Namespace, config: Config) -> int:
-    asyncio.run(_end(arguments.key, config))
+    asyncio.run(_revoke_key(arguments.key, config))
     _say(f"{arguments.key} is revoked")
     return OK
 
 
-async def _end(key_id: str, config: Config) -> None:
+async def _revoke_key(key_id: str, config: Config) -> None:
     from . import app
 
-    async with app.open_key_store(config, app.Use.END) as keys:
-        await keys.office.revoke(keys.actor, key_id)
+    async with app.open_key_store(config, app.KeyStoreUse.REVOKE) as keys:
+        await keys.key_admin.revoke(keys.actor, key_id)
 
 
 def _admin(arguments: argparse.Namespace) -> int:
     from .config.admin_key import new_admin_key
 
-    _judge_output()
+    _require_output()
     key, digest = new_admin_key()
     _say("Put this into the configuration; the key itself is shown this once:")
     _say(f'admin:\n  keys:\n    - {{id: "{arguments.id}", sha256: "{digest}"}}')
@@ -212,7 +215,7 @@ def _terms(arguments: argparse.Namespace) -> KeyTerms:
 
 
 def _row(record: KeyRecord) -> dict[str, Any]:
-    from .app.key_office import state_of
+    from .app.key_admin import state_of
 
     instants = ("created_at", "not_before", "expires_at", "revoked_at", "last_used_at")
     return {
@@ -220,7 +223,7 @@ def _row(record: KeyRecord) -> dict[str, Any]:
         "identity": record.identity,
         "state": state_of(record, time.time()),
         "origin": record.origin.value,
-        **{name: told(at) if (at := getattr(record, name)) is not None else None for name in instants},
+        **{name: format_instant(at) if (at := getattr(record, name)) is not None else None for name in instants},
         "cidr": list(record.cidr),
         "note": record.note,
         "replaced_by": record.replaced_by or None,
@@ -234,15 +237,15 @@ def _say(text: str) -> None:
 # Arguments
 
 
-def _span(text: str) -> float:
+def _duration(text: str) -> float:
     try:
         return parse_duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
-def _lasting(text: str) -> float:
-    seconds = _span(text)
+def _positive_duration(text: str) -> float:
+    seconds = _duration(text)
     if seconds <= 0:
         raise argparse.ArgumentTypeError("must be more than 0 seconds")
     return seconds

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .admin_client import KEY, KeyUnusable, admin_option, ask, given_key, refusal
+from .admin_client import KEY, KeyUnusable, admin_option, ask, read_admin_key, refusal
 from .config import Config
 from .config.units import HostPort, parse_duration
 
@@ -51,25 +51,25 @@ def add(commands: Any, add_command: Add) -> None:
         admin_option(parser)
 
 
-def look(config: Config, identity: str, method: str, target: str, caller: str) -> app.Look:
+def level_lookup(config: Config, identity: str, method: str, target: str, caller: str) -> app.LevelLookup:
     """Where to look up the levels of a request's buckets: in Redis, or at the admin port of the running gateway."""
     from . import app
 
     def shared(found: app.Explained) -> Iterable[tuple[str, str]]:
-        return app.told(found, asyncio.run(app.shared_levels(config, found)))
+        return app.describe(found, asyncio.run(app.shared_levels(config, found)))
 
     def asked(found: app.Explained) -> Iterable[tuple[str, str]]:
-        wish: dict[str, object] = {"identity": identity, "method": method, "target": target, "caller": caller}
-        stages = _live(config, wish)
-        return app.told(found, app.Levels(unknown=stages)) if isinstance(stages, str) else stages
+        body: dict[str, object] = {"identity": identity, "method": method, "target": target, "caller": caller}
+        stages = _live(config, body)
+        return app.describe(found, app.Levels(unknown=stages)) if isinstance(stages, str) else stages
 
     return shared if config.stores.shared.shared else asked
 
 
-def _live(config: Config, wish: dict[str, object]) -> list[tuple[str, str]] | str:
+def _live(config: Config, body: dict[str, object]) -> list[tuple[str, str]] | str:
     """What the running gateway says about the buckets, or why it says nothing."""
     try:
-        key = given_key()
+        key = read_admin_key()
     except KeyUnusable as unusable:
         return f"they are in the running gateway's memory, and {unusable}"
     if not key:
@@ -77,7 +77,7 @@ def _live(config: Config, wish: dict[str, object]) -> list[tuple[str, str]] | st
     admin = config.listen.admin
     place = str(HostPort(_OWN.get(admin.host, admin.host), admin.port))
     try:
-        status, answer = ask(place, "POST", "/-/explain", wish)
+        status, answer = ask(place, "POST", "/-/explain", body)
     except OSError:
         return f"they are in the running gateway's memory, and no gateway answers at its admin port {place}"
     if status != 200:
@@ -96,8 +96,8 @@ def _top(arguments: argparse.Namespace) -> int:
         buckets = ", ".join(f"{one['limit']} {one['remaining']:g}/{one['burst']:g}" for one in caller["buckets"])
         print(f"{caller['caller']:<32} asked {caller['asked']:<8} refused {caller['refused']:<8} {buckets}".rstrip())
     for changed in answer["changed"]:
-        deed = "paused" if changed["pause"] else f"set to {changed['factor']:g} times"
-        print(f"{changed['limit']} of {changed['subject']}: {deed} for a limited time")
+        effect = "paused" if changed["pause"] else f"set to {changed['factor']:g} times"
+        print(f"{changed['limit']} of {changed['subject']}: {effect} for a limited time")
     return OK
 
 
@@ -111,8 +111,8 @@ def _reset(arguments: argparse.Namespace) -> int:
 
 
 def _change(arguments: argparse.Namespace, how: dict[str, object]) -> int:
-    wish = {"limit": arguments.limit, "subject": arguments.subject, **how}
-    status, answer = ask(arguments.admin, "POST", "/-/limits", wish)
+    body = {"limit": arguments.limit, "subject": arguments.subject, **how}
+    status, answer = ask(arguments.admin, "POST", "/-/limits", body)
     if status != 200:
         return _refused(status, answer)
     print(json.dumps(answer))

@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from .core.access import Principal, Priority
-from .core.cost import Spent
+from .core.cost import Usage
 from .core.errors import Code, Rejection, Source, rate_limited
 from .core.exchange import Exchange
 from .core.fair_queue import FairQueue
-from .core.hottest import Hottest
-from .core.limits import BucketState, Decision, Take, affordable, after, owes, paired
-from .ports import Asked, BucketStore
+from .core.limits import BucketState, Decision, Take, affordable, needs_settling, paired, refusal_after
+from .core.top_talkers import TopTalkers
+from .ports import BucketStore, Cancellable
 
 MOST_WAITING = 1000
 """How many requests may wait, in all rooms together: a waiting one costs memory and a connection, nothing else."""
@@ -50,9 +50,9 @@ class Ticket:
         self.decision = decision
         self.waited_s = waited_s
 
-    def close(self, spent: Spent | None) -> None:
+    def close(self, spent: Usage | None) -> None:
         """The request is over. ``spent`` is None where nothing is known of an answer: the cost then stays as taken."""
-        if self.owes():
+        if self.needs_settling():
             self._settle(spent)
 
     def undo(self) -> None:
@@ -71,7 +71,7 @@ class Ticket:
         else:
             self.close(None)
 
-    def pay(self, takes: Sequence[Take], refused: Decision) -> Decision:
+    def charge_undone(self, takes: Sequence[Take], refused: Decision) -> Decision:
         """Charge after all what was undone in favour of ``takes``, which were then ``refused``: work was done for it. Not
         where these are the very same takes, and others were quicker. Returns the refusal as it is then, with a wait that
         suffices."""
@@ -79,13 +79,13 @@ class Ticket:
             self._kept = True
             return refused
         self.keep()
-        return after(takes, refused, _tokens(self.takes, self.decision))
+        return refusal_after(takes, refused, _tokens(self.takes, self.decision))
 
-    def owes(self) -> bool:
+    def needs_settling(self) -> bool:
         """Whether there is something to settle or to give back."""
-        return self.decision.allowed and owes(self.takes)
+        return self.decision.allowed and needs_settling(self.takes)
 
-    def _settle(self, spent: Spent | None) -> None:
+    def _settle(self, spent: Usage | None) -> None:
         changes: list[Take] = []
         for take, bucket in paired(self.takes, self.decision):
             settlement = take.limit.settlement
@@ -101,7 +101,7 @@ class Ticket:
 
 
 class _Waiter:
-    __slots__ = ("asked", "asked_at", "caller", "deadline", "decided", "lease", "priority", "room", "takes")
+    __slots__ = ("caller", "deadline", "decided", "last_refusal", "lease", "priority", "refused_at", "room", "takes")
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Waiter:
         lease: bytes,
         principal: Principal,
         decided: asyncio.Future[Decision],
-        asked: Decision,
+        last_refusal: Decision,
         now: float,
         wait_s: float,
     ) -> None:
@@ -118,17 +118,17 @@ class _Waiter:
         self.caller = principal.id
         self.priority: Priority = principal.priority
         self.decided = decided
-        self.asked = asked
+        self.last_refusal = last_refusal
         """The latest refusal."""
-        self.asked_at = now
+        self.refused_at = now
         self.deadline = now + wait_s
         self.room = ""
 
     def refuse(self) -> None:
         """Refuse as the bucket did when it was last asked, and for as long from now on: others have taken from it since."""
         if not self.decided.done():
-            since_s = self.decided.get_loop().time() - self.asked_at
-            self.decided.set_result(msgspec.structs.replace(self.asked, now=self.asked.now + since_s))
+            since_s = self.decided.get_loop().time() - self.refused_at
+            self.decided.set_result(msgspec.structs.replace(self.last_refusal, now=self.last_refusal.now + since_s))
 
 
 class _Room:
@@ -148,7 +148,7 @@ class LimitStage:
     def __init__(self, buckets: BucketStore) -> None:
         self._buckets = buckets
         self._rooms: dict[str, _Room] = {}
-        self.hottest = Hottest()
+        self.hottest = TopTalkers()
         self.waiting = 0
         self._waiting_of: dict[str, int] = {}
         """How many requests of each caller wait, in all rooms."""
@@ -171,18 +171,18 @@ class LimitStage:
         return Ticket(self, takes, name, decision)
 
     def admit_now(self, takes: Sequence[Take], principal: Principal, *, refusing: bool = False) -> Decision | None:
-        """As ``admit``, for takes that nothing is owed for later (``Ticket.owes``), where the store can decide at once;
-        None otherwise, with nothing taken. ``refusing``: as in ``heard``."""
+        """As ``admit``, for takes that need no settling (``Ticket.needs_settling``), where the store can decide at once;
+        None otherwise, with nothing taken. ``refusing``: as in ``accept_decision``."""
         decision = self._buckets.take_now(takes)
         if decision is not None and (decision.allowed or (refusing and is_final(decision))):
             self.hottest.note(principal.id, not decision.allowed, decision.now)
         return decision
 
-    def admit_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Asked:
+    def admit_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Cancellable:
         """As ``admit_now``, where the store must be asked; ``then`` is called once, later."""
         return self._buckets.take_soon(takes, then)
 
-    def heard(self, decision: Decision, principal: Principal, *, refusing: bool) -> bool:
+    def accept_decision(self, decision: Decision, principal: Principal, *, refusing: bool) -> bool:
         """Whether a decision from ``admit_soon`` holds: an admission does, and a refusal where it is of use (``refusing``)
         and its limit lets nobody wait. Otherwise nothing was taken, and ``admit`` is to be asked."""
         if not (decision.allowed or (refusing and is_final(decision))):
@@ -231,11 +231,11 @@ class LimitStage:
         await asyncio.gather(*[room.server for room in rooms.values() if room.server], return_exceptions=True)
 
     async def _wait(
-        self, takes: Sequence[Take], lease: bytes, principal: Principal, asked: Decision, wait_s: float
+        self, takes: Sequence[Take], lease: bytes, principal: Principal, last_refusal: Decision, wait_s: float
     ) -> Ticket:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        waiter = _Waiter(takes, lease, principal, loop.create_future(), asked, started, wait_s)
+        waiter = _Waiter(takes, lease, principal, loop.create_future(), last_refusal, started, wait_s)
         timer = loop.call_at(waiter.deadline, waiter.refuse)
         self.waiting += 1
         self._waiting_of[waiter.caller] = self._waiting_of.get(waiter.caller, 0) + 1
@@ -272,7 +272,7 @@ class LimitStage:
 
     def _enter(self, waiter: _Waiter) -> None:
         """Put the waiter into the room of the bucket that refused it."""
-        key = _refusing(waiter.takes, waiter.asked)
+        key = _refusing(waiter.takes, waiter.last_refusal)
         room = self._rooms.get(key)
         if room is None:
             room = self._rooms[key] = _Room()
@@ -281,7 +281,7 @@ class LimitStage:
         if shed is not None:
             shed.refuse()
         if room.queue and (room.server is None or room.server.done()):
-            refusal = waiter.asked.refusal
+            refusal = waiter.last_refusal.refusal
             wait_s = _soonest(refusal) if refusal is not None else _SOONEST_S
             room.server = asyncio.get_running_loop().create_task(self._serve(key, room, wait_s), name="limit-room")
 
@@ -310,7 +310,7 @@ class LimitStage:
             elif refusal is None:  # admitted, or the store is away and fails closed
                 waiter.decided.set_result(decision)
             else:
-                waiter.asked, waiter.asked_at = decision, now()
+                waiter.last_refusal, waiter.refused_at = decision, now()
                 if now() + refusal.retry_after_s > waiter.deadline and not refusal.limit.concurrent:
                     waiter.refuse()
                 elif _refusing(waiter.takes, decision) != key:
@@ -327,7 +327,7 @@ def is_final(decision: Decision) -> bool:
     return refusal is not None and not (refusal.limit.absorb_s and refusal.retry_after_s <= refusal.limit.absorb_s)
 
 
-def limited(decision: Decision) -> Rejection:
+def limit_rejection(decision: Decision) -> Rejection:
     """A refusal as the rejection that its client is told."""
     if decision.unavailable:
         return Rejection(

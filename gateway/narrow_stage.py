@@ -13,9 +13,9 @@ from .core.access import Permit
 from .core.catalogue import Operation
 from .core.conditional import none_match
 from .core.errors import Code, Rejection, Source
-from .core.json_addresses import is_json
+from .core.json_urls import is_json
 from .core.messages import Fields, RequestHead, ResponseHead, first, joined, without
-from .core.narrowing import CONDITIONS, Shape, narrow, narrowed_fields, shape_of
+from .core.narrowing import CONDITIONS, ItemKind, item_kind_of, narrow, narrowed_fields
 from .core.target import Target
 from .reply import Reply
 
@@ -25,10 +25,10 @@ MAX_BYTES = 8 << 20
 _UNTYPED = frozenset({b"content-type"})
 
 
-def narrowable(operation: Operation, target: Target, head: RequestHead) -> Shape:
+def require_list_shape(operation: Operation, target: Target, head: RequestHead) -> ItemKind:
     """What the list's items are. Raises Rejection FORBIDDEN for a list that was not reviewed, or a request with a body."""
-    shape = None if head.has_body else shape_of(operation, target)
-    if shape is None:
+    item_kind = None if head.has_body else item_kind_of(operation, target)
+    if item_kind is None:
         raise Rejection(
             Code.FORBIDDEN,
             403,
@@ -36,15 +36,15 @@ def narrowable(operation: Operation, target: Target, head: RequestHead) -> Shape
             proxy_error="http_request_denied",
             detail="a list that cannot be filtered",
         )
-    return shape
+    return item_kind
 
 
-def unconditionally(fields: Fields) -> Fields:
+def without_conditions(fields: Fields) -> Fields:
     """The request's fields without its conditions, asking for an answer that can be narrowed."""
     return (*without(fields, CONDITIONS), (b"Accept-Encoding", b"identity"))
 
 
-async def narrowed(reply: Reply, shape: Shape, permit: Permit, head: RequestHead) -> Reply:
+async def narrowed(reply: Reply, item_kind: ItemKind, permit: Permit, head: RequestHead) -> Reply:
     """GitLab's answer, or the cache's, as the caller may see it.
 
     Errors pass as they are, and redirects without their bodies: they list nothing. Raises Rejection UPSTREAM_PROTOCOL for
@@ -64,7 +64,7 @@ async def narrowed(reply: Reply, shape: Shape, permit: Permit, head: RequestHead
         return _with(reply, ResponseHead(200, fields, answer.reason), b"")
     reply = await read_ahead(reply, MAX_BYTES)
     assert permit.narrowing is not None
-    body = narrow(reply.whole, shape, permit.narrowing) if reply.whole is not None else None
+    body = narrow(reply.whole, item_kind, permit.narrowing) if reply.whole is not None else None
     if body is None:
         raise _unreadable("not a list, or one that is too long")
     etag = b'W/"%b"' % hashlib.blake2b(permit.digest + body, digest_size=16).hexdigest().encode("ascii")

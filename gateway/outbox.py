@@ -27,21 +27,21 @@ FEW = 2
 class Outbox:
     """The outbox of one event loop."""
 
-    __slots__ = ("_brought", "_loop", "_together", "_waiting")
+    __slots__ = ("_batching", "_loop", "_waiting", "_writes_this_turn")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
-        self._brought = 0
+        self._writes_this_turn = 0
         """How many writes this turn has brought so far."""
-        self._together = False
+        self._batching = False
 
     def put(self, transport: asyncio.WriteTransport, octets: bytes) -> None:
         """Write ``octets``, at the end of the turn at the latest; never, if ``transport`` is closed by then."""
-        if not self._brought:
+        if not self._writes_this_turn:
             self._loop.call_soon(self._turn)
-        self._brought += 1
-        if self._together:
+        self._writes_this_turn += 1
+        if self._batching:
             waiting = self._waiting
             waiting.append((transport, octets))
             if len(waiting) == MOST:
@@ -62,6 +62,6 @@ class Outbox:
                         transport.abort()
 
     def _turn(self) -> None:
-        brought, self._brought = self._brought, 0
+        brought, self._writes_this_turn = self._writes_this_turn, 0
         self.flush()
-        self._together = brought > FEW
+        self._batching = brought > FEW

@@ -19,19 +19,19 @@ from .core.access import Principal
 from .core.errors import Code, Rejection, Source
 from .core.limits import Take
 from .core.messages import ResponseHead
-from .core.pacing import PATIENCE_S, Pace, Told
+from .core.pacing import PATIENCE_S, Pace, PaceReport
 from .limit_stage import LimitStage
 from .ports import StoreUnavailable
 
-HEAR_EVERY_S = 1.0
+READ_EVERY_S = 1.0
 _TELL_AT_MOST_EVERY_S = 0.1
 
 
-class PaceBoard(Protocol):
+class PaceStore(Protocol):
     """What the gateways have heard, by credential. Every method may raise StoreUnavailable."""
 
-    async def read(self, credentials: Sequence[str]) -> dict[str, Told]: ...
-    async def put(self, notes: Mapping[str, Told]) -> None: ...
+    async def read(self, credentials: Sequence[str]) -> dict[str, PaceReport]: ...
+    async def put(self, notes: Mapping[str, PaceReport]) -> None: ...
 
 
 class PacingStage:
@@ -39,7 +39,7 @@ class PacingStage:
 
     Args:
         credentials: The ids of those that other gateways may use, too.
-        board: Where the gateways tell each other; None: there are no others.
+        store: Where the gateways tell each other; None: there are no others.
     """
 
     def __init__(
@@ -48,24 +48,24 @@ class PacingStage:
         *,
         wall: Callable[[], float],
         credentials: Sequence[str] = (),
-        board: PaceBoard | None = None,
+        store: PaceStore | None = None,
     ) -> None:
         self._limits = limits
         self._wall = wall
         self._credentials = tuple(credentials)
-        self._board = board
+        self._store = store
         self._paces: dict[str, Pace] = {}
-        self._untold: set[str] = set()
-        self._news = asyncio.Event()
+        self._unsent: set[str] = set()
+        self._changed = asyncio.Event()
         self._follower: asyncio.Task[None] | None = None
         self.refused_total = 0
 
     def is_free(self, credential: str) -> bool:
-        """Whether nobody has to wait for the credential, so that ``go`` need not be called."""
+        """Whether nobody has to wait for the credential, so that ``await_turn`` need not be called."""
         pace = self._paces.get(credential)
         return pace is None or not pace.holds_until or pace.holds_until <= self._wall()
 
-    async def go(self, credential: str, principal: Principal, lease: str, operation: str = "") -> None:
+    async def await_turn(self, credential: str, principal: Principal, lease: str, operation: str = "") -> None:
         """Wait for the caller's turn. Raises Rejection RATE_LIMITED when that would take too long."""
         pace = self._paces.get(credential)
         if pace is None:
@@ -98,14 +98,14 @@ class PacingStage:
 
     def learn(self, credential: str, head: ResponseHead, operation: str = "") -> None:
         """Learn from GitLab's answer to a request with that credential."""
-        if self._pace(credential).learn(head, self._wall(), operation) and self._board is not None:
-            self._untold.add(credential)
-            self._news.set()
+        if self._pace(credential).learn(head, self._wall(), operation) and self._store is not None:
+            self._unsent.add(credential)
+            self._changed.set()
 
-    def told(self, credential: str) -> Told:
+    def told(self, credential: str) -> PaceReport:
         """What is known of GitLab's limit on the credential at the moment."""
         pace = self._paces.get(credential)
-        return pace.told(self._wall()) if pace is not None else Told()
+        return pace.told(self._wall()) if pace is not None else PaceReport()
 
     def _pace(self, credential: str) -> Pace:
         pace = self._paces.get(credential)
@@ -117,8 +117,8 @@ class PacingStage:
 
     def start(self) -> None:
         """Tell the other gateways and hear from them, where there are any, until closed."""
-        if self._board is not None and self._credentials:
-            self._follower = asyncio.get_running_loop().create_task(self._follow(), name="paces")
+        if self._store is not None and self._credentials:
+            self._follower = asyncio.get_running_loop().create_task(self._sync_forever(), name="paces")
 
     def close(self) -> None:
         if self._follower is not None:
@@ -127,29 +127,29 @@ class PacingStage:
     async def exchange(self) -> None:
         """Tell the others what they have not been told yet, and hear what they know. What can't be told now is told later,
         as it stands then."""
-        if self._board is None:
+        if self._store is None:
             return
-        telling, self._untold = self._untold, set()
+        telling, self._unsent = self._unsent, set()
         try:
             if telling:
-                await self._board.put({credential: self.told(credential) for credential in telling})
+                await self._store.put({credential: self.told(credential) for credential in telling})
                 telling = set()
-            heard = await self._board.read(self._credentials)
+            heard = await self._store.read(self._credentials)
         except StoreUnavailable:
-            self._untold |= telling
+            self._unsent |= telling
             return
         now = self._wall()
         for credential, told in heard.items():
             self._pace(credential).hear(told, now)
 
-    async def _follow(self) -> None:
+    async def _sync_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            self._news.clear()
+            self._changed.clear()
             await self.exchange()
             await asyncio.sleep(_TELL_AT_MOST_EVERY_S)
-            timer = loop.call_later(HEAR_EVERY_S - _TELL_AT_MOST_EVERY_S, self._news.set)
+            timer = loop.call_later(READ_EVERY_S - _TELL_AT_MOST_EVERY_S, self._changed.set)
             try:
-                await self._news.wait()
+                await self._changed.wait()
             finally:
                 timer.cancel()

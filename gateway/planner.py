@@ -12,9 +12,9 @@ import copy
 from .core.catalogue import Access, Surface
 from .core.errors import Rejection
 from .core.messages import RequestHead
-from .errand import Case, Kept
 from .plans import Plan, Plans
-from .road import Road
+from .stages import Stages
+from .upstream_call import AuthorisedRequest, SharedMemo
 
 # Read for every request; an enum's class looks up its members anew each time.
 _READ, _REST = Access.READ, Surface.REST
@@ -23,40 +23,40 @@ _READ, _REST = Access.READ, Surface.REST
 class Planner:
     """The planner of one road."""
 
-    def __init__(self, road: Road, plans: Plans) -> None:
-        self._road = road
+    def __init__(self, stages: Stages, plans: Plans) -> None:
+        self._stages = stages
         self._plans = plans
 
     def plan(self, head: RequestHead) -> Plan | None:
         """The plan that the road would learn from ``head``, which has no body; None: it takes the road. Nobody is asked."""
-        kindred = self._plans.kindred(head)
-        if kindred is None:
+        sibling_plan = self._plans.sibling_plan(head)
+        if sibling_plan is None:
             return None
-        road, principal = self._road, kindred.made_of.principal
+        stages, principal = self._stages, sibling_plan.example.principal
         try:
-            target = road.entry.target(head)
-            operation = road.entry.operation(head, target)
+            target = stages.entry.target(head)
+            operation = stages.entry.operation(head, target)
             if operation.access is not _READ or operation.surface is not _REST:
                 return None
-            admitted = road.entry.admit(head, target, operation)
+            admitted = stages.entry.admit(head, target, operation)
             claim = admitted.claim
             # Whether the caller may come from this address was judged with the other plan: peer and fields are the same.
-            proof = road.authenticator.proof(claim, operation, principal)
+            proof = stages.authenticator.proof(claim, operation, principal)
             if proof is None or proof() is not principal:
                 return None
-            if road.access.questions(principal, operation, target, head.method, screened=True):
+            if stages.access.lookups(principal, operation, target, head.method, screened=True):
                 return None
-            permit = road.access.authorise(principal, operation, target, head.method, claim.sudo, screened=True)
+            permit = stages.access.authorise(principal, operation, target, head.method, claim.sudo, screened=True)
         except Rejection:
             return None
-        x = copy.copy(kindred.facts)
+        x = copy.copy(sibling_plan.facts)
         x.operation, x.rule, x.permit_use = operation.name, permit.rule, permit.use
         x.sudo, x.rule_shadow = permit.sudo, permit.shadow
-        kept = Kept()
-        akin = self._plans.kindred(head, operation.name)
-        if akin is not None:
-            like = akin.made_of
+        shared_memo = SharedMemo()
+        sibling = self._plans.sibling_plan(head, operation.name)
+        if sibling is not None:
+            like = sibling.example
             if like.principal is principal and like.permit == permit and like.claim.sudo == claim.sudo:
-                kept.akin = like.kept.upward
-        case = Case(admitted, operation, claim, principal, permit, claim.target, kept=kept)
-        return self._plans.learn(head, proof, case, x)
+                shared_memo.sibling = like.shared_memo.upward
+        authorised = AuthorisedRequest(admitted, operation, claim, principal, permit, claim.target, shared_memo=shared_memo)
+        return self._plans.learn(head, proof, authorised, x)

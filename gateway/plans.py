@@ -17,19 +17,19 @@ import msgspec
 
 from .core.catalogue import Surface
 from .core.correlation import mark
-from .core.credentials import Kind
-from .core.entry import Admitted
+from .core.credentials import CredentialKind
 from .core.exchange import Exchange
-from .core.lately import Lately
+from .core.generation_cache import GenerationCache
 from .core.messages import Fields, RequestHead
-from .errand import Case
+from .core.request_validation import AdmittedRequest
+from .upstream_call import AuthorisedRequest
 
 MOST_PLANS = 8192
 _REST = Surface.REST
 
 # Parameters that choose among the items of a list, or order them: no rule, route, tag, limit or credential depends on any
 # of them. A value must be a word, a number or an instant; with any other the parameter is not one of these.
-_FREE = re.compile(
+_LIST_PARAMETERS = re.compile(
     rb"(?:(?:page|per_page|cursor|order_by|sort|state|id_after|id_before|since|until|(?:created|updated)_(?:after|before))"
     rb"=[0-9A-Za-z_.:+-]*(?:&(?!$)|$))+"
 )
@@ -40,33 +40,33 @@ class Plan(msgspec.Struct, gc=False):
 
     fields: Fields
     proof: Callable[[], object]
-    made_of: Case
+    example: AuthorisedRequest
     """The request that it was learnt from."""
     facts: Exchange
 
     # Not the struct's own, which would show what leads to a caller's credential.
     __repr__ = object.__repr__
 
-    def case(self, head: RequestHead) -> Case:
+    def authorised(self, head: RequestHead) -> AuthorisedRequest:
         """The case that ``head`` comes to."""
-        like = self.made_of
-        return Case(
+        like = self.example
+        return AuthorisedRequest(
             like.admitted,
             like.operation,
             like.claim,
             like.principal,
             like.permit,
             head.target,
-            kept=like.kept,
+            shared_memo=like.shared_memo,
         )
 
-    def facts_of(self, head: RequestHead, request_id: str, started_at: float) -> Exchange:
+    def facts_for(self, head: RequestHead, request_id: str, started_at: float) -> Exchange:
         """What is known about ``head`` before the buckets are asked."""
         # As copy.copy would, less its look-ups.
         x: Exchange = self.facts.__copy__()  # type: ignore[attr-defined]
         x.request_id, x.started_at, x.target = request_id, started_at, head.target
         if head.correlation:
-            mark(x, head, trusted=self.made_of.admitted.trusted_peer)
+            mark(x, head, trusted=self.example.admitted.trusted_peer)
         return x
 
 
@@ -74,8 +74,8 @@ class Plans:
     """The plans of one road, in bounded number."""
 
     def __init__(self, most: int = MOST_PLANS) -> None:
-        self._plans: Lately[tuple[object, ...], Plan] = Lately(most)
-        self._kindred: Lately[tuple[object, ...], Plan] = Lately(most)
+        self._plans: GenerationCache[tuple[object, ...], Plan] = GenerationCache(most)
+        self._kindred: GenerationCache[tuple[object, ...], Plan] = GenerationCache(most)
         """As ``_plans``, but by the operation, or by none, instead of the path."""
 
     def __len__(self) -> int:
@@ -83,38 +83,40 @@ class Plans:
 
     def find(self, head: RequestHead) -> Plan | None:
         """The plan for ``head``, if its caller is still who it was."""
-        plan = self._plans.get(_kind(head))
-        if plan is None or plan.fields is not head.fields or plan.proof() is not plan.made_of.principal:
+        plan = self._plans.get(_plan_key(head))
+        if plan is None or plan.fields is not head.fields or plan.proof() is not plan.example.principal:
             return None
         return plan
 
-    def kindred(self, head: RequestHead, operation: str = "") -> Plan | None:
+    def sibling_plan(self, head: RequestHead, operation: str = "") -> Plan | None:
         """A plan for the same fields from the same peer, whatever its path; with ``operation``, one for that operation."""
         plan = self._kindred.get((operation, id(head.fields), head.method, head.peer, head.tls))
         return None if plan is None or plan.fields is not head.fields else plan
 
-    def learn(self, head: RequestHead, proof: Callable[[], object], case: Case, x: Exchange) -> Plan | None:
-        """Remember that ``head`` came to ``case``, as its like would: nothing of that depends on a body, a session or a
-        parameter. None: something does."""
+    def learn(
+        self, head: RequestHead, proof: Callable[[], object], authorised: AuthorisedRequest, x: Exchange
+    ) -> Plan | None:
+        """Remember that ``head`` came to ``authorised``, as its like would: nothing of that depends on a body, a session or
+        a parameter. None: something does."""
         if not (
-            case.body is None
+            authorised.body is None
             and head.method == "GET"
-            and case.operation.surface is _REST
-            and case.claim.kind is not Kind.SESSION
-            and case.target == head.target  # no parameter of it is a credential
-            and case.permit.narrowing is None
-            and not case.admitted.websocket
+            and authorised.operation.surface is _REST
+            and authorised.claim.kind is not CredentialKind.SESSION
+            and authorised.target == head.target  # no parameter of it is a credential
+            and authorised.permit.narrowing is None
+            and not authorised.admitted.websocket
         ):
             return None
-        plan = Plan(head.fields, proof, case, copy.copy(x))
-        kind = _kind(head)
+        plan = Plan(head.fields, proof, authorised, copy.copy(x))
+        kind = _plan_key(head)
         self._plans.put(kind, plan)
-        for operation in ("", case.operation.name):
+        for operation in ("", authorised.operation.name):
             self._kindred.put((operation, *kind[1:]), plan)
         return plan
 
 
-def admitted_for(head: RequestHead, admitted: Admitted) -> Admitted:
+def admitted_for(head: RequestHead, admitted: AdmittedRequest) -> AdmittedRequest:
     """``admitted``, made from a request of the same kind, as the entry would make it from ``head``."""
     _, mark, query = head.target.partition(b"?")
     target = msgspec.structs.replace(admitted.target, raw=head.target, query=query if mark else None)
@@ -122,10 +124,10 @@ def admitted_for(head: RequestHead, admitted: Admitted) -> Admitted:
     return msgspec.structs.replace(admitted, target=target, claim=claim)
 
 
-def _kind(head: RequestHead) -> tuple[object, ...]:
+def _plan_key(head: RequestHead) -> tuple[object, ...]:
     # By the identity of its fields, which the edge keeps as one object while a connection repeats them: comparing them
     # would cost as much as reading them. The plan keeps them alive, so that no others can take their place.
     path, _, query = head.target.partition(b"?")
-    if query and not _FREE.fullmatch(query):
+    if query and not _LIST_PARAMETERS.fullmatch(query):
         path = head.target
     return (path, id(head.fields), head.method, head.peer, head.tls)

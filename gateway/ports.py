@@ -11,18 +11,18 @@ from typing import Protocol
 
 import msgspec
 
-from .asking import Begun
 from .core.access import Permit, Principal, Priority
 from .core.cache_entry import Entry
 from .core.catalogue import Operation
 from .core.credentials import Claim
 from .core.errors import Rejection
 from .core.head_form import HeadForm
-from .core.key_record import KeyRecord, Replacing
+from .core.key_record import KeyRecord, Replacement
 from .core.limits import Decision, Take
 from .core.messages import Field, Fields, RequestHead, ResponseHead
-from .core.rule_match import Question, Resolved
+from .core.rule_match import PlaceLookup, Resolved
 from .core.secret import Secret
+from .pending_answer import Handover
 from .reply import ClientSide, Reply
 
 
@@ -59,7 +59,7 @@ class Downstream(Protocol):
     @property
     def body(self) -> RequestBody | None: ...
 
-    begun: Begun | None
+    handover: Handover | None
     """What a lane has already done for the request, for the road to go on from; None: it starts from the beginning."""
 
     @property
@@ -106,7 +106,7 @@ class Answered(msgspec.Struct, gc=False):
     """The form of the last answer's head, where it is known."""
 
 
-class Repeated(msgspec.Struct, gc=False):
+class RepeatedFields(msgspec.Struct, gc=False):
     """The fields that all requests of one kind share: those before and those after the fields of each single request."""
 
     before: Fields
@@ -136,7 +136,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     caller: str = ""
     """The principal's id: callers take turns where there is not room for all."""
     priority: Priority = Priority.INTERACTIVE
-    repeated: Repeated | None = None
+    repeated: RepeatedFields | None = None
     """The fields that other requests have as well; they stand around ``own``."""
     waits: bool = False
     """Whether it may last long, before its answer or within it, without costing GitLab anything meanwhile."""
@@ -153,7 +153,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
         return self.own if repeated is None else (*repeated.before, *self.own, *repeated.behind)
 
 
-class Asked(Protocol):
+class Cancellable(Protocol):
     """A question to a store or to GitLab that has not been answered yet."""
 
     def cancel(self) -> None:
@@ -161,15 +161,15 @@ class Asked(Protocol):
         ...
 
 
-Then = Callable[[Reply | Rejection | None], None]
+ReplyCallback = Callable[[Reply | Rejection | None], None]
 """Called with the outcome: GitLab's answer, the reason why there is none, or None (see ``Upstream.send_soon``)."""
 
 
-class Door(Protocol):
+class Admission(Protocol):
     """Counts the requests in progress at GitLab."""
 
     def passed(self, answer: Reply | Rejection | None) -> None:
-        """A request is over, with ``answer`` as for ``Then``; a cancelled one has None, too."""
+        """A request is over, with ``answer`` as for ``ReplyCallback``; a cancelled one has None, too."""
         ...
 
 
@@ -187,13 +187,13 @@ class Upstream(Protocol):
         ...
 
     def send_soon(
-        self, target: bytes, own: Fields, repeated: Repeated, then: Then, door: Door | None = None
-    ) -> Asked | None:
+        self, target: bytes, own: Fields, repeated: RepeatedFields, then: ReplyCallback, admission: Admission | None = None
+    ) -> Cancellable | None:
         """As ``send`` for a GET with the fields ``own`` between those of ``repeated``, but without a coroutine: ``then`` is
         called once, later, with what ``send`` would return or raise, or with None where the request may be sent once more.
         Returns None, with nothing sent, where that takes longer: a turn must be waited for, or a connection made.
 
-        ``door`` is told before ``then`` is called. What ``then`` raises is logged.
+        ``admission`` is told before ``then`` is called. What ``then`` raises is logged.
         """
         ...
 
@@ -215,7 +215,7 @@ class BucketStore(Protocol):
         """As ``take``, but at once; None, with nothing taken, where that is impossible."""
         ...
 
-    def take_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Asked:
+    def take_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Cancellable:
         """As ``take``, without a coroutine and without places: ``then`` is called with the decision, once, later. What
         ``then`` raises is logged and affects nobody else."""
         ...
@@ -310,7 +310,7 @@ class KeyStore(Protocol):
 class KeyRegister(Protocol):
     """The same keys, as commands and the admin API change them. An outage raises ``StoreUnavailable``."""
 
-    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+    async def put(self, record: KeyRecord, replacing: Replacement | None = None) -> None:
         """Add a key, durably; with ``replacing``, also end the key that it replaces. Judged and written in one step.
 
         Raises KeyRefused when the id or digest is taken, ``replacing`` refuses, ``LIVE_KEYS`` of the identity are live at
@@ -362,22 +362,22 @@ class Authenticator(Protocol):
         it learns of each peer apart."""
         ...
 
-    async def still_knows(self, claim: Claim) -> bool:
+    async def still_accepts(self, claim: Claim) -> bool:
         """Whether a claim once authenticated as a brokered caller's would still be accepted; while nobody can tell, it
         counts as accepted. Never counts as a failed login."""
         ...
 
-    def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
+    def report_401(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
         """GitLab answered 401 to the caller's own credential: ask GitLab again before that credential is next believed."""
         ...
 
     async def close(self) -> None: ...
 
 
-class Standing(msgspec.Struct, gc=False):
+class TokenStatus(msgspec.Struct, gc=False):
     """The standing of one of the broker's tokens, shared by all credentials made from it."""
 
-    good: bool = True
+    usable: bool = True
     """Whether the token is given out: GitLab does not refuse it, and no other has taken its place."""
 
 
@@ -388,7 +388,7 @@ class UpstreamCredential(msgspec.Struct, frozen=True, gc=False):
     fields: tuple[Field, ...]
     partition: bytes
     """Keyed hash of the token actually used."""
-    standing: Standing = msgspec.field(default_factory=Standing)
+    token_status: TokenStatus = msgspec.field(default_factory=TokenStatus)
 
     def __repr__(self) -> str:
         return f"UpstreamCredential({self.id})"
@@ -397,7 +397,7 @@ class UpstreamCredential(msgspec.Struct, frozen=True, gc=False):
 class TokenSource(Protocol):
     """The broker: permit → upstream credential."""
 
-    unchecked: bool
+    has_unchecked: bool
     """Whether there is a credential that GitLab could not be asked about yet."""
 
     async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
@@ -411,7 +411,7 @@ class TokenSource(Protocol):
         """As ``credential``, where one is at hand; None where it has to be waited for, or is refused."""
         ...
 
-    def recognised(self) -> None:
+    def gitlab_answered(self) -> None:
         """An answer was unmistakably GitLab's: what is unchecked can be checked now, in the background."""
         ...
 
@@ -427,12 +427,12 @@ class TokenSource(Protocol):
     async def close(self) -> None: ...
 
 
-class Places(Protocol):
+class PlaceResolver(Protocol):
     """The other name of a project or group, id ⇄ path: GitLab is asked with the credential of the rule that needs it."""
 
     async def resolve(
         self,
-        questions: Sequence[Question],
+        lookups: Sequence[PlaceLookup],
         credential: UpstreamCredential,
         room: Callable[[], Awaitable[None]] | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,

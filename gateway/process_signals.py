@@ -10,14 +10,15 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 
-Hear = Callable[[int, Callable[[], None]], None]
+OnSignal = Callable[[int, Callable[[], None]], None]
 """Sets the call that a signal leads to from now on, as ``AbstractEventLoop.add_signal_handler`` does."""
 
-TOLD = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+HANDLED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 def run_process(
-    main: Callable[[Hear], Coroutine[None, None, int]], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    main: Callable[[OnSignal], Coroutine[None, None, int]],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
     """As ``asyncio.run``, for a process that ends afterwards and has no threads yet. Returns the exit code.
 
@@ -26,19 +27,19 @@ def run_process(
     but for one that waits for them and does nothing else; what comes before ``main`` listens is kept, and what comes after
     its end is ignored. Raises OSError where no further thread can be started, here or later.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
-    with _limit_told(), asyncio.Runner(loop_factory=loop_factory) as runner, _woken(runner.get_loop()):
-        told = _Told(runner.get_loop())
-        for number in TOLD:
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    with _thread_limit_explained(), asyncio.Runner(loop_factory=loop_factory) as runner, _wakeup_fd(runner.get_loop()):
+        dispatcher = _Dispatcher(runner.get_loop())
+        for number in HANDLED:
             # For a thread of somebody else's that was there before. Besides, a shell has its background jobs ignore some of
             # these signals, and what is ignored the system may drop instead of keeping it pending.
-            signal.signal(number, lambda number, _: told.tell(number))
-        threading.Thread(target=_listen, args=(told,), name="signals", daemon=True).start()
-        return runner.run(main(told.hear))
+            signal.signal(number, lambda number, _: dispatcher.dispatch(number))
+        threading.Thread(target=_listen, args=(dispatcher,), name="signals", daemon=True).start()
+        return runner.run(main(dispatcher.on_signal))
 
 
 @contextlib.contextmanager
-def _limit_told() -> Iterator[None]:
+def _thread_limit_explained() -> Iterator[None]:
     """Say in words that no thread can be started: Python gives neither a reason nor a class of exception of its own."""
     try:
         yield
@@ -49,7 +50,7 @@ def _limit_told() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _woken(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+def _wakeup_fd(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Wake the loop, whichever thread takes a signal: asyncio's own loop sleeps on unless it handles that signal itself."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -64,32 +65,32 @@ def _woken(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
             loop.remove_reader(ours)
 
 
-class _Told:
-    """Leads signals to the calls set for them. For the thread of its loop alone, except ``tell``."""
+class _Dispatcher:
+    """Leads signals to the calls set for them. For the thread of its loop alone, except ``dispatch``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._calls: dict[int, Callable[[], None]] = {}
-        self._kept: set[int] = set()
+        self._pending: set[int] = set()
 
-    def hear(self, number: int, call: Callable[[], None]) -> None:
+    def on_signal(self, number: int, call: Callable[[], None]) -> None:
         self._calls[number] = call
-        if number in self._kept:
-            self._kept.remove(number)
+        if number in self._pending:
+            self._pending.remove(number)
             self._loop.call_soon(call)
 
-    def tell(self, number: int) -> None:
+    def dispatch(self, number: int) -> None:
         """Pass a signal on; from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._tell, number)
+            self._loop.call_soon_threadsafe(self._dispatch, number)
 
-    def _tell(self, number: int) -> None:
+    def _dispatch(self, number: int) -> None:
         if (call := self._calls.get(number)) is not None:
             call()
         else:
-            self._kept.add(number)
+            self._pending.add(number)
 
 
-def _listen(told: _Told) -> None:
+def _listen(dispatcher: _Dispatcher) -> None:
     while True:
-        told.tell(signal.sigwait(TOLD))
+        dispatcher.dispatch(signal.sigwait(HANDLED))

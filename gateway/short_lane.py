@@ -18,8 +18,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from .asking import Asker, Asking
-from .cache import Again
+from .cache import RepeatHit
 from .core.access import Principal
 from .core.cache_entry import Entry
 from .core.catalogue import Operation
@@ -33,21 +32,22 @@ from .core.refusal import render
 from .core.status import status_line
 from .core.target import Target
 from .limit_stage import is_final, note
-from .ports import Asked, Standing, UpstreamCredential
-from .road import Road
+from .pending_answer import AnswerSink, PendingAnswer
+from .ports import Cancellable, TokenStatus, UpstreamCredential
+from .stages import Stages
 
 log = logging.getLogger("gateway.pipeline")
 
-_PLACE = 1
+_MEMO_INDEX = 1
 """Where in its head's memo a way stands: after what the entry left there."""
 _NAMED = b"X-Gateway-Request-Id: "
 _ID = "{id}"
 """Stands in a refusal's body where it names the request; no limit's id has such characters."""
 
 
-class Whole(msgspec.Struct, gc=False):
+class BodilessAnswer(msgspec.Struct, gc=False):
     """The octets of an answer without a body, less what is each request's own: the lines about limits and the id. An answer
-    with a body is never kept like this (see ``Served.rendered``): its octets have to be put together each time."""
+    with a body is never kept like this (see ``CachedAnswer.rendered``): its octets have to be put together each time."""
 
     received_at: float
     """When the cache entry that it was made from was received."""
@@ -58,12 +58,12 @@ class Whole(msgspec.Struct, gc=False):
     behind: bytes
 
 
-class Served(msgspec.Struct, gc=False):
+class CachedAnswer(msgspec.Struct, gc=False):
     """How the cache answered one head."""
 
-    again: Again
+    repeat_hit: RepeatHit
     facts: Exchange
-    standing: Standing | None
+    token_status: TokenStatus | None
     """That of the credential GitLab would have been asked with: when that is no longer given out, nor are its answers."""
     rendered: Fields | None = None
     """The stored fields that ``lines`` were made from: each entry has its own. Never the entry itself: its body would live
@@ -71,13 +71,13 @@ class Served(msgspec.Struct, gc=False):
     lines: bytes = b""
     """Status line and stored fields."""
     has_body: bool = True
-    whole: Whole | None = None
+    whole: BodilessAnswer | None = None
     """The latest answer, where it has no body."""
     kin: Kin | None = None
     """The kin of the requests answered with these lines."""
 
 
-class Refused(msgspec.Struct, gc=False):
+class RefusalTemplate(msgspec.Struct, gc=False):
     """How the buckets' refusals of one head are told to its client."""
 
     facts: Exchange
@@ -91,7 +91,7 @@ class Refused(msgspec.Struct, gc=False):
     """Whether the last request was refused, so that the next one may well be."""
 
 
-class Way(msgspec.Struct, gc=False):
+class Shortcut(msgspec.Struct, gc=False):
     """What one head came to on the road."""
 
     proof: Callable[[], object]
@@ -101,20 +101,20 @@ class Way(msgspec.Struct, gc=False):
     method: str
     client: str
     trusted_peer: bool
-    served: Served | None = None
-    refused: Refused | None = None
+    cached_answer: CachedAnswer | None = None
+    refused: RefusalTemplate | None = None
     takes: Takes | None = None
-    owing: bool = False
+    settles_later: bool = False
     """Whether something of ``takes`` is to be settled or given back afterwards, which is for the road to do."""
 
 
-class Found(msgspec.Struct, gc=False):
+class LaneHit(msgspec.Struct, gc=False):
     """An answer at hand, for a caller who is still who it was; no bucket has been asked yet."""
 
     head: RequestHead
-    way: Way
+    shortcut: Shortcut
     takes: Takes
-    served: Served
+    cached_answer: CachedAnswer
     entry: Entry
     x: Exchange
     at: float
@@ -134,14 +134,14 @@ class ShortLane:
 
     def __init__(
         self,
-        road: Road,
+        stages: Stages,
         *,
         mint_id: Callable[[], str],
         monotonic: Callable[[], float],
         wall: Callable[[], float],
         observe: Callable[[Exchange], None],
     ) -> None:
-        self._road = road
+        self._stages = stages
         self._mint_id = mint_id
         self._monotonic = monotonic
         self._wall = wall
@@ -150,88 +150,88 @@ class ShortLane:
         """Requests whose buckets are being asked."""
 
     @staticmethod
-    def learn(head: RequestHead, way: Way) -> None:
+    def learn(head: RequestHead, shortcut: Shortcut) -> None:
         """Remember that ``head`` was answered from the cache, with nobody else asked, or that a bucket refused it."""
         memo = head.memo
         assert memo, "the entry was there first"
-        known = memo[_PLACE] if len(memo) > _PLACE else None
-        if isinstance(known, Way) and known.principal is way.principal:
-            way.served = way.served or known.served
-            way.refused = way.refused or known.refused
-        memo[_PLACE:] = [way]
+        known = memo[_MEMO_INDEX] if len(memo) > _MEMO_INDEX else None
+        if isinstance(known, Shortcut) and known.principal is shortcut.principal:
+            shortcut.cached_answer = shortcut.cached_answer or known.cached_answer
+            shortcut.refused = shortcut.refused or known.refused
+        memo[_MEMO_INDEX:] = [shortcut]
 
     @staticmethod
-    def unlearn(head: RequestHead) -> None:
+    def forget(head: RequestHead) -> None:
         """Forget what was learnt of ``head``, so that it takes the road again."""
         if head.memo:
-            del head.memo[_PLACE:]
+            del head.memo[_MEMO_INDEX:]
 
-    def at_once(self, head: RequestHead, asker: Asker) -> bytes | Asking | None:
-        """The answer's octets, audited and counted, where nothing has to be waited for; or the ``Asking`` that will tell
-        them to ``asker``. None: the request takes the road, and nothing has been taken."""
-        way = self._way(head)
-        if way is None:
+    def at_once(self, head: RequestHead, sink: AnswerSink) -> bytes | PendingAnswer | None:
+        """The answer's octets, audited and counted, where nothing has to be waited for; or the ``PendingAnswer`` that will
+        give them to ``sink``. None: the request takes the road, and nothing has been taken."""
+        shortcut = self._way(head)
+        if shortcut is None:
             return None
-        takes, refused = way.takes, way.refused
+        takes, refused = shortcut.takes, shortcut.refused
         likely = refused is not None and refused.latest
         if refused is not None and likely:
-            decision = self._road.limits.refuse_now(takes, way.principal) if takes else None
+            decision = self._stages.limits.refuse_now(takes, shortcut.principal) if takes else None
             if decision is not None:
-                return self._refusal(head, way, refused, decision)
+                return self._refusal(head, shortcut, refused, decision)
             refused.latest = False
-        found = self._found(head, way)
-        if found is None:
-            return None if refused is None or likely else self._refuse(head, way, refused)
+        hit = self._hit(head, shortcut)
+        if hit is None:
+            return None if refused is None or likely else self._refuse(head, shortcut, refused)
         decision = None
         if takes:
-            decision = self._road.limits.admit_now(takes, way.principal, refusing=refused is not None)
+            decision = self._stages.limits.admit_now(takes, shortcut.principal, refusing=refused is not None)
             if decision is None:
-                asking = _Asking(self, found, asker)
-                asking.asked = self._ask(found, asking.decided)
-                return asking
+                pending = _PendingAnswer(self, hit, sink)
+                pending.pending_call = self._ask(hit, pending.decided)
+                return pending
             if not decision.allowed:
                 if refused is None or not is_final(decision):
                     return None
-                return self._refusal(head, way, refused, decision)
-        return self._answer(found, decision)
+                return self._refusal(head, shortcut, refused, decision)
+        return self._answer(hit, decision)
 
-    def _ask(self, found: Found, then: Callable[[Decision], None]) -> Asked:
+    def _ask(self, hit: LaneHit, then: Callable[[Decision], None]) -> Cancellable:
         """Ask the buckets, where that takes a while."""
         self.asking += 1
-        return self._road.limits.admit_soon(found.takes, then)
+        return self._stages.limits.admit_soon(hit.takes, then)
 
-    def decided(self, found: Found, decision: Decision) -> bytes | None:
+    def decided(self, hit: LaneHit, decision: Decision) -> bytes | None:
         """What ``at_once`` would have returned, had it known the decision."""
-        way, refused = found.way, found.way.refused
-        if not self._road.limits.heard(decision, way.principal, refusing=refused is not None):
+        shortcut, refused = hit.shortcut, hit.shortcut.refused
+        if not self._stages.limits.accept_decision(decision, shortcut.principal, refusing=refused is not None):
             return None
         if decision.allowed:
-            return self._answer(found, decision)
+            return self._answer(hit, decision)
         assert refused is not None, "what is no use is not heard"
-        return self._refusal(found.head, way, refused, decision, found.x.started_at)
+        return self._refusal(hit.head, shortcut, refused, decision, hit.x.started_at)
 
-    def ended(self, x: Exchange) -> None:
+    def finish_unanswered(self, x: Exchange) -> None:
         """Count and audit a request that ended without its answer."""
         self.asking -= 1
         x.cache_status = x.cache_reason = x.cache_stored = ""
         self._observe(x)
 
-    def drained(self, found: Found) -> bytes:
+    def drained(self, hit: LaneHit) -> bytes:
         """The refusal by a gateway that shuts down and can't wait any longer."""
-        way = found.way
-        return drained_answer(self._road, found.head, way.operation, way.principal, found.x, self._wall())
+        shortcut = hit.shortcut
+        return drained_answer(self._stages, hit.head, shortcut.operation, shortcut.principal, hit.x, self._wall())
 
-    def _answer(self, found: Found, decision: Decision | None) -> bytes:
-        way, served, x = found.way, found.served, found.x
+    def _answer(self, hit: LaneHit, decision: Decision | None) -> bytes:
+        shortcut, answer, x = hit.shortcut, hit.cached_answer, hit.x
         if decision is not None:
             note(decision, x)
-        entry, at = found.entry, found.at
-        limits, request_id = self._road.dialect.lines(decision, way.principal), x.request_id.encode("ascii")
-        if served.has_body:
+        entry, at = hit.entry, hit.at
+        limits, request_id = self._stages.dialect.lines(decision, shortcut.principal), x.request_id.encode("ascii")
+        if answer.has_body:
             octets = b"".join(
                 (
-                    served.lines,
-                    served.again.computed(entry, at),
+                    answer.lines,
+                    answer.repeat_hit.computed_lines(entry, at),
                     limits,
                     b"X-Gateway-Request-Id: %b\r\n" % request_id,
                     date_line(at),
@@ -240,69 +240,78 @@ class ShortLane:
                 )
             )
         else:
-            whole = served.whole
+            whole = answer.whole
             if whole is None or not whole.since <= at < whole.until or whole.received_at != entry.received_at:
-                whole = served.whole = _whole(served, entry, at)
+                whole = answer.whole = _render_bodiless(answer, entry, at)
             octets = b"".join((whole.before, limits, _NAMED, request_id, whole.behind))
         x.bytes_out = len(octets)
         if not (x.limit_near or x.limit_shadow):
-            x.kin = served.kin
+            x.kin = answer.kin
         self._observe(x)
         return octets
 
     # What may have changed
 
-    def _way(self, head: RequestHead) -> Way | None:
+    def _way(self, head: RequestHead) -> Shortcut | None:
         """What is known of ``head``, if its caller is still who it was."""
         memo = head.memo
-        if memo is None or len(memo) <= _PLACE or self._road.record.closed:
+        if memo is None or len(memo) <= _MEMO_INDEX or self._stages.record.closed:
             return None
-        way: Way = memo[_PLACE]  # type: ignore[assignment]  # nobody else writes after the entry
-        if way.proof() is not way.principal:
+        shortcut: Shortcut = memo[_MEMO_INDEX]  # type: ignore[assignment]  # nobody else writes after the entry
+        if shortcut.proof() is not shortcut.principal:
             return None
-        takes = way.takes
-        if takes is None or takes.era.over:
+        takes = shortcut.takes
+        if takes is None or takes.validity.over:
             # Not known yet; or an operator changed a limit, or a project's number may have been learnt.
-            takes = self._road.dialect.takes_for(way.principal, way.operation, way.target, way.method, way.client)
-            way.takes, way.owing = takes, takes.owing
-        return way
+            takes = self._stages.dialect.takes_for(
+                shortcut.principal, shortcut.operation, shortcut.target, shortcut.method, shortcut.client
+            )
+            shortcut.takes, shortcut.settles_later = takes, takes.settles_later
+        return shortcut
 
-    def _found(self, head: RequestHead, way: Way) -> Found | None:
-        served = way.served
-        if served is None or way.owing or (served.standing is not None and not served.standing.good):
+    def _hit(self, head: RequestHead, shortcut: Shortcut) -> LaneHit | None:
+        answer = shortcut.cached_answer
+        if answer is None or shortcut.settles_later:
+            return None
+        if answer.token_status is not None and not answer.token_status.usable:
             return None
         at = self._wall()
-        entry = served.again.still(at)
+        entry = answer.repeat_hit.current_entry(at)
         if entry is None:
             return None
-        if entry.fields is not served.rendered and not _prepare(served, entry):
+        if entry.fields is not answer.rendered and not _prepare(answer, entry):
             return None
-        assert way.takes is not None, "as of this moment"
-        return Found(head, way, way.takes, served, entry, self._facts(head, way, served.facts), at)
+        assert shortcut.takes is not None, "as of this moment"
+        return LaneHit(head, shortcut, shortcut.takes, answer, entry, self._facts(head, shortcut, answer.facts), at)
 
-    def _facts(self, head: RequestHead, way: Way, facts: Exchange) -> Exchange:
+    def _facts(self, head: RequestHead, shortcut: Shortcut, facts: Exchange) -> Exchange:
         # What copy.copy would call after looking for it.
         x: Exchange = facts.__copy__()  # type: ignore[attr-defined]
         x.request_id = self._mint_id()
         x.started_at = self._monotonic()
         if head.correlation:
-            mark(x, head, trusted=way.trusted_peer)
+            mark(x, head, trusted=shortcut.trusted_peer)
         return x
 
     # Refusals
 
-    def _refuse(self, head: RequestHead, way: Way, refused: Refused) -> bytes | None:
+    def _refuse(self, head: RequestHead, shortcut: Shortcut, refused: RefusalTemplate) -> bytes | None:
         """The refusal, where a bucket refuses for certain."""
-        if not way.takes:
+        if not shortcut.takes:
             return None
-        decision = self._road.limits.refuse_now(way.takes, way.principal)
-        return self._refusal(head, way, refused, decision) if decision is not None else None
+        decision = self._stages.limits.refuse_now(shortcut.takes, shortcut.principal)
+        return self._refusal(head, shortcut, refused, decision) if decision is not None else None
 
     def _refusal(
-        self, head: RequestHead, way: Way, refused: Refused, decision: Decision, started_at: float | None = None
+        self,
+        head: RequestHead,
+        shortcut: Shortcut,
+        refused: RefusalTemplate,
+        decision: Decision,
+        started_at: float | None = None,
     ) -> bytes:
         refused.latest = True
-        x = self._facts(head, way, refused.facts)
+        x = self._facts(head, shortcut, refused.facts)
         if started_at is not None:
             x.started_at = started_at
         refusal = decision.refusal
@@ -310,15 +319,15 @@ class ShortLane:
         x.limit_id, x.limit_remaining, x.limit_shadow = refusal.limit.id, refusal.remaining, decision.shadowed
         text = refused.texts.get(x.limit_id)
         if text is None:
-            text = refused.texts[x.limit_id] = (*_text(way.method, refused, x.limit_id), Kin())
+            text = refused.texts[x.limit_id] = (*_render_refusal(shortcut.method, refused, x.limit_id), Kin())
         lines, ending, behind, kin = text
         request_id = x.request_id.encode("ascii")
         if behind:
-            ending = _ending(way.method, b"%b%b%b" % (ending, request_id, behind))
+            ending = _ending(shortcut.method, b"%b%b%b" % (ending, request_id, behind))
         octets = b"".join(
             (
                 lines,
-                self._road.dialect.lines(decision, way.principal),
+                self._stages.dialect.lines(decision, shortcut.principal),
                 b"X-Gateway-Request-Id: %b\r\n" % request_id,
                 date_line(self._wall()),
                 ending,
@@ -331,55 +340,55 @@ class ShortLane:
         return octets
 
 
-class _Asking(msgspec.Struct, eq=False):
-    """See ``asking.Asking``."""
+class _PendingAnswer(msgspec.Struct, eq=False):
+    """See ``asking.PendingAnswer``."""
 
     _lane: ShortLane
-    _found: Found
-    _asker: Asker
-    asked: Asked = None  # type: ignore[assignment]  # set by whoever makes it
+    _hit: LaneHit
+    _sink: AnswerSink
+    pending_call: Cancellable = None  # type: ignore[assignment]  # set by whoever makes it
 
     # Not the struct's own, which would show what leads to a caller's credential.
     __repr__ = object.__repr__
 
     def leave(self) -> None:
-        self.asked.cancel()
-        self._gone()
+        self.pending_call.cancel()
+        self._finish_aborted()
 
     def drained(self) -> bytes:
-        if self._found.x.aborted:
+        if self._hit.x.aborted:
             return b""
-        self.asked.cancel()
-        octets = self._lane.drained(self._found)
-        self._lane.ended(self._found.x)
+        self.pending_call.cancel()
+        octets = self._lane.drained(self._hit)
+        self._lane.finish_unanswered(self._hit.x)
         return octets
 
-    def _gone(self) -> None:
-        x = self._found.x
+    def _finish_aborted(self) -> None:
+        x = self._hit.x
         if x.aborted:
             return  # counted already, when its answer found the connection closing; the loss is reported only now
         x.status, x.aborted = 499, "client"
-        self._lane.ended(x)
+        self._lane.finish_unanswered(x)
 
     def decided(self, decision: Decision) -> None:
         """The buckets have answered."""
         lane = self._lane
-        if self._asker.is_gone():
-            self._gone()
+        if self._sink.is_gone():
+            self._finish_aborted()
             return
         lane.asking -= 1
         try:
-            octets = lane.decided(self._found, decision)
+            octets = lane.decided(self._hit, decision)
         except Exception:
             # As in ``pipeline.Gateway.at_once``: the road has its own way to report a fault.
             log.exception("fault in the short lane")
-            lane.unlearn(self._found.head)
+            lane.forget(self._hit.head)
             octets = None
-        self._asker.told(octets)
+        self._sink.told(octets)
 
 
 def drained_answer(
-    road: Road,
+    stages: Stages,
     head: RequestHead,
     operation: Operation,
     principal: Principal,
@@ -395,7 +404,7 @@ def drained_answer(
         surface=operation.surface,
         accept=joined(head.fields, b"accept") or b"",
         request_id=x.request_id,
-        extra=road.dialect.told(decision, principal),
+        extra=stages.dialect.told(decision, principal),
         cross_origin=first(head.fields, b"origin") is not None,
     )
     octets = b"%b%bX-Gateway-Request-Id: %b\r\n%b%b" % (
@@ -409,19 +418,21 @@ def drained_answer(
     return octets
 
 
-def served(again: Again, x: Exchange, credential: UpstreamCredential | None) -> Served:
+def cached_answer(repeat_hit: RepeatHit, x: Exchange, credential: UpstreamCredential | None) -> CachedAnswer:
     """What is kept of an answer from the cache, whose facts are those in ``x``."""
-    return Served(again, _kept(x), None if credential is None else credential.standing)
+    return CachedAnswer(repeat_hit, _shared_facts(x), None if credential is None else credential.token_status)
 
 
-def refused(head: RequestHead, operation: Operation, x: Exchange) -> Refused:
+def refused(head: RequestHead, operation: Operation, x: Exchange) -> RefusalTemplate:
     """What is kept of a bucket's refusal of ``head``; ``x`` has the facts as far as the request had come."""
-    facts = _kept(x)
+    facts = _shared_facts(x)
     facts.status, facts.code = 429, Code.RATE_LIMITED.value
-    return Refused(facts, operation, joined(head.fields, b"accept") or b"", first(head.fields, b"origin") is not None)
+    return RefusalTemplate(
+        facts, operation, joined(head.fields, b"accept") or b"", first(head.fields, b"origin") is not None
+    )
 
 
-def _kept(x: Exchange) -> Exchange:
+def _shared_facts(x: Exchange) -> Exchange:
     """``x`` less what is that request's own: its id, its times, and what its buckets said."""
     facts = copy.copy(x)
     facts.request_id = ""
@@ -437,8 +448,8 @@ def _ending(method: str, body: bytes, close: bytes = b"") -> bytes:
     return b"Content-Length: %d\r\n%b\r\n%b" % (len(body), close, body)
 
 
-def _text(method: str, refused: Refused, limit_id: str) -> tuple[bytes, bytes, bytes]:
-    """What ``Refused.texts`` holds for one limit, less the kin."""
+def _render_refusal(method: str, refused: RefusalTemplate, limit_id: str) -> tuple[bytes, bytes, bytes]:
+    """What ``RefusalTemplate.texts`` holds for one limit, less the kin."""
     head, body = render(
         rate_limited(),
         surface=refused.operation.surface,
@@ -453,34 +464,34 @@ def _text(method: str, refused: Refused, limit_id: str) -> tuple[bytes, bytes, b
     return (lines, before, behind) if behind else (lines, _ending(method, body), b"")
 
 
-def _prepare(served: Served, entry: Entry) -> bool:
+def _prepare(cached_answer: CachedAnswer, entry: Entry) -> bool:
     """Render what stays the same from answer to answer; False: the entry answers another request, or has its own Date."""
-    shown = served.again.shown(entry)
+    shown = cached_answer.repeat_hit.shown(entry)
     if shown is None:
         return False
     lines = _rendered(shown.fields)
     named = b"\n" + lines.lower()
     if b"\ndate:" in named:  # the edge would keep that one
         return False
-    served.has_body = shown.status not in {204, 304}
-    if served.has_body and b"\ncontent-length:" not in named:
+    cached_answer.has_body = shown.status not in {204, 304}
+    if cached_answer.has_body and b"\ncontent-length:" not in named:
         lines += b"Content-Length: %d\r\n" % len(entry.body)
-    served.lines = status_line(shown.status) + lines
-    served.facts.status = shown.status
-    served.rendered = entry.fields
-    served.whole = None
-    served.kin = Kin()
+    cached_answer.lines = status_line(shown.status) + lines
+    cached_answer.facts.status = shown.status
+    cached_answer.rendered = entry.fields
+    cached_answer.whole = None
+    cached_answer.kin = Kin()
     return True
 
 
-def _whole(served: Served, entry: Entry, at: float) -> Whole:
-    """Make what ``Served.whole`` holds."""
+def _render_bodiless(cached_answer: CachedAnswer, entry: Entry, at: float) -> BodilessAnswer:
+    """Make what ``CachedAnswer.whole`` holds."""
     date = date_line(at)
-    return Whole(
+    return BodilessAnswer(
         entry.received_at,
         at,
-        min(int(at) + 1, served.again.same_until(entry, at)),
-        served.lines + served.again.computed(entry, at),
+        min(int(at) + 1, cached_answer.repeat_hit.computed_until(entry, at)),
+        cached_answer.lines + cached_answer.repeat_hit.computed_lines(entry, at),
         b"\r\n%b\r\n" % date,
     )
 

@@ -15,13 +15,18 @@ from typing import Any
 from .core.errors import Rejection, Source
 from .reply import ClientSide, Ending, Tunnel
 
-Known = Callable[[], Awaitable[bool]]
+CredentialCheck = Callable[[], Awaitable[bool]]
 
-KNOWN_EVERY_S = 5.0
+CHECK_EVERY_S = 5.0
 
 
 async def relay(
-    client: ClientSide, server: Tunnel, *, idle_s: float, known: Known | None = None, known_every_s: float = KNOWN_EVERY_S
+    client: ClientSide,
+    server: Tunnel,
+    *,
+    idle_s: float,
+    known: CredentialCheck | None = None,
+    check_every_s: float = CHECK_EVERY_S,
 ) -> Ending:
     """Move octets until the end, then close both sides. The tunnel also ends when nothing has moved in either direction for
     ``idle_s``, or when the client is not ``known`` any more."""
@@ -44,7 +49,7 @@ async def relay(
         loop.create_task(pump(server, client), name="tunnel down"),
     }
     left = set(both)
-    watch = set() if known is None else {loop.create_task(_unknown(known, known_every_s), name="tunnel credential")}
+    watch = set() if known is None else {loop.create_task(_until_rejected(known, check_every_s), name="tunnel credential")}
     try:
         while left:
             ends: set[asyncio.Future[Any]] = {*left, *watch, client.over}
@@ -73,7 +78,7 @@ async def relay(
         await asyncio.gather(*both, *watch, return_exceptions=True)
 
 
-async def _unknown(known: Known, every_s: float) -> None:
+async def _until_rejected(known: CredentialCheck, every_s: float) -> None:
     while True:
         if not await known():
             return

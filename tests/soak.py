@@ -28,7 +28,7 @@ from tests.e2e.conftest import DEMO_SECRETS, EXTERNAL_URL, SHARED_SECRETS, share
 from tests.e2e.load import checks, descriptors, figure, quiet, resident_kib, until
 from tests.e2e.running import GatewayProcess, LoopThread
 from tests.e2e.wire import Peer, ask
-from tests.fakes.line import Line
+from tests.fakes.line import TcpRelay
 
 CLIENTS = 6
 IDLE = 10_000
@@ -108,7 +108,7 @@ class Traffic:
 class Faults:
     """One fault at a time, each put right again."""
 
-    def __init__(self, line: Line, redis: RedisServer, upstreams: LoopThread, traffic: Traffic) -> None:
+    def __init__(self, line: TcpRelay, redis: RedisServer, upstreams: LoopThread, traffic: Traffic) -> None:
         self.line, self.redis, self.upstreams, self.traffic = line, redis, upstreams, traffic
         self.done: Counter[str] = Counter()
         self.kinds: list[Callable[[], None]] = [self.redis_killed, self.redis_stopped, self.gitlab_slow, self.gitlab_cut]
@@ -177,7 +177,7 @@ def soak(gateway: GatewayProcess, traffic: Traffic, faults: Faults, seconds: flo
     return wrong
 
 
-def crowd(gateway: GatewayProcess, count: int) -> list[str]:
+def check_idle_clients(gateway: GatewayProcess, count: int) -> list[str]:
     """So many idle connections, and what they cost."""
     quiet(gateway)
     kib = resident_kib(gateway)
@@ -216,7 +216,7 @@ def main() -> int:
     upstreams = LoopThread()
     gitlab = build_demo_gitlab(external_url=EXTERNAL_URL, reveal=True)
     upstreams.run(gitlab.start())
-    line = Line(int(gitlab.url.rpartition(":")[2]))
+    line = TcpRelay(int(gitlab.url.rpartition(":")[2]))
     upstreams.run(line.open())
     redis = RedisServer()
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
@@ -239,7 +239,7 @@ def main() -> int:
             until(lambda: descriptors(gateway) <= before + 4, f"descriptors are given back: {before} before")
             until(lambda: set(checks(gateway).values()) == {"ok"}, "all is well again")
             print(f"descriptors before {before}, after {descriptors(gateway)}: nothing leaked")
-            wrong += crowd(gateway, IDLE)
+            wrong += check_idle_clients(gateway, IDLE)
         finally:
             code = gateway.stop()
             redis.close()

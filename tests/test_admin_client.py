@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from gateway.admin_client import KEY, KeyUnusable, address, ask, given_key
+from gateway.admin_client import KEY, KeyUnusable, address, ask, read_admin_key
 
 
 def answering(octets: bytes) -> tuple[str, list[bytes]]:
@@ -53,7 +53,7 @@ def test_what_is_no_key_is_refused_and_not_shown(given: str, monkeypatch: pytest
 
 def test_without_a_key_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY, raising=False)
-    assert given_key() == ""
+    assert read_admin_key() == ""
 
 
 @pytest.mark.parametrize("octets", [b"\x16\x03\x01", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n<h", b""])

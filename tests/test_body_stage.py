@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.body_stage import BlindBodies, BodyStage, HeldBody, WatchedBody
+from gateway.body_stage import BodyStage, HeldBody, UnreadBodyStage, WatchedBody
 from gateway.core.access import Permit, Principal, PrincipalKind
-from gateway.core.body import MAX_NAMING_BYTES, Hopeless, Undecidable, Verdict
+from gateway.core.body import MAX_NAMING_BYTES, BodyVerdict, Undecidable, UnreadableBody
 from gateway.core.body_credentials import MAX_CUT_BYTES, scanner_for
 from gateway.core.body_multipart import MultipartScanner
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.credentials import Carrier, Claim, Kind
-from gateway.core.entry import Admitted
+from gateway.core.credentials import Carrier, Claim, CredentialKind
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Field, RequestHead
-from gateway.core.rule_match import Spelling
+from gateway.core.request_validation import AdmittedRequest
+from gateway.core.rule_match import PlaceSpelling
 from gateway.core.secret import Secret
 from gateway.core.target import parse_target
 from gateway.ports import RequestBody
@@ -29,7 +29,7 @@ FORM = (b"Content-Type", b"application/x-www-form-urlencoded")
 TARGET = parse_target(b"/api/v4/projects/1/issues")
 REST = Operation("POST /api/v4/projects/:id/issues", Access.WRITE, Surface.REST)
 WEB = Operation("other", Access.WRITE, Surface.WEB)
-NONE = Claim(Kind.NONE, Secret(""))
+NONE = Claim(CredentialKind.NONE, Secret(""))
 KEY = Principal("backstage", PrincipalKind.KEY, "backstage")
 OWN = Principal("user:1", PrincipalKind.GITLAB_TOKEN, "people")
 
@@ -57,8 +57,8 @@ def head(*fields: Field) -> RequestHead:
     return RequestHead("POST", TARGET.raw, fields, has_body=True)
 
 
-def admitted(claim: Claim = NONE) -> Admitted:
-    return Admitted(TARGET, REST, claim, b"git.example.com", "192.0.2.7", False)
+def admitted(claim: Claim = NONE) -> AdmittedRequest:
+    return AdmittedRequest(TARGET, REST, claim, b"git.example.com", "192.0.2.7", False)
 
 
 # Before authentication
@@ -67,7 +67,7 @@ def admitted(claim: Claim = NONE) -> Admitted:
 async def test_a_credential_is_cut_out() -> None:
     body = Pieces(b"title=x&priv", b"ate_token=T&a=b", length=27)
     claim, rest = await BodyStage().claim(admitted(), head(FORM), body)
-    assert (claim.kind, claim.carrier, claim.secret.reveal()) == (Kind.TOKEN, Carrier.BODY, "T")
+    assert (claim.kind, claim.carrier, claim.secret.reveal()) == (CredentialKind.TOKEN, Carrier.BODY, "T")
     octets = await whole(rest)
     assert octets == b"title=x&a=b"
     assert rest.content_length == len(octets)
@@ -139,10 +139,10 @@ def test_who_is_watched() -> None:
     assert isinstance(guarded(NONE, KEY, REST, FORM)[0], WatchedBody)
     assert isinstance(guarded(NONE, KEY, WEB, FORM)[0], WatchedBody)
     assert isinstance(guarded(NONE, OWN, REST, FORM)[0], WatchedBody)
-    assert isinstance(guarded(Claim(Kind.SESSION, Secret("s")), OWN, REST, FORM)[0], WatchedBody)
+    assert isinstance(guarded(Claim(CredentialKind.SESSION, Secret("s")), OWN, REST, FORM)[0], WatchedBody)
 
 
-SESSION = Claim(Kind.SESSION, Secret("s"))
+SESSION = Claim(CredentialKind.SESSION, Secret("s"))
 PARTS = (b"Content-Type", b"multipart/form-data; boundary=x")
 NO_PARTS = (b"Content-Type", b"multipart/form-data")
 JSON = (b"Content-Type", b"application/json")
@@ -292,7 +292,7 @@ def test_only_package_routes_keep_files() -> None:
 
 
 def watch(
-    *pieces: bytes, brokered: bool = True, may_sudo: str = "", places: frozenset[Spelling] | None = None
+    *pieces: bytes, brokered: bool = True, may_sudo: str = "", places: frozenset[PlaceSpelling] | None = None
 ) -> RequestBody:
     permit = Permit("r", sudo=may_sudo)
     return BodyStage().guard(NONE, KEY if brokered else OWN, permit, head(FORM), Pieces(*pieces, length=9), REST, places)
@@ -380,11 +380,11 @@ async def test_where_a_token_counts_none_hides_in_what_can_not_be_read(cut: int)
     """GitLab takes it in stead of a job's token."""
     route = Operation("GET /api/v4/projects/:id/releases", Access.READ, Surface.REST, job_token=True)
     bodies = b'{/**/"token":"x"}', b'{"t\\oken":"x"}', b'{/**/"name":"x"}'
-    for kind, body in itertools.product((Kind.JOB_TOKEN, Kind.TOKEN), bodies):
+    for kind, body in itertools.product((CredentialKind.JOB_TOKEN, CredentialKind.TOKEN), bodies):
         pieces = Pieces(*(body[at : at + cut] for at in range(0, len(body), cut)))
         claim = Claim(kind, Secret("t"))
         watched = BodyStage().guard(claim, OWN, Permit("r"), head((b"Content-Type", b"application/json")), pieces, route)
-        if kind is Kind.TOKEN or b"name" in body:
+        if kind is CredentialKind.TOKEN or b"name" in body:
             assert await whole(watched) == body
             continue
         with pytest.raises(Rejection) as refused:
@@ -455,7 +455,7 @@ async def test_of_what_can_not_be_read_a_little_is_kept() -> None:
         looked_at.append(len(octets))
         return False
 
-    scanner = Hopeless(Undecidable.BOUNDARY)
+    scanner = UnreadableBody(Undecidable.BOUNDARY)
     body = WatchedBody(Pieces(*[b"x" * 30_000] * 5, *[b"y"] * 50), scanner, lambda verdict, suspect: None, may_name)
     assert len(await whole(body)) == 150_050
     assert looked_at == [30_000, *[30_000 + MAX_NAMING_BYTES] * 4, *[1 + MAX_NAMING_BYTES] * 50]
@@ -494,7 +494,7 @@ async def test_after_its_end_a_watched_body_stays_at_its_end() -> None:
 
 RELEASES = Operation("POST /api/v4/projects/:id/releases", Access.WRITE, Surface.REST, job_token=True)
 REVOKE = Operation("POST /oauth/revoke", Access.WRITE, Surface.OAUTH)
-IN_BODY = Claim(Kind.OPAQUE, Secret("x"), carrier=Carrier.BODY)
+IN_BODY = Claim(CredentialKind.OPAQUE, Secret("x"), carrier=Carrier.BODY)
 
 
 @pytest.mark.parametrize(
@@ -543,7 +543,7 @@ async def test_held_octets_come_first() -> None:
 
 
 async def test_a_plain_cache_reads_no_body() -> None:
-    stage, body = BlindBodies(), Pieces(b"private_token=T")
+    stage, body = UnreadBodyStage(), Pieces(b"private_token=T")
     claim, rest = await stage.claim(admitted(), head(FORM), body)
     assert claim is NONE
     assert rest is body
@@ -699,7 +699,7 @@ async def test_what_was_found_in_parts_is_judged_once_on_the_way_and_once_at_the
     """However many chunks a file behind them comes in."""
     asked: list[tuple[str, ...]] = []
 
-    def admit(verdict: Verdict, suspect: bool) -> None:
+    def admit(verdict: BodyVerdict, suspect: bool) -> None:
         assert not suspect
         asked.append(tuple(finding.value or "" for finding in verdict.findings))
 

@@ -15,8 +15,8 @@ from gateway.core.errors import Rejection
 from gateway.core.messages import ResponseHead
 from gateway.ports import DRAINED, UpstreamRequest
 from gateway.reply import Reply
-from tests.fakes.port import keep_keys_fresh
-from tests.fakes.world import CONFIGURATION, OWN, Down, World, world
+from tests.fakes.port import freeze_key_cache
+from tests.fakes.world import CONFIGURATION, OWN, FakeDownstream, World, world
 
 PROJECT = "/api/v4/projects/1"
 ETAG = ((b"ETag", b'W/"1"'), (b"Content-Type", b"application/json"))
@@ -28,7 +28,7 @@ _TURNS = 400
 async def settled(made: World) -> None:
     """Whatever a cancelled request leaves to be finished in the background, finishes."""
     async with asyncio.timeout(30):
-        while made.up.open or made.made.door.in_flight or _passing():
+        while made.up.open or made.made.admitting_upstream.in_flight or _passing():
             await asyncio.sleep(0)
 
 
@@ -37,7 +37,7 @@ def _passing() -> list[asyncio.Task[object]]:
     return [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and task.get_name() not in _LASTING]
 
 
-async def cancelled_everywhere(made: World, request: Callable[[int], Down]) -> int:
+async def cancelled_everywhere(made: World, request: Callable[[int], FakeDownstream]) -> int:
     """Cancel at every turn; the number of turns a request takes."""
     for turns in range(_TURNS):
         down = request(turns)
@@ -124,7 +124,7 @@ async def streamed(request: UpstreamRequest, body: bytes) -> Reply:
 async def test_with_a_token_nobody_knew_yet(made: World) -> None:
     """Its verification is in flight for others too: it goes on, or ends, but never hangs."""
 
-    def request(turn: int) -> Down:
+    def request(turn: int) -> FakeDownstream:
         token = f"glpat-somebodys-own-token-{turn}"
         made.up.users[token] = 1000 + turn
         return made.down("GET", PROJECT, caller=token)
@@ -146,7 +146,7 @@ async def test_with_a_body_on_its_way_up(made: World) -> None:
     await made.ask("GET", PROJECT, caller="reader")
     form = (b"Content-Type", b"application/x-www-form-urlencoded")
 
-    def request(_turn: int) -> Down:
+    def request(_turn: int) -> FakeDownstream:
         return made.down("POST", f"{PROJECT}/issues", form, caller="reader", body=(b"title=x", b"&a=b", b"&c=d"))
 
     assert await cancelled_everywhere(made, request) > 8
@@ -156,7 +156,7 @@ async def test_with_a_credential_in_the_body(made: World) -> None:
     await made.ask("GET", PROJECT)
     form = (b"Content-Type", b"application/x-www-form-urlencoded")
 
-    def request(_turn: int) -> Down:
+    def request(_turn: int) -> FakeDownstream:
         body = (b"title=x", b"&private_token=", OWN.encode())
         return made.down("POST", f"{PROJECT}/issues", form, caller=None, body=body)
 
@@ -214,7 +214,7 @@ async def test_by_a_plan_that_is_known(tmp_path: Path) -> None:
         return Reply(ResponseHead(200, ETAG), whole=b"[]")
 
     async with world(tmp_path, CONFIGURATION + "cache: {ttl: 60s, access_ttl: 60s}\n", issues) as made:
-        keep_keys_fresh(made)
+        freeze_key_cache(made)
         down = made.down("GET", f"{PROJECT}/issues", caller="reader").repeated()
         for _ in range(4):
             down = down.repeated()

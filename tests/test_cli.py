@@ -17,7 +17,7 @@ import yaml
 
 from gateway import __version__
 from gateway.cli import FAILED, OK, REFUSED, _read_again, main
-from gateway.config.given import Given
+from gateway.config.source import ConfigSource
 
 ROOT = Path(__file__).parent.parent
 
@@ -154,7 +154,7 @@ def test_check_shows_what_would_be_in_force(
 
 def test_what_was_given_is_read_again_with_the_same_options(tmp_path: Path) -> None:
     file = write(tmp_path, "version: 1\nupstream: {url: https://g}\nlisten: {address: '127.0.0.1:1'}\n")
-    given = Given("", file, ((("listen", "address"), "127.0.0.1:2"),))
+    given = ConfigSource("", file, ((("listen", "address"), "127.0.0.1:2"),))
     again, loaded = _read_again(given)
     assert loaded.config is not None
     assert (str(loaded.config.listen.address), again.text) == ("127.0.0.1:2", Path(file).read_text())
@@ -166,13 +166,13 @@ def test_what_gives_nothing_a_second_time_is_not_waited_for(tmp_path: Path) -> N
     """As a shell's ``<(…)``: who reads it again would wait for good."""
     os.mkfifo(tmp_path / "config.yaml")
     with pytest.raises(ValueError, match="not a regular file"):
-        _read_again(Given("version: 1", str(tmp_path / "config.yaml")))
+        _read_again(ConfigSource("version: 1", str(tmp_path / "config.yaml")))
 
 
 @pytest.mark.parametrize("file", ["", "-", "/nowhere/gateway.yaml", "/dev/null/gateway.yaml"])
 def test_what_can_not_be_read_again_is_said(file: str) -> None:
     with pytest.raises(ValueError, match=r"did not come from a file|Not? (such file|a directory)"):
-        _read_again(Given("version: 1", file))
+        _read_again(ConfigSource("version: 1", file))
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.messages import first
 from tests.edge.wire import Client
-from tests.fakes.port import CACHED, ETAG, ISSUES, TARGET, Port, issues, port
+from tests.fakes.port import CACHED, ETAG, ISSUES, TARGET, LiveWorld, issues, port
 from tests.fakes.world import CONFIGURATION, OWN, SECRETS
 
 PAGES = "/api/v4/projects/1/issues?page=%d"
@@ -32,7 +32,7 @@ def trace(number: int) -> str:
     return f"{number:032x}"
 
 
-def went_up(at: Port, name: bytes) -> list[bytes | None]:
+def went_up(at: LiveWorld, name: bytes) -> list[bytes | None]:
     return [first(request.fields, name) for request in at.made.up.requests]
 
 

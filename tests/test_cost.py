@@ -24,7 +24,7 @@ from gateway.app import open_key_store
 from gateway.app.assembly import Assembly, assemble
 from gateway.config import load
 from gateway.core.messages import Fields, ResponseHead
-from gateway.ports import Repeated, RequestBody, UpstreamRequest
+from gateway.ports import RepeatedFields, RequestBody, UpstreamRequest
 from gateway.reply import Reply
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.upstream.head_forms import CHUNKED_LINE, HeadForms
@@ -80,7 +80,9 @@ class GitLab:
     async def send(self, request: UpstreamRequest, body: RequestBody | None) -> Reply:
         return Reply(ANSWER, BODY)
 
-    def send_soon(self, target: bytes, own: Fields, repeated: Repeated, then: Callable[[Reply], None]) -> asyncio.Handle:
+    def send_soon(
+        self, target: bytes, own: Fields, repeated: RepeatedFields, then: Callable[[Reply], None]
+    ) -> asyncio.Handle:
         return asyncio.get_running_loop().call_soon(then, Reply(ANSWER, BODY))
 
     async def close(self) -> None:
@@ -146,9 +148,9 @@ async def made_with(directory: Path, burst: int, store: str = "memory:") -> tupl
     loaded = load(text, given, lambda path: Path(path).read_text())
     assert loaded.config is not None, loaded.problems
     async with open_key_store(loaded.config) as keys:
-        key = (await keys.office.issue(keys.actor, "bench"))[0].reveal()
+        key = (await keys.key_admin.issue(keys.actor, "bench"))[0].reveal()
     made = await assemble(loaded.config)
-    made.gateway.road = made.gateway.forward_lane.road = msgspec.structs.replace(made.gateway.road, upstream=GitLab())
+    made.gateway.stages = made.gateway.forward_lane.stages = msgspec.structs.replace(made.gateway.stages, upstream=GitLab())
     return made, key
 
 
@@ -206,7 +208,7 @@ async def test_a_cached_answer_with_buckets_in_redis(tmp_path: Path, redis_url: 
     for client in clients:
         client.connection.connection_made(client.wire)
     await asyncio.sleep(0)
-    store = made.cache_room.store
+    store = made.cache_assembly.store
     assert isinstance(store, TwoLevelCacheStore)
     async with asyncio.timeout(30):
         while not store.trusted:

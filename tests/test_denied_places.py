@@ -11,7 +11,7 @@ import pytest
 from gateway.core.messages import Field, Fields, ResponseHead, first
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
-from tests.fakes.world import OWN, Down, World, world
+from tests.fakes.world import OWN, FakeDownstream, World, world
 
 CONFIGURATION = """\
 version: 1
@@ -64,7 +64,7 @@ async def made(tmp_path: Path, gitlab: GitLab) -> AsyncIterator[World]:
         yield one
 
 
-def shown(down: Down) -> list[str]:
+def shown(down: FakeDownstream) -> list[str]:
     assert down.status == 200, down.written
     return [item["path_with_namespace"] for item in json.loads(down.written)]
 

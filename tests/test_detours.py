@@ -15,7 +15,7 @@ from gateway.core.messages import Field, ResponseHead, first
 from gateway.core.rule_match import PARAMETERS
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
-from tests.fakes.world import OWN, Down, World, world
+from tests.fakes.world import OWN, FakeDownstream, World, world
 
 CONFIGURATION = """\
 version: 1
@@ -75,12 +75,12 @@ async def made(tmp_path: Path, gitlab: GitLab) -> AsyncIterator[World]:
         yield one
 
 
-def status(down: Down) -> int:
+def status(down: FakeDownstream) -> int:
     assert down.answer is not None
     return down.answer.status
 
 
-def refused(made: World, down: Down, gitlab: GitLab) -> None:
+def refused(made: World, down: FakeDownstream, gitlab: GitLab) -> None:
     """Nothing of it reached GitLab whole, and the answer does not tell whether the other project is there."""
     assert (status(down), made.seen.exchanges[-1].code) == (404, "project_unknown")
     assert gitlab.asked == []

@@ -22,12 +22,12 @@ import yaml
 from gateway import cli, pipeline, routes
 from gateway.app import explain
 from gateway.app.admin_api import admin_endpoints
+from gateway.app.all_workers import combine_readiness, worker_readings
 from gateway.app.assembly import assemble
 from gateway.app.certificates import Certificates
-from gateway.app.key_office import KeyOffice
-from gateway.app.limit_office import LimitOffice
+from gateway.app.key_admin import KeyAdmin
+from gateway.app.limit_admin import LimitAdmin
 from gateway.app.readings import readiness, readings
-from gateway.app.together import all_ready, worker_readings
 from gateway.config import Config, load
 from gateway.core import correlation, headers
 from gateway.core.breaker import BreakerState
@@ -38,14 +38,14 @@ from gateway.core.errors import Code, bad_request, forbidden, rate_limited, unau
 from gateway.core.exchange import Exchange
 from gateway.core.limit_plan import Limits
 from gateway.edge.admin import Admin, AdminSettings, Readiness
-from gateway.identity.issuing import KeyIssuer
+from gateway.identity.key_issuer import KeyIssuer
 from gateway.limit_stage import LimitStage
 from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry import figures
 from gateway.telemetry.audit_line import line_of
 from gateway.telemetry.figures import Figures
-from gateway.workers.line import Reloads, Staff
+from gateway.workers.channel import GroupStatus, Reloads
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -239,7 +239,7 @@ def test_every_field_by_name_is_listed() -> None:
     spelt = [{name.lower().encode() for name in words(text)} for text in (page + addresses, addresses, marks)]
     assert headers._SPOOFABLE - spelt[0] == set()
     assert spelt[1] - {b"x-forwarded-for"} == headers._ADDRESS
-    assert correlation.NAMES - spelt[2] == set()
+    assert correlation.CORRELATION_FIELDS - spelt[2] == set()
 
 
 def test_the_stages_are_those_of_the_pipeline() -> None:
@@ -301,7 +301,7 @@ audit: {{sink: "file:{place}/audit"}}
 """
 
 
-STAFF = Staff((True,), (0,), True, (0,), Reloads(failing=True))
+STAFF = GroupStatus((True,), (0,), True, (0,), Reloads(failing=True))
 
 
 async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path) -> None:
@@ -311,20 +311,22 @@ async def test_every_metric_has_its_row_with_its_type_and_labels(tmp_path: Path)
         made = await assemble(configured(FULL.format(place=tmp_path, stores=stores)))
         async with made.stack:
             certificates = Certificates([], {}, time.time)
-            made.metrics.export(partial(readings, made, certificates))
-            made.metrics.export(partial(worker_readings, {0: Figures()}, STAFF))
+            made.metrics.add_readings(partial(readings, made, certificates))
+            made.metrics.add_readings(partial(worker_readings, {0: Figures()}, STAFF))
             made.metrics.observe(full_exchange(), 1.0)
             for family in made.metrics.registry.collect():
                 name = f"{family.name}_total" if family.type == "counter" else family.name
                 labels = {label for sample in family.samples for label in sample.labels} - {"le"}
                 exported[name] = (family.type, labels)
             certificates.failing = True
-            parts |= set(all_ready({0: readiness(made, certificates)}, STAFF).checks)
+            parts |= set(combine_readiness({0: readiness(made, certificates)}, STAFF).checks)
     documented = {
         words(name)[0]: (kind, set(words(labels))) for name, kind, labels, _ in rows_of(OPERATIONS, "metric", "type")
     }
     assert documented == exported
-    assert {name for name, (kind, _) in exported.items() if kind == "gauge"} >= figures._MOST | figures._LEAST
+    assert {
+        name for name, (kind, _) in exported.items() if kind == "gauge"
+    } >= figures._MERGED_BY_MAX | figures._MERGED_BY_MIN
     checks = " ".join(row[0] for row in rows_of(OPERATIONS, "check", "degraded when"))
     assert all(re.sub(r"store gitlab-gateway-", "", part) in checks.replace("…-", "") for part in parts)
 
@@ -394,7 +396,7 @@ def served() -> set[str]:
     """What the admin port answers where everything is configured: `METHOD /path`."""
     config = configured("identities: [{id: bot, key: issued}]\n")
     issuer = KeyIssuer(MemoryKeys(), pepper=b"p", wall=lambda: 0.0, random=bytes)
-    limits = LimitOffice(Limits.compile(()), LimitStage(MemoryBuckets()), None)
+    limits = LimitAdmin(Limits.compile(()), LimitStage(MemoryBuckets()), None)
 
     async def metrics() -> bytes:
         return b""
@@ -408,7 +410,7 @@ def served() -> set[str]:
         metrics_type="",
         readiness=ready,
         endpoints=admin_endpoints(
-            config, Catalogue.decode(routes.read()), limits, KeyOffice(issuer, ["bot"], None), Credentials()
+            config, Catalogue.decode(routes.read()), limits, KeyAdmin(issuer, ["bot"], None), Credentials()
         ),
     )
     found = [

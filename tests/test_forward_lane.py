@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from gateway.cache.private import PrivateCache
-from gateway.cache.private_leading import PrivateLeading
+from gateway.cache.private_miss import PrivateMiss
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.messages import Fields, ResponseHead
-from gateway.forward_lane import Forwarding, ForwardLane
+from gateway.forward_lane import ForwardLane, LaneRequest
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
 from gateway.telemetry.audit_line import LineRenderer
 from tests.conftest import RedisServer
 from tests.edge.wire import SOON_S, Client
-from tests.fakes.port import CACHED, ETAG, ISSUES, Port, issues, keep_the_time, port
+from tests.fakes.port import CACHED, ETAG, ISSUES, LiveWorld, freeze_clock, issues, port
 from tests.fakes.world import CONFIGURATION, ENVIRONMENT, OWN, Answer
 from tests.test_short_lane_asking import Far, far
 
@@ -39,14 +39,14 @@ VARYING_FACTS = {
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Port]:
+async def at(tmp_path: Path) -> AsyncIterator[LiveWorld]:
     async with port(tmp_path) as one:
-        keep_the_time(one.made)
+        freeze_clock(one.made)
         await learn(one)
         yield one
 
 
-async def learn(at: Port, caller: str = "reader") -> None:
+async def learn(at: LiveWorld, caller: str = "reader") -> None:
     """What kind of request it is."""
     await at.ask(PAGES % 900, caller=caller)
     await at.ask(PAGES % 901, caller=caller)
@@ -55,7 +55,7 @@ async def learn(at: Port, caller: str = "reader") -> None:
     at.made.seen.exchanges.clear()
 
 
-async def said(at: Port, page: int, caller: str = "reader") -> bytes:
+async def said(at: LiveWorld, page: int, caller: str = "reader") -> bytes:
     await at.client.send(at.request(PAGES % page, caller=caller))
     head = await at.client.reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
@@ -63,19 +63,19 @@ async def said(at: Port, page: int, caller: str = "reader") -> bytes:
     return VARYING.sub(rb"\1", head) + await at.client.reader.readexactly(int(length[1]))
 
 
-def facts(at: Port) -> list[dict[str, Any]]:
+def facts(at: LiveWorld) -> list[dict[str, Any]]:
     return [
         {name: getattr(x, name) for name in x.__struct_fields__ if name not in VARYING_FACTS}
         for x in at.made.seen.exchanges
     ]
 
 
-def quiet(at: Port) -> bool:
+def quiet(at: LiveWorld) -> bool:
     """Nothing of any request is left."""
     gateway = at.made.gateway
-    cache = at.made.made.cache_room.cache
-    flights = len(cache._asking.flights)  # type: ignore[attr-defined]
-    return (gateway.in_flight, at.made.up.open, at.made.made.door.in_flight, flights) == (0, 0, 0, 0)
+    cache = at.made.made.cache_assembly.cache
+    flights = len(cache._fetcher.flights)  # type: ignore[attr-defined]
+    return (gateway.in_flight, at.made.up.open, at.made.made.admitting_upstream.in_flight, flights) == (0, 0, 0, 0)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -134,7 +134,7 @@ ANSWERS: dict[str, tuple[Answer, bool]] = {
 @pytest.mark.parametrize("caller", ["reader", OWN])
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_octet_for_octet_and_fact_for_fact_what_the_road_says(
-    at: Port, caller: str, name: str, monkeypatch: pytest.MonkeyPatch
+    at: LiveWorld, caller: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if caller == OWN:
         if name == "a credential that GitLab knows":
@@ -152,7 +152,7 @@ async def test_octet_for_octet_and_fact_for_fact_what_the_road_says(
         at.made.calls.clear()
         at.made.up.requests.clear()
         if not lane:
-            store = at.made.made.cache_room.memory
+            store = at.made.made.cache_assembly.memory
             assert store is not None
             store._slots.clear(), store._small.clear(), store._main.clear(), store._ghosts.clear()
             monkeypatch.setattr(at.made.gateway.forward_lane, "at_once", lambda *_: None)
@@ -169,7 +169,7 @@ async def test_octet_for_octet_and_fact_for_fact_what_the_road_says(
     return None
 
 
-async def _a_wrong_length(at: Port, caller: str, answer: Answer) -> None:
+async def _a_wrong_length(at: LiveWorld, caller: str, answer: Answer) -> None:
     """The road tells it as it came, and stores nothing."""
     at.made.up.answer = answer
     await at.client.send(at.request(PAGES % 7, caller=caller))
@@ -179,7 +179,7 @@ async def _a_wrong_length(at: Port, caller: str, answer: Answer) -> None:
     assert at.made.last.cache_stored == "incomplete"
 
 
-async def _a_304(at: Port, caller: str, answer: Answer) -> None:
+async def _a_304(at: LiveWorld, caller: str, answer: Answer) -> None:
     at.made.up.answer = answer
     status, _, _ = await at.ask(PAGES % 7, caller=caller)
     assert (status, at.made.last.upstream_status) == (304, 304)
@@ -187,14 +187,14 @@ async def _a_304(at: Port, caller: str, answer: Answer) -> None:
     assert quiet(at)
 
 
-async def test_what_workhorse_should_have_kept_is_counted_once(at: Port) -> None:
+async def test_what_workhorse_should_have_kept_is_counted_once(at: LiveWorld) -> None:
     at.made.up.answer = issues(fields=(*ISSUES, (b"X-Sendfile", b"/srv/x"), (b"Connection", b"X-Total")))
     assert (await at.ask(PAGES % 7, caller="reader"))[0] == 200
     assert "upstream.send_soon" in at.made.calls
-    assert at.made.gateway.road.passing.leaks == 1
+    assert at.made.gateway.stages.passing.leaks == 1
 
 
-async def test_a_refusal_of_gitlab_is_told_and_heard_once(at: Port) -> None:
+async def test_a_refusal_of_gitlab_is_told_and_heard_once(at: LiveWorld) -> None:
     at.made.up.answer = answers(429, ((b"Retry-After", b"7"), *DATED))
     status, fields, _ = await at.ask(PAGES % 7, caller="reader")
     assert (status, fields[b"Retry-After"]) == (429, b"7")
@@ -206,7 +206,7 @@ async def test_a_refusal_of_gitlab_is_told_and_heard_once(at: Port) -> None:
     assert quiet(at)
 
 
-async def test_each_takes_one_from_its_buckets(at: Port) -> None:
+async def test_each_takes_one_from_its_buckets(at: LiveWorld) -> None:
     lefts = []
     for page in range(4):
         await at.ask(PAGES % page, caller="reader")
@@ -215,7 +215,7 @@ async def test_each_takes_one_from_its_buckets(at: Port) -> None:
     assert lefts == [pytest.approx(lefts[0] - page, abs=0.5) for page in range(4)]
 
 
-async def test_what_it_stored_is_a_hit(at: Port) -> None:
+async def test_what_it_stored_is_a_hit(at: LiveWorld) -> None:
     first = await at.ask(PAGES % 5, caller="reader")
     second = await at.ask(PAGES % 5, caller="reader")
     assert [one[0] for one in (first, second)] == [200, 200]
@@ -225,7 +225,7 @@ async def test_what_it_stored_is_a_hit(at: Port) -> None:
     assert second[1][b"Etag"] == ETAG
 
 
-async def test_who_asks_the_same_meanwhile_waits_for_the_answer(at: Port) -> None:
+async def test_who_asks_the_same_meanwhile_waits_for_the_answer(at: LiveWorld) -> None:
     arrived, go = asyncio.Event(), asyncio.Event()
 
     async def slowly(request: UpstreamRequest, octets: bytes) -> Reply:
@@ -252,7 +252,7 @@ async def test_who_asks_the_same_meanwhile_waits_for_the_answer(at: Port) -> Non
 class Held:
     """GitLab, until it is let go."""
 
-    def __init__(self, at: Port, answer: Answer | None = None) -> None:
+    def __init__(self, at: LiveWorld, answer: Answer | None = None) -> None:
         self.arrived = asyncio.Event()
         self._go = asyncio.Event()
         self._answer = answer or issues()
@@ -267,7 +267,7 @@ class Held:
         self._go.set()
 
 
-async def test_who_leaves_while_gitlab_is_asked(at: Port) -> None:
+async def test_who_leaves_while_gitlab_is_asked(at: LiveWorld) -> None:
     Held(at)
     await at.client.send(at.request(PAGES % 3, caller="reader"))
     await until(lambda: at.made.up.open == 1)
@@ -284,7 +284,7 @@ async def test_who_leaves_while_gitlab_is_asked(at: Port) -> None:
     other.writer.close()
 
 
-async def test_what_is_under_way_shows_no_credential(at: Port) -> None:
+async def test_what_is_under_way_shows_no_credential(at: LiveWorld) -> None:
     """An event loop tells of callbacks that fail by the repr of whose they are."""
     held = Held(at)
     await at.client.send(at.request(PAGES % 3, caller="reader"))
@@ -292,10 +292,12 @@ async def test_what_is_under_way_shows_no_credential(at: Port) -> None:
     (connection,) = at.server.connections
     assert connection._asking is not None
     forwarding = connection._asking[0]
-    assert isinstance(forwarding, Forwarding)
-    leading, (request,) = forwarding._leading, at.made.up.requests
-    shown = repr([forwarding, forwarding.answered, forwarding.plan, forwarding.head, forwarding.asked, leading, request])
-    shown += repr([request.repeated, list(at.made.made.cache_room.cache._asking.flights._table.values())])  # type: ignore[attr-defined]
+    assert isinstance(forwarding, LaneRequest)
+    leader, (request,) = forwarding._leader, at.made.up.requests
+    shown = repr(
+        [forwarding, forwarding.answered, forwarding.plan, forwarding.head, forwarding.pending_call, leader, request]
+    )
+    shown += repr([request.repeated, list(at.made.made.cache_assembly.cache._fetcher.flights._table.values())])  # type: ignore[attr-defined]
     secrets = {at.made.keys["reader"], *ENVIRONMENT.values()}
     assert [secret for secret in secrets if secret in shown] == []
     assert any(secret.encode() in value for secret in secrets for _, value in request.fields)
@@ -303,7 +305,7 @@ async def test_what_is_under_way_shows_no_credential(at: Port) -> None:
     await at.client.answer()
 
 
-async def test_who_leaves_in_the_very_moment_of_the_answer(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_leaves_in_the_very_moment_of_the_answer(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its line in the audit is its own, whatever those say that were answered."""
     await at.ask(PAGES % 2, caller="reader")
     assert at.made.last.kin is not None
@@ -317,19 +319,19 @@ async def test_who_leaves_in_the_very_moment_of_the_answer(at: Port, monkeypatch
 
 
 async def test_a_fault_while_it_is_told(
-    at: Port, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    at: LiveWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fault(*_: object) -> None:
         raise ValueError("a fault")
 
-    monkeypatch.setattr(Forwarding, "_rendered", fault)
+    monkeypatch.setattr(LaneRequest, "_rendered", fault)
     assert (await at.ask(PAGES % 3, caller="reader"))[0] == 200
     assert "fault in the forward lane" in caplog.text
     assert at.made.last.kin is None
     assert quiet(at)
 
 
-async def test_who_waits_while_the_gateway_ends_is_told(at: Port) -> None:
+async def test_who_waits_while_the_gateway_ends_is_told(at: LiveWorld) -> None:
     Held(at)
     await at.client.send(at.request(PAGES % 3, caller="reader"))
     await until(lambda: at.made.up.open == 1)
@@ -342,7 +344,7 @@ async def test_who_waits_while_the_gateway_ends_is_told(at: Port) -> None:
 
 
 @pytest.mark.parametrize("code", [Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET])
-async def test_a_failure_of_gitlab_is_told_by_the_road(at: Port, code: Code) -> None:
+async def test_a_failure_of_gitlab_is_told_by_the_road(at: LiveWorld, code: Code) -> None:
     async def fails(request: UpstreamRequest, octets: bytes) -> Reply:
         raise Rejection(code, 504, "504 Gateway Timeout", source=Source.UPSTREAM)
 
@@ -356,17 +358,17 @@ async def test_a_failure_of_gitlab_is_told_by_the_road(at: Port, code: Code) -> 
     assert quiet(at)
 
 
-async def _left(at: Port) -> float:
+async def _left(at: LiveWorld) -> float:
     answer, at.made.up.answer = at.made.up.answer, issues()
     await at.ask(PAGES % 77, caller="reader")
     at.made.up.answer = answer
     return at.made.last.limit_remaining
 
 
-async def test_what_may_be_sent_once_more_is_sent_by_the_road(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_may_be_sent_once_more_is_sent_by_the_road(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was kept turned out to be dead."""
-    real = Forwarding.answered
-    monkeypatch.setattr(Forwarding, "answered", lambda self, _answer: real(self, None))
+    real = LaneRequest.answered
+    monkeypatch.setattr(LaneRequest, "answered", lambda self, _answer: real(self, None))
     before = await _left(at)
     asked = len(at.made.up.requests)
     status, _, body = await at.ask(PAGES % 3, caller="reader")
@@ -377,7 +379,7 @@ async def test_what_may_be_sent_once_more_is_sent_by_the_road(at: Port, monkeypa
     assert quiet(at)
 
 
-async def test_without_a_connection_at_hand_the_road_goes_on(at: Port) -> None:
+async def test_without_a_connection_at_hand_the_road_goes_on(at: LiveWorld) -> None:
     before = await _left(at)
     at.made.up.at_hand = False
     assert (await at.ask(PAGES % 3, caller="reader"))[0] == 200
@@ -386,11 +388,11 @@ async def test_without_a_connection_at_hand_the_road_goes_on(at: Port) -> None:
     assert quiet(at)
 
 
-async def test_a_write_that_overtakes_it_keeps_it_out_of_the_cache(at: Port) -> None:
+async def test_a_write_that_overtakes_it_keeps_it_out_of_the_cache(at: LiveWorld) -> None:
     held = Held(at)
     await at.client.send(at.request(PAGES % 3, caller="reader"))
     await held.arrived.wait()
-    store = at.made.made.cache_room.store
+    store = at.made.made.cache_assembly.store
     assert store is not None
     await store.purge((b"project:1",))
     held.go()
@@ -402,25 +404,25 @@ async def test_a_write_that_overtakes_it_keeps_it_out_of_the_cache(at: Port) -> 
 
 @pytest.mark.parametrize("late", [False, True])
 async def test_a_write_that_overtakes_what_the_road_deals_with(
-    at: Port, late: bool, monkeypatch: pytest.MonkeyPatch
+    at: LiveWorld, late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told, as the road's own would be, and not kept: it was asked for before the write."""
     fields = (*ISSUES, (b"Last-Modified", b"Sat, 21 Nov 2026 01:42:06 GMT"))
     held = Held(at, issues(b"[1]", fields))
-    store = at.made.made.cache_room.memory
+    store = at.made.made.cache_assembly.memory
     assert store is not None
     await at.client.send(at.request(PAGES % 3, caller="reader"))
     await held.arrived.wait()
     if late:
-        real = Forwarding.taken_on
+        real = LaneRequest.taken_on
 
-        def taken_on(self: Forwarding) -> None:
-            store.mark((b"project:1",))
+        def taken_on(self: LaneRequest) -> None:
+            store.purge_now((b"project:1",))
             real(self)
 
-        monkeypatch.setattr(Forwarding, "taken_on", taken_on)
+        monkeypatch.setattr(LaneRequest, "taken_on", taken_on)
     else:
-        store.mark((b"project:1",))
+        store.purge_now((b"project:1",))
     at.made.up.answer = issues(b"[2]", fields)
     held.go()
     assert (await at.client.answer())[2] == b"[1]"
@@ -432,20 +434,20 @@ async def test_a_write_that_overtakes_what_the_road_deals_with(
     assert at.made.last.cache_status == "miss"
 
 
-async def test_who_leaves_before_the_road_takes_over(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_leaves_before_the_road_takes_over(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reply is given back, and the request observed once."""
-    handed: list[Forwarding] = []
+    handed: list[LaneRequest] = []
     connection = next(iter(at.server.connections))
 
-    def told(octets: bytes | None, begun: Forwarding | None = None) -> None:
+    def told(octets: bytes | None, handover: LaneRequest | None = None) -> None:
         assert octets is None
-        assert begun is not None
-        handed.append(begun)
+        assert handover is not None
+        handed.append(handover)
         connection._asking = None
-        connection._begun = begun  # type: ignore[attr-defined]
+        connection._handover = handover  # type: ignore[attr-defined]
 
     at.made.up.answer = streamed
-    monkeypatch.setattr(type(connection), "told", lambda _self, octets, begun=None: told(octets, begun))
+    monkeypatch.setattr(type(connection), "told", lambda _self, octets, handover=None: told(octets, handover))
     await at.client.send(at.request(PAGES % 3, caller="reader"))
     await until(lambda: bool(handed))
     assert at.made.up.open == 1
@@ -457,7 +459,7 @@ async def test_who_leaves_before_the_road_takes_over(at: Port, monkeypatch: pyte
 
 @pytest.mark.parametrize("part", ["up", "down"])
 async def test_a_fault_is_logged_and_the_road_answers(
-    at: Port, part: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    at: LiveWorld, part: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fault(*_: object) -> None:
         raise ValueError("a fault")
@@ -465,7 +467,7 @@ async def test_a_fault_is_logged_and_the_road_answers(
     if part == "up":
         monkeypatch.setattr(PrivateCache, "lead_now", fault)
     else:
-        monkeypatch.setattr(PrivateLeading, "answered", fault)
+        monkeypatch.setattr(PrivateMiss, "answered", fault)
     assert (await at.ask(PAGES % 3, caller="reader"))[0] == 200
     assert "fault in the forward lane" in caplog.text
     assert len(at.made.seen.exchanges) == 1
@@ -473,7 +475,7 @@ async def test_a_fault_is_logged_and_the_road_answers(
 
 
 async def test_a_fault_before_anything_was_taken(
-    at: Port, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    at: LiveWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fault(*_: object) -> None:
         raise ValueError("a fault")
@@ -486,7 +488,7 @@ async def test_a_fault_before_anything_was_taken(
 # What keeps a request off the lane
 
 
-async def test_a_refused_credential_is_for_the_road(at: Port) -> None:
+async def test_a_refused_credential_is_for_the_road(at: LiveWorld) -> None:
     tokens = at.made.made.tokens
     assert tokens is not None
     tokens._settle(tokens._single["sa"], trusted=False, reason="is refused")
@@ -555,7 +557,7 @@ async def _leaves_while_asked(at: Far) -> None:
     at.line.hold_answers()
     before = len(at.made.seen.exchanges)
     await at.client.send(at.request(PAGES % 902, caller="reader"))
-    await until(lambda: at.made.gateway.forward_lane.walking == 1)
+    await until(lambda: at.made.gateway.forward_lane.active == 1)
     at.client.reset()
     await at.observed(before + 1)
     assert (at.made.last.status, at.made.last.aborted) == (499, "client")

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.broker.held import HeldPool
+from gateway.broker.token_pool import TokenPool
 from gateway.core.messages import Fields, ResponseHead
-from gateway.forward_lane import Forwarding
+from gateway.forward_lane import LaneRequest
 from gateway.ports import UpstreamCredential, UpstreamRequest
 from gateway.reply import Reply
-from tests.fakes.port import CACHED, ISSUES, Port, port
-from tests.fakes.world import CONFIGURATION, ENVIRONMENT, SECRETS, Up, token_of
+from tests.fakes.port import CACHED, ISSUES, LiveWorld, port
+from tests.fakes.world import CONFIGURATION, ENVIRONMENT, SECRETS, FakeUpstream, token_of
 
 PAGES = "/api/v4/projects/1/issues?page=%d"
 MEMBERS = {"sa/1": ENVIRONMENT["SA"], "sa/2": ENVIRONMENT["SA_SUDO"]}
@@ -29,7 +29,7 @@ POOL = (
 FOR_THE_ROAD: Fields = (*ISSUES, (b"Last-Modified", b"Sat, 21 Nov 2026 01:42:06 GMT"))
 
 
-def _one_user(_up: Up, _request: UpstreamRequest) -> Reply:
+def _one_user(_up: FakeUpstream, _request: UpstreamRequest) -> Reply:
     """GitLab knows each of them for the same service account."""
     told = {"id": 1, "user_id": 9, "active": True, "revoked": False, "scopes": ["api"]}
     return Reply(ResponseHead(200, ()), whole=msgspec.json.encode(told))
@@ -39,13 +39,13 @@ async def _to_whom(request: UpstreamRequest, _octets: bytes) -> Reply:
     return Reply(ResponseHead(200, FOR_THE_ROAD if b"=5" in request.target else ISSUES), whole=token_of(request).encode())
 
 
-def pool(at: Port) -> HeldPool:
-    return at.made.made.gateway.road.tokens._shared["sa"]  # type: ignore[attr-defined, no-any-return]
+def pool(at: LiveWorld) -> TokenPool:
+    return at.made.made.gateway.stages.tokens._shared["sa"]  # type: ignore[attr-defined, no-any-return]
 
 
 @pytest.fixture(params=["memory", "redis"])
-async def at(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Port]:
-    monkeypatch.setattr(Up, "_verify", _one_user)
+async def at(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LiveWorld]:
+    monkeypatch.setattr(FakeUpstream, "_verify", _one_user)
     stores = ""
     if request.param == "redis":
         url = request.getfixturevalue("redis_url")
@@ -62,7 +62,7 @@ async def at(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("first", [0, 1])
-async def test_the_road_goes_on_with_the_one_that_was_asked(at: Port, first: int) -> None:
+async def test_the_road_goes_on_with_the_one_that_was_asked(at: LiveWorld, first: int) -> None:
     """Others took their turns while GitLab answered."""
 
     async def beside_others(request: UpstreamRequest, octets: bytes) -> Reply:
@@ -85,7 +85,7 @@ async def test_the_road_goes_on_with_the_one_that_was_asked(at: Port, first: int
         assert len(said) == 2
 
 
-async def test_a_401_is_of_the_one_that_was_asked(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_401_is_of_the_one_that_was_asked(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other is neither refused nor loses what is kept for it."""
 
     async def refuses(request: UpstreamRequest, octets: bytes) -> Reply:
@@ -95,7 +95,7 @@ async def test_a_401_is_of_the_one_that_was_asked(at: Port, monkeypatch: pytest.
         return await _to_whom(request, octets)
 
     refused: list[str] = []
-    tokens = at.made.made.gateway.road.tokens
+    tokens = at.made.made.gateway.stages.tokens
 
     async def hears(_self: object, credential: UpstreamCredential) -> bool:
         refused.append(credential.id)
@@ -110,17 +110,17 @@ async def test_a_401_is_of_the_one_that_was_asked(at: Port, monkeypatch: pytest.
     assert set(refused) == {"sa/2"}
 
 
-async def test_where_gitlab_was_not_asked_the_road_chooses_anew(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_gitlab_was_not_asked_the_road_chooses_anew(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that the lane had chosen may be at its end by now; what was looked up for it is no other's."""
-    real = Forwarding.taken_on
-    begun: list[Forwarding] = []
+    real = LaneRequest.taken_on
+    begun: list[LaneRequest] = []
 
-    def taken_on(forwarding: Forwarding) -> None:
+    def taken_on(forwarding: LaneRequest) -> None:
         begun.append(forwarding)
         pool(at)._offered = None
         real(forwarding)
 
-    monkeypatch.setattr(Forwarding, "taken_on", taken_on)
+    monkeypatch.setattr(LaneRequest, "taken_on", taken_on)
     at.made.up.at_hand = False
     for page in range(71, 75):
         at.made.up.requests.clear()
@@ -128,7 +128,7 @@ async def test_where_gitlab_was_not_asked_the_road_chooses_anew(at: Port, monkey
         chosen = begun[-1].credential
         assert chosen is not None
         assert chosen.id != at.made.last.permit_use, "the next in turn"
-        assert begun[-1].found is None
+        assert begun[-1].prior_lookup is None
         assert MEMBERS[at.made.last.permit_use] == body.decode() == token_of(at.made.up.requests[0])
         for _ in range(4):
             _, _, body = await at.ask(PAGES % page, caller="reader")

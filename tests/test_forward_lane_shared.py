@@ -21,11 +21,11 @@ from gateway.core.errors import Code
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import RedisCacheStore
 from gateway.stores.redis_address import parse_address
-from gateway.stores.redis_place import RedisPlace
+from gateway.stores.redis_endpoint import RedisEndpoint
 from tests.conftest import RedisServer
 from tests.edge.wire import SOON_S, Client
-from tests.fakes.line import Line
-from tests.fakes.port import ETAG, ISSUES, Port, issues, port
+from tests.fakes.line import TcpRelay
+from tests.fakes.port import ETAG, ISSUES, LiveWorld, issues, port
 from tests.fakes.world import CONFIGURATION, OWN, SECRETS, Answer
 from tests.test_forward_lane import ANSWERS, PAGES, VARYING, Held, facts, quiet, until
 from tests.test_forward_lane_validating import ANSWERS as VALIDATED
@@ -47,10 +47,10 @@ Opens = Callable[..., AbstractAsyncContextManager["Shared"]]
 BY_THE_ROAD = (*ISSUES, (b"Last-Modified", b"Sat, 21 Nov 2026 01:42:06 GMT"))
 
 
-class Shared(Port):
+class Shared(LiveWorld):
     """A gateway whose cache is in Redis, at the end of ``line``."""
 
-    line: Line
+    line: TcpRelay
     second: Client
     redis: Any
     room: Any
@@ -63,7 +63,7 @@ class Shared(Port):
     leases = property(lambda self: self.redis.keys("{ggw:cache}:lease:*"))
     lookups = property(lambda self: self.redis.info("commandstats")["cmdstat_mget"]["calls"])
     # Of each flight, here.
-    waiters = property(lambda self: [len(one.waiters) for one in self.room.cache._asking.flights._table.values()])
+    waiters = property(lambda self: [len(one.waiters) for one in self.room.cache._fetcher.flights._table.values()])
     remaining = property(lambda self: round(self.made.last.limit_remaining))
 
     def kept(self) -> list[tuple[bytes, Any]]:
@@ -81,7 +81,7 @@ class Shared(Port):
         for name in self.redis.keys("{ggw:cache}:value:*"):
             self.redis.delete(name)
         if self.room.levels is not None:
-            self.room.levels._anew()
+            self.room.levels._reset()
 
     def forget(self) -> None:
         """What happened so far."""
@@ -137,7 +137,7 @@ class Shared(Port):
 async def shared(directory: Path, redis_port: int, cached: str, first: int = 900) -> AsyncIterator[Shared]:
     """A gateway that knows what kind of request it will get; it learnt from the pages from ``first`` on."""
     directory.mkdir()
-    line = Line(redis_port)
+    line = TcpRelay(redis_port)
     await line.open()
     stores = f'stores: {{shared: "redis://127.0.0.1:{redis_port}/0", keys: "sqlite:///{directory}/keys.db"}}\n'
     try:
@@ -145,7 +145,7 @@ async def shared(directory: Path, redis_port: int, cached: str, first: int = 900
             async with port(directory, PLENTY + CACHES[cached] + SECRETS + stores) as at:
                 at.__class__ = Shared
                 assert isinstance(at, Shared)
-                at.line, at.redis, at.room = line, client, at.made.made.cache_room
+                at.line, at.redis, at.room = line, client, at.made.made.cache_assembly
                 at.link = at.room.redis._link
                 assert type(at.room.store) is (TwoLevelCacheStore if cached == REUSED else RedisCacheStore)
                 at.second = Client(*await asyncio.open_connection("127.0.0.1", at.port))
@@ -161,15 +161,15 @@ async def _ready(at: Shared, first: int) -> None:
     """No clock ends a wait, and no sign of life that comes just now keeps a request off the lane."""
     gateway, levels = at.made.gateway, at.room.levels
     assert at.link._keeper is None, "not connected yet"
-    at.link.place = RedisPlace(parse_address(f"redis://127.0.0.1:{at.line.port}/0"))
-    for link in (at.link, at.made.road.limits._buckets._link):  # type: ignore[attr-defined]
+    at.link.place = RedisEndpoint(parse_address(f"redis://127.0.0.1:{at.line.port}/0"))
+    for link in (at.link, at.made.stages.limits._buckets._link):  # type: ignore[attr-defined]
         link._timeout_s = 2 * SOON_S
     gateway._wall = gateway.forward_lane.wall = lambda: NOW + at.ahead_s
     await at.body(first)
     if levels is not None:
         at.room.leases._wait_s = 2 * SOON_S
         await until(lambda: levels.trusted)
-        levels._ear._unread = select.poll()
+        levels._subscriber._unread = select.poll()
     for page in (first + 1, first + 2, first + 3):
         await at.body(page)
     assert at.forwarded
@@ -180,9 +180,9 @@ async def _ready(at: Shared, first: int) -> None:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that pauses changes nothing, and no lease ends by itself."""
-    for name in ("stores.cache_leases.LEASE_S", "stores.cache_levels.TRUST_S", "app.cache_room.TRUST_S"):
+    for name in ("stores.cache_leases.LEASE_S", "stores.cache_levels.TRUST_S", "app.cache_assembly.TRUST_S"):
         monkeypatch.setattr(f"gateway.{name}", 60.0)
-    monkeypatch.setattr("gateway.stores.redis_ear._DEAD_S", 60.0)
+    monkeypatch.setattr("gateway.stores.redis_subscriber._DEAD_S", 60.0)
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ async def test_who_asks_while_another_gateway_does_waits_for_its_answer(opens: O
         await at.send(5)
         await until(lambda: any(name.endswith(b":waited-for") for name in at.leases))
         assert "cache.lead_soon" in at.made.calls
-        assert (at.made.gateway.walking, at.made.gateway.forward_lane.walking, at.made.up.requests) == (1, 0, [])
+        assert (at.made.gateway.active, at.made.gateway.forward_lane.active, at.made.up.requests) == (1, 0, [])
         (other.client.reset if leaves else held.go)()
         assert (await at.told())[2] == (b"[4]" if leaves else b"[3]")
         await until(lambda: at.settled and other.settled and bool(at.made.seen.exchanges and other.made.seen.exchanges))

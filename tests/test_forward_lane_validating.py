@@ -11,11 +11,11 @@ import pytest
 
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.messages import Fields, ResponseHead
-from gateway.forward_lane import Forwarding
+from gateway.forward_lane import LaneRequest
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
 from tests.edge.wire import Client
-from tests.fakes.port import ETAG, ISSUES, Port, issues, keep_the_time, port
+from tests.fakes.port import ETAG, ISSUES, LiveWorld, freeze_clock, issues, port
 from tests.fakes.world import CONFIGURATION, OWN, Answer
 from tests.test_forward_lane import PAGES, VARYING, Held, facts, learn, quiet, until
 
@@ -25,9 +25,9 @@ STALE = "cache: {ttl: 0s, stale_if_error: 60s}\n"
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Port]:
+async def at(tmp_path: Path) -> AsyncIterator[LiveWorld]:
     async with port(tmp_path, CONFIGURATION + STALE) as one:
-        keep_the_time(one.made)
+        freeze_clock(one.made)
         await learn(one)
         yield one
 
@@ -74,7 +74,7 @@ ANSWERS: dict[str, tuple[Answer, bool, int]] = {
 }
 
 
-async def said(at: Port, caller: str, *lines: str) -> bytes:
+async def said(at: LiveWorld, caller: str, *lines: str) -> bytes:
     await at.client.send(at.request(PAGES % 7, *lines, caller=caller))
     status, fields, body = await at.client.answer()
     head = b"".join(b"%b: %b\n" % field for field in fields)
@@ -85,7 +85,7 @@ async def said(at: Port, caller: str, *lines: str) -> bytes:
 @pytest.mark.parametrize("lines", [(), (MATCHING,), ('If-None-Match: "something else"',)])
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_octet_for_octet_and_fact_for_fact_what_the_road_says(
-    at: Port, caller: str, lines: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch
+    at: LiveWorld, caller: str, lines: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer, whole, asked = ANSWERS[name]
     await compared(at, caller, lines, answer, monkeypatch, whole=whole, asked=asked, stored=True)
@@ -95,7 +95,7 @@ async def test_octet_for_octet_and_fact_for_fact_what_the_road_says(
 @pytest.mark.parametrize("lines", [(MATCHING,), ("If-None-Match: *",), (f'{MATCHING}, "another"',)])
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_and_where_nothing_is_stored(
-    at: Port, caller: str, lines: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch
+    at: LiveWorld, caller: str, lines: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client's own conditions go up: GitLab's word about them is for this client."""
     await compared(
@@ -104,7 +104,7 @@ async def test_and_where_nothing_is_stored(
 
 
 async def compared(
-    at: Port,
+    at: LiveWorld,
     caller: str,
     lines: tuple[str, ...],
     answer: Answer,
@@ -115,7 +115,7 @@ async def compared(
     stored: bool,
 ) -> None:
     """Lane and road. ``whole``: the lane answers to the end. ``stored``: something is, and stale."""
-    store = at.made.made.cache_room.memory
+    store = at.made.made.cache_assembly.memory
     assert store is not None
     for _ in range(2):
         await at.ask(PAGES % 900, *lines, caller=caller)  # what kind of request it is
@@ -136,7 +136,7 @@ async def compared(
         assert at.forwarded is (lane and whole), at.made.calls
         seen.append(facts(at))
         gone_up.append([(one.target, [f for f in one.fields if f[0] != b"X-Request-Id"]) for one in at.made.up.requests])
-        kept.append([_timeless(entry) for slot in store._slots.values() for entry in slot.made()])
+        kept.append([_timeless(entry) for slot in store._slots.values() for entry in slot.materialise()])
     assert told[0] == told[1]
     assert seen[0] == seen[1]
     assert gone_up[0] == gone_up[1]
@@ -149,7 +149,7 @@ def _timeless(entry: object) -> list[object]:
     return [getattr(entry, name) for name in entry.__struct_fields__ if name not in timed]  # type: ignore[attr-defined]
 
 
-async def stored(at: Port, *lines: str) -> None:
+async def stored(at: LiveWorld, *lines: str) -> None:
     at.made.up.answer, answer = issues(), at.made.up.answer
     await at.ask(PAGES % 7, caller="reader")
     at.made.up.answer = answer
@@ -159,7 +159,7 @@ async def stored(at: Port, *lines: str) -> None:
     at.made.seen.exchanges.clear()
 
 
-async def test_polling_is_answered_on_the_lane(at: Port) -> None:
+async def test_polling_is_answered_on_the_lane(at: LiveWorld) -> None:
     at.made.up.answer = answers(304)
     await stored(at, MATCHING)
     for _ in range(3):
@@ -172,7 +172,7 @@ async def test_polling_is_answered_on_the_lane(at: Port) -> None:
     assert len(at.made.up.requests) == 3
 
 
-async def test_polling_for_what_was_never_stored_is_answered_on_the_lane(at: Port) -> None:
+async def test_polling_for_what_was_never_stored_is_answered_on_the_lane(at: LiveWorld) -> None:
     """As after a restart: who polls has the answer, and the gateway has not."""
     at.made.up.answer = answers(304, ((b"Etag", ETAG),))
     for page in (7, 8, 7, 7):
@@ -188,7 +188,7 @@ async def test_polling_for_what_was_never_stored_is_answered_on_the_lane(at: Por
         assert (await at.ask(PAGES % 7, caller="reader"))[2] == b"[1]", "and to others their own"
 
 
-async def test_who_asks_the_same_meanwhile_waits_for_the_answer(at: Port) -> None:
+async def test_who_asks_the_same_meanwhile_waits_for_the_answer(at: LiveWorld) -> None:
     await stored(at)
     held = Held(at, answers(304))
     others = [Client(*await asyncio.open_connection("127.0.0.1", at.port)) for _ in range(3)]
@@ -207,7 +207,7 @@ async def test_who_asks_the_same_meanwhile_waits_for_the_answer(at: Port) -> Non
         other.writer.close()
 
 
-async def test_who_leaves_while_gitlab_is_asked(at: Port) -> None:
+async def test_who_leaves_while_gitlab_is_asked(at: LiveWorld) -> None:
     await stored(at)
     held = Held(at)
     await at.client.send(at.request(PAGES % 7, caller="reader"))
@@ -218,16 +218,16 @@ async def test_who_leaves_while_gitlab_is_asked(at: Port) -> None:
 
 
 @pytest.mark.parametrize("answer", [answers(304, ((b"Etag", ETAG),)), answers(200, ((b"Etag", OTHER),), b"[1]")])
-async def test_a_write_that_overtakes_it(at: Port, answer: Answer) -> None:
+async def test_a_write_that_overtakes_it(at: LiveWorld, answer: Answer) -> None:
     """Nothing of before the write is stored as of after it."""
     await stored(at)
-    store = at.made.made.cache_room.memory
+    store = at.made.made.cache_assembly.memory
     assert store is not None
     (tags,) = {slot.tags for key, slot in store._slots.items() if b"page=7" in key}
     held = Held(at, answer)
     await at.client.send(at.request(PAGES % 7, caller="reader"))
     await held.arrived.wait()
-    store.mark(tags)
+    store.purge_now(tags)
     held.go()
     status, _, _ = await at.client.answer()
     assert status == 200
@@ -237,11 +237,11 @@ async def test_a_write_that_overtakes_it(at: Port, answer: Answer) -> None:
 
 
 async def test_a_fault_while_it_is_told(
-    at: Port, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    at: LiveWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     at.made.up.answer = answers(304)
     await stored(at)
-    monkeypatch.setattr(Forwarding, "_told", lambda *_: 1 / 0)
+    monkeypatch.setattr(LaneRequest, "_told", lambda *_: 1 / 0)
     assert (await at.ask(PAGES % 7, caller="reader"))[0] == 200
     assert "fault in the forward lane" in caplog.text
     assert at.made.last.kin is None

@@ -36,10 +36,11 @@ TOP_LEVEL = {
 WITHOUT_A_TEST_FILE = {
     "gateway/__main__.py": "tests/e2e/test_start.py tests it as what it is: the beginning of a process",
     "gateway/demo/__main__.py": "three lines; tests/demo/test_gitlab.py starts the demo through it",
-    "gateway/road.py": "protocols and the struct that holds them; tests/test_pipeline.py walks it",
+    "gateway/stages.py": "protocols and the struct that holds them; tests/test_pipeline.py walks it",
+    "gateway/progress.py": "a value without behaviour; tests/test_pipeline.py walks what fills it",
     "gateway/ports.py": "protocols without behaviour; the contract suites test whatever implements them",
     "gateway/upstream/contract.py": "protocols without behaviour; connections and pools are tested as what they are",
-    "gateway/asking.py": "protocols without behaviour; the tests of both lanes walk them",
+    "gateway/pending_answer.py": "protocols without behaviour; the tests of both lanes walk them",
     "gateway/edge/settings.py": "numbers; tests/edge/test_server.py tests each",
 }
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.app.key_office import KeyOffice
+from gateway.app.key_admin import KeyAdmin
 from gateway.cli import FAILED, OK, REFUSED, main
 from gateway.core.gateway_key import is_well_formed, new_key
 from gateway.ports import StoreUnavailable
@@ -206,7 +206,7 @@ def test_a_key_that_could_be_neither_shown_nor_revoked_is_named(keys: Desk, monk
     async def away(*_: object) -> None:
         raise StoreUnavailable("unplugged")
 
-    monkeypatch.setattr(KeyOffice, "revoke", away)
+    monkeypatch.setattr(KeyAdmin, "revoke", away)
     said = unseen(keys, "new", "bot", output=Full(), code=FAILED)
     (row,) = keys.rows()
     assert (row["state"], said.endswith(f", nor revoked: gitlab-gateway keys revoke {row['id']}")) == ("live", True)

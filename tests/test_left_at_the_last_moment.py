@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from gateway.edge.server import Connection
-from gateway.forward_lane import Forwarding
-from gateway.short_lane import _Asking
+from gateway.forward_lane import LaneRequest
+from gateway.short_lane import _PendingAnswer
 from tests.edge.wire import SOON_S
-from tests.fakes.port import CACHED, Port, port
+from tests.fakes.port import CACHED, LiveWorld, port
 from tests.fakes.world import CONFIGURATION, SECRETS
 
 PAGES = "/api/v4/projects/1/issues?page=%d"
 MOMENTS: dict[str, tuple[type, str]] = {
-    "the buckets have answered, short lane": (_Asking, "decided"),
-    "the buckets have answered": (Forwarding, "decided"),
-    "the store has answered": (Forwarding, "led"),
-    "GitLab has answered": (Forwarding, "answered"),
+    "the buckets have answered, short lane": (_PendingAnswer, "decided"),
+    "the buckets have answered": (LaneRequest, "decided"),
+    "the store has answered": (LaneRequest, "led"),
+    "GitLab has answered": (LaneRequest, "answered"),
 }
 
 
@@ -62,7 +62,7 @@ async def test_it_left_once(
         await until(lambda: at.made.up.open == 0)
 
 
-async def _learn(at: Port, *, short: bool) -> None:
+async def _learn(at: LiveWorld, *, short: bool) -> None:
     for page in range(901, 1900):
         await at.ask(PAGES % (900 if short else page), caller="reader")
         if at.short if short else at.forwarded:

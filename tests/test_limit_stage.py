@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from gateway.core.access import Principal, PrincipalKind, Priority
-from gateway.core.cost import Settlement, Spent
+from gateway.core.cost import Settlement, Usage
 from gateway.core.limits import Decision, Limit, OnOutage, Scope, Take
 from gateway.limit_stage import MOST_WAITING, LimitStage
 from gateway.stores.bucket_memory import MemoryBuckets
@@ -64,7 +64,7 @@ async def test_at_once_nobody_is_refused_who_may_wait() -> None:
             assert refused is not None
             assert not refused.allowed
             told = refusing and limit is SLOW, "that one would have to wait longer than it may"
-            assert stage.heard(refused, principal("other"), refusing=refusing) is told[0], told[1]
+            assert stage.accept_decision(refused, principal("other"), refusing=refusing) is told[0], told[1]
     assert stage.refuse_now(takes(QUICK, "quick"), principal()) is None
     for limit in (SLOW, REFUSING):
         said = stage.refuse_now(takes(limit, limit.id), principal())
@@ -142,7 +142,7 @@ async def test_waiting_as_long_as_told_is_enough_for_who_paid() -> None:
         if wait_s is None:
             assert ticket.decision.allowed
         else:
-            refusal = ahead.pay(all_of_it, ticket.decision).refusal
+            refusal = ahead.charge_undone(all_of_it, ticket.decision).refusal
             ahead.keep()
             assert refusal is not None
             assert (refusal.remaining, refusal.retry_after_s) == (3.0, wait_s)
@@ -156,7 +156,7 @@ async def test_who_is_refused_for_the_same_takes_has_paid_nothing() -> None:
     ahead.undo()
     await stage.admit(takes(SLOW), principal(), "2")
     refused = (await stage.admit(takes(SLOW), principal(), "1")).decision
-    assert ahead.pay(takes(SLOW), refused) is refused
+    assert ahead.charge_undone(takes(SLOW), refused) is refused
     ahead.keep()
     look = await stage.look(takes(SLOW))
     assert look.states[0].remaining == pytest.approx(0.0, abs=0.1)
@@ -275,13 +275,13 @@ SETTLED = Limit("settled", Scope.CALLER, 0.001, 10.0, settlement=Settlement(cach
 @pytest.mark.parametrize(
     ("spent", "left"),
     [
-        pytest.param(Spent(asked=False), 9, id="the-cache-answered"),
-        pytest.param(Spent(asked=True, runtime_s=1.0), 4, id="it-took-long"),
-        pytest.param(Spent(asked=True), 8, id="as-expected"),
+        pytest.param(Usage(asked=False), 9, id="the-cache-answered"),
+        pytest.param(Usage(asked=True, runtime_s=1.0), 4, id="it-took-long"),
+        pytest.param(Usage(asked=True), 8, id="as-expected"),
         pytest.param(None, 8, id="nothing-is-known"),
     ],
 )
-async def test_the_ticket_settles(spent: Spent | None, left: int) -> None:
+async def test_the_ticket_settles(spent: Usage | None, left: int) -> None:
     stage = LimitStage(MemoryBuckets())
     ticket = await stage.admit(takes(SETTLED), principal(), "1")
     ticket.close(spent)
@@ -293,7 +293,7 @@ async def test_a_refused_ticket_settles_nothing() -> None:
     stage = LimitStage(MemoryBuckets())
     await stage.admit([Take("{gw}:k", SETTLED, 10.0)], principal(), "1")
     ticket = await stage.admit(takes(SETTLED), principal(), "2")
-    ticket.close(Spent(asked=False))
+    ticket.close(Usage(asked=False))
     assert int((await stage.admit(takes(SETTLED), principal(), "3")).decision.states[0].remaining) == 0
 
 
@@ -312,7 +312,7 @@ async def test_without_redis_what_is_not_counted_stands_for_nothing_else() -> No
         if number % 2:
             ticket.undo()
         else:
-            ticket.close(Spent(asked=False))
+            ticket.close(Usage(asked=False))
     ticket = await stage.admit(mixed, principal(), "held")
     waiting = asyncio.ensure_future(stage.admit(mixed, principal(), "waits"))
     await until_waiting(stage, 1)

@@ -13,7 +13,7 @@ from gateway.core.messages import Field, Fields, ResponseHead, first
 from gateway.narrow_stage import MAX_BYTES
 from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
-from tests.fakes.world import Down, World, world
+from tests.fakes.world import FakeDownstream, World, world
 
 CONFIGURATION = """\
 version: 1
@@ -83,21 +83,21 @@ async def made(tmp_path: Path, gitlab: GitLab) -> AsyncIterator[World]:
 
 async def get(
     made: World, target: str = "/api/v4/projects", *fields: Field, caller: str = "bot", method: str = "GET"
-) -> Down:
+) -> FakeDownstream:
     return await made.ask(method, target, *fields, caller=caller)
 
 
-def status(down: Down) -> int:
+def status(down: FakeDownstream) -> int:
     assert down.answer is not None
     return down.answer.status
 
 
-def shown(down: Down) -> list[str]:
+def shown(down: FakeDownstream) -> list[str]:
     assert status(down) == 200
     return [item["path_with_namespace"] for item in json.loads(down.written)]
 
 
-def field(down: Down, name: bytes) -> bytes | None:
+def field(down: FakeDownstream, name: bytes) -> bytes | None:
     assert down.answer is not None
     return first(down.answer.fields, name.lower())
 

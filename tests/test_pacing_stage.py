@@ -43,10 +43,10 @@ def told(observed: int, remaining: int, seconds: int) -> Fields:
 
 async def test_a_credential_with_plenty_left_is_not_slowed() -> None:
     pacing = stage()
-    await pacing.go("sa", bot(), "1")
+    await pacing.await_turn("sa", bot(), "1")
     pacing.learn("sa", ResponseHead(200, told(1, 599, 60)))
     for number in range(50):
-        await asyncio.wait_for(pacing.go("sa", bot(), f"{number}"), 1)
+        await asyncio.wait_for(pacing.await_turn("sa", bot(), f"{number}"), 1)
 
 
 async def test_callers_share_what_is_left_in_turn() -> None:
@@ -55,7 +55,7 @@ async def test_callers_share_what_is_left_in_turn() -> None:
     order: list[str] = []
 
     async def ask(name: str, number: int) -> None:
-        await pacing.go("sa", bot(name), f"{name}{number}")
+        await pacing.await_turn("sa", bot(name), f"{name}{number}")
         order.append(name)
 
     await asyncio.gather(*[ask("greedy", number) for number in range(12)], *[ask("polite", number) for number in range(2)])
@@ -66,20 +66,20 @@ async def test_after_a_refusal_nobody_asks_until_gitlab_said() -> None:
     pacing = stage()
     pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
     with pytest.raises(Rejection) as refused:
-        await pacing.go("sa", bot(), "1")
+        await pacing.await_turn("sa", bot(), "1")
     rejection = refused.value
     assert (rejection.code, rejection.status, rejection.source) == (Code.RATE_LIMITED, 429, Source.UPSTREAM)
     assert rejection.headers == ((b"Retry-After", b"17"),)
-    await pacing.go("other", bot(), "2")
+    await pacing.await_turn("other", bot(), "2")
     assert pacing.refused_total == 1
 
 
 async def test_who_would_wait_too_long_is_told_to_come_back() -> None:
     pacing = stage()
     pacing.learn("sa", ResponseHead(200, told(600, 0, 60)))
-    await pacing.go("sa", bot(), "1")
+    await pacing.await_turn("sa", bot(), "1")
     with pytest.raises(Rejection) as refused:
-        await asyncio.wait_for(pacing.go("sa", bot(), "2"), 1)
+        await asyncio.wait_for(pacing.await_turn("sa", bot(), "2"), 1)
     (_, wait) = refused.value.headers[0]
     assert 100 < int(wait) <= 121
 
@@ -95,8 +95,8 @@ async def test_one_operations_limit_is_not_the_credentials() -> None:
     pacing = stage()
     pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)), "export")
     with pytest.raises(Rejection):
-        await pacing.go("sa", bot(), "1", "export")
-    await pacing.go("sa", bot(), "2", "list")
+        await pacing.await_turn("sa", bot(), "1", "export")
+    await pacing.await_turn("sa", bot(), "2", "list")
 
 
 # Among gateways
@@ -117,7 +117,7 @@ async def gateways(url: str, *credentials: str) -> AsyncIterator[tuple[PacingSta
             LimitStage(MemoryBuckets()),
             wall=partial(wall, ahead),
             credentials=credentials,
-            board=RedisPaces(link),
+            store=RedisPaces(link),
         )
         for ahead, link in zip((0, 1000), links, strict=True)
     ]
@@ -133,9 +133,9 @@ async def test_what_one_gateway_heard_of_gitlab_slows_the_others(redis_url: str)
         await one.exchange()
         await other.exchange()
         with pytest.raises(Rejection) as refused:
-            await other.go("sa", bot(), "1")
+            await other.await_turn("sa", bot(), "1")
         assert 20 < int(refused.value.headers[0][1]) <= 30
-        await other.go("unused", bot(), "2")
+        await other.await_turn("unused", bot(), "2")
 
 
 async def test_a_pace_is_everybodys(redis_url: str) -> None:
@@ -180,7 +180,7 @@ async def test_what_could_not_be_told_is_told_when_redis_is_back(start_redis: An
         one.learn("sa", ResponseHead(429, ((b"Retry-After", b"30"),)))
         await one.exchange()
         await other.exchange()
-        await other.go("sa", bot(), "1")  # heard nothing yet
+        await other.await_turn("sa", bot(), "1")  # heard nothing yet
         server.start()
         async with asyncio.timeout(30):
             while not other.told("sa").blocked_s:
@@ -192,8 +192,8 @@ async def test_what_could_not_be_told_is_told_when_redis_is_back(start_redis: An
 async def test_who_stood_in_line_when_gitlab_refused_does_not_ask() -> None:
     pacing = stage()
     pacing.learn("sa", ResponseHead(200, told(5000, 500, 90)))
-    first = asyncio.ensure_future(pacing.go("sa", bot(), "1"))
-    second = asyncio.ensure_future(pacing.go("sa", bot(), "2"))
+    first = asyncio.ensure_future(pacing.await_turn("sa", bot(), "1"))
+    second = asyncio.ensure_future(pacing.await_turn("sa", bot(), "2"))
     await first
     pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
     with pytest.raises(Rejection) as refused:

@@ -25,9 +25,9 @@ from tests.fakes.world import (
     OWN,
     Answer,
     ClientGone,
-    Down,
+    FakeDownstream,
     World,
-    died,
+    broken_answer,
     token_of,
     world,
 )
@@ -206,7 +206,7 @@ class Written:
 async def test_what_is_not_a_read_is_written_down_before_it_goes_up(
     made: World, method: str, closed: bool, asked: bool
 ) -> None:
-    made.gateway.road = msgspec.structs.replace(made.road, record=(record := Written(closed=closed)))
+    made.gateway.stages = msgspec.structs.replace(made.stages, record=(record := Written(closed=closed)))
     down = await made.ask(method, PROJECT)
     assert (down.status, bool(record.asked)) == ((503, True) if asked else (200, False))
     assert len(made.up.requests) == (not asked)
@@ -276,9 +276,9 @@ async def test_what_is_taken_is_asked_anew_when_limits_have_changed(made: World,
     assert "dialect.takes_for" not in made.calls
     plan = made.gateway.plans.find(down.head)
     assert plan is not None
-    takes = plan.case(down.head).kept.takes
+    takes = plan.authorised(down.head).shared_memo.takes
     assert takes is not None
-    monkeypatch.setattr(takes.era, "over", True)
+    monkeypatch.setattr(takes.validity, "over", True)
     await made.gateway.handle(down.repeated())
     assert "dialect.takes_for" in made.calls
 
@@ -346,7 +346,7 @@ async def test_a_streamed_answer_is_whole(made: World) -> None:
 
 async def test_an_upstream_that_dies_in_mid_body_cuts_the_connection(made: World) -> None:
     """Never completed: a client must not take what it has for a whole answer."""
-    made.up.answer = died(b"some", b"more")
+    made.up.answer = broken_answer(b"some", b"more")
     down = await made.ask("GET", PROJECT)
     assert (down.aborted, down.finished) == (True, False)
     assert (made.last.status, made.last.aborted, made.last.code) == (200, "upstream", "upstream_reset")
@@ -379,7 +379,7 @@ async def test_an_answer_that_began_is_cut_by_whoever_failed(made: World, refusa
 
 @pytest.mark.parametrize("gone_after", [0, 1, 6])
 async def test_a_client_that_went_is_499_and_releases_gitlab(made: World, gone_after: int) -> None:
-    made.up.answer = died(b"some", b"more", b"never asked for")
+    made.up.answer = broken_answer(b"some", b"more", b"never asked for")
     down = await made.ask("GET", PROJECT, gone_after=gone_after)
     assert not down.finished
     assert (made.last.status, made.last.aborted) == (499, "client")
@@ -418,14 +418,14 @@ async def test_how_long_one_took_is_told_by_the_clock_it_began_by(made: World) -
         def observe(self, exchange: Exchange, duration_s: float) -> None:
             took.append(duration_s)
 
-    road = msgspec.structs.replace(made.road, observers=(Observer(), Observer()))
-    gateway = Gateway(road, monotonic=iter(range(1000, 2000)).__next__)
+    stages = msgspec.structs.replace(made.stages, observers=(Observer(), Observer()))
+    gateway = Gateway(stages, monotonic=iter(range(1000, 2000)).__next__)
     await gateway.handle(made.down("TRACE", PROJECT))
     assert took == [1, 1]
 
 
 def test_all_that_is_under_way_is_in_flight(made: World) -> None:
-    made.gateway.walking, made.gateway.lane.asking, made.gateway.forward_lane.walking = 1, 2, 4
+    made.gateway.active, made.gateway.lane.asking, made.gateway.forward_lane.active = 1, 2, 4
     assert made.gateway.in_flight == 7
 
 
@@ -606,7 +606,7 @@ def test_the_fake_client_is_a_downstream() -> None:
     """What the pipeline is told here it is told by the edge as well."""
     from gateway.ports import Downstream
 
-    down: Downstream = Down("GET", "/", ())
+    down: Downstream = FakeDownstream("GET", "/", ())
     assert not down.started
 
 
@@ -662,12 +662,12 @@ async def test_who_has_documents_parsed_has_taken_for_it_however_that_ends(
         for number in range(20):
             body = document(f"{ends[:4]}{len(padding)}x{number}", mutation=True)
             if ends == "left":
-                monkeypatch.setattr(made.gateway.road.access, "authorise", _gone)
+                monkeypatch.setattr(made.gateway.stages.access, "authorise", _gone)
             with contextlib.suppress(ClientGone):
                 await made.ask("POST", GRAPHQL, JSON, caller=caller, body=(body + padding,))
         assert (made.last.status, made.last.code, made.last.limit_id) == (429, "rate_limited", "caller"), "the sooner"
         assert len(parsed) <= 5
-        assert made.gateway.road.limits.waiting == 0
+        assert made.gateway.stages.limits.waiting == 0
 
 
 def _gone(*_: object, **__: object) -> None:

@@ -10,19 +10,19 @@ import pytest
 from gateway.core.access import Permit, Principal, PrincipalKind
 from gateway.core.catalogue import Operation, ReferenceKind
 from gateway.core.errors import Code, Rejection, Source
-from gateway.core.rule_match import Place, Question, Resolved
+from gateway.core.rule_match import Place, PlaceLookup, Resolved
 from gateway.place_stage import resolve
 from gateway.ports import UpstreamCredential
-from gateway.road import Road
+from gateway.stages import Stages
 
-WEB, API = Question(ReferenceKind.PROJECT, "a/web"), Question(ReferenceKind.PROJECT, "7")
+WEB, API = PlaceLookup(ReferenceKind.PROJECT, "a/web"), PlaceLookup(ReferenceKind.PROJECT, "7")
 BOT = Principal("bot", PrincipalKind.KEY, "bot")
 
 
 class Asked:
     """The parts of a road that are asked: credentials `one` and `two`, and what each is told of places."""
 
-    def __init__(self, **answers: dict[Question, Place] | Rejection) -> None:
+    def __init__(self, **answers: dict[PlaceLookup, Place] | Rejection) -> None:
         self.answers = answers
         self.at_hand = True
         self.waited: list[str] = []
@@ -42,12 +42,12 @@ class Asked:
     def is_free(self, credential: str) -> bool:
         return credential not in self.throttled
 
-    async def go(self, credential: str, principal: Principal, lease: str, operation: str) -> None:
+    async def await_turn(self, credential: str, principal: Principal, lease: str, operation: str) -> None:
         raise Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", source=Source.UPSTREAM)
 
     async def resolve(
         self,
-        questions: Sequence[Question],
+        lookups: Sequence[PlaceLookup],
         credential: UpstreamCredential,
         room: Callable[[], Awaitable[None]] | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
@@ -58,15 +58,15 @@ class Asked:
         answer: Any = self.answers[credential.id]
         if isinstance(answer, Rejection):
             raise answer
-        return {question: place for question, place in answer.items() if question in questions}
+        return {lookup: place for lookup, place in answer.items() if lookup in lookups}
 
 
 def failure(code: Code = Code.PLACE_UNAVAILABLE) -> Rejection:
     return Rejection(code, 503, "503 Service Unavailable")
 
 
-async def asked(asks: Asked, *questions: Question) -> dict[Question, Place]:
-    return await resolve(cast("Road", asks), questions, BOT)
+async def asked(asks: Asked, *lookups: PlaceLookup) -> dict[PlaceLookup, Place]:
+    return await resolve(cast("Stages", asks), lookups, BOT)
 
 
 async def test_the_credential_at_hand_is_not_waited_for() -> None:
@@ -105,7 +105,7 @@ async def test_who_has_no_room_has_nobody_asked(code: Code) -> None:
 
     asks = Asked(one={}, two={WEB: Place("1", "a/web")})
     with pytest.raises(Rejection) as refused:
-        await resolve(cast("Road", asks), (WEB,), BOT, none)
+        await resolve(cast("Stages", asks), (WEB,), BOT, none)
     assert (refused.value.code, rooms) == (code, [code])
 
 

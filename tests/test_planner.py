@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from gateway.answer_template import AnswerTemplate
 from gateway.core.secret import Secret
-from gateway.likeness import Likeness
 from gateway.planner import Planner
 from tests.edge.wire import Client
-from tests.fakes.port import CACHED, Port, keep_the_time, port
+from tests.fakes.port import CACHED, LiveWorld, freeze_clock, port
 from tests.fakes.world import CONFIGURATION, ENVIRONMENT, MALLORY, OWN
+from tests.test_answer_template import GitLab
 from tests.test_forward_lane import VARYING, facts, quiet, until
-from tests.test_likeness import GitLab
 from tests.test_plans import gone_up
 
 FIRST, SECOND = "/api/v4/projects/1/issues/1", "/api/v4/projects/1/issues/2"
@@ -62,11 +62,11 @@ OTHERWISE = (
 WIDE = (CONFIGURATION + CACHED).replace("60/min, burst: 50", "600/min, burst: 500")
 
 
-def sent_at_once(at: Port) -> bool:
+def sent_at_once(at: LiveWorld) -> bool:
     return "upstream.send_soon" in at.made.calls and not {"cache.fetch", "upstream.send"} & set(at.made.calls)
 
 
-async def told(at: Port, target: str, lines: tuple[str, ...], caller: str) -> tuple[object, ...]:
+async def told(at: LiveWorld, target: str, lines: tuple[str, ...], caller: str) -> tuple[object, ...]:
     """The answer, on a connection of its own that has seen these fields."""
     client = Client(*await asyncio.open_connection("127.0.0.1", at.port))
     try:
@@ -105,7 +105,7 @@ async def test_it_says_what_the_road_says(
         if not with_planner:
             monkeypatch.setattr(Planner, "plan", lambda *_: None)
         async with port(tmp_path / str(with_planner), WIDE) as at:
-            keep_the_time(at.made)
+            freeze_clock(at.made)
             said.append([])
             for _ in range(2):
                 await at.ask(SECOND, *lines, caller=caller)
@@ -140,7 +140,7 @@ async def test_each_by_its_own_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if not with_planner:
             monkeypatch.setattr(Planner, "plan", lambda *_: None)
         async with port(tmp_path / str(with_planner), text) as at:
-            keep_the_time(at.made)
+            freeze_clock(at.made)
             said.append([])
             for _ in range(2):
                 await at.ask(SECOND, caller="reader")
@@ -159,7 +159,7 @@ async def test_a_caller_who_is_known_no_more_is_asked_for(tmp_path: Path) -> Non
         for target in (FIRST, SECOND, PLAIN[0]):
             await at.ask(target, caller="reader")
         assert sent_at_once(at)
-        at.made.made.gateway.road.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
+        at.made.made.gateway.stages.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
         assert (await at.ask(PLAIN[1], caller="reader"))[0] == 200
         assert not sent_at_once(at)
 
@@ -179,7 +179,7 @@ async def test_a_credential_that_was_rotated_goes_up_no_more(tmp_path: Path) -> 
     async with port(tmp_path, WIDE) as at:
         for target in (FIRST, SECOND, PLAIN[0]):
             await at.ask(target, caller="reader")
-        at.made.made.gateway.road.tokens.switch("sa", Secret("glpat-another-one-00000"), None)  # type: ignore[attr-defined]
+        at.made.made.gateway.stages.tokens.switch("sa", Secret("glpat-another-one-00000"), None)  # type: ignore[attr-defined]
         await at.ask(PLAIN[1], caller="reader")
         assert sent_at_once(at)
         assert (b"PRIVATE-TOKEN", b"glpat-another-one-00000") in at.made.up.requests[-1].fields
@@ -190,7 +190,7 @@ async def test_names_learnt_meanwhile_are_purged_by(tmp_path: Path) -> None:
     async with port(tmp_path, WIDE) as at:
         for target in (FIRST, SECOND, PLAIN[1]):
             await at.ask(target, caller="reader")
-        cache = at.made.made.cache_room.cache
+        cache = at.made.made.cache_assembly.cache
         cache._tagging.names.learn(b"2", b"platform/other")  # type: ignore[attr-defined]
         await at.ask("/api/v4/projects/2/issues/8", caller="reader")
         assert sent_at_once(at)
@@ -226,12 +226,12 @@ async def test_what_may_be_reused_for_another_time_is_known_apart(tmp_path: Path
     """Diffs of a commit never change, those of a branch do: of one operation, in turn, and of one form."""
     made: list[float] = []
 
-    class Counted(Likeness):
+    class Counted(AnswerTemplate):
         def __init__(self, *given: Any) -> None:
             made.append(given[-1])
             super().__init__(*given)
 
-    monkeypatch.setattr("gateway.forward_lane.Likeness", Counted)
+    monkeypatch.setattr("gateway.forward_lane.AnswerTemplate", Counted)
     async with port(tmp_path, WIDE.replace("ttl: 60s,", "ttl: 20s,"), GitLab(own=((b"Etag", b'W/"@"'),))) as at:
         for number in range(12):
             for reference in (f"{number:040x}", f"main-{number}"):

@@ -13,17 +13,17 @@ import pytest
 
 from gateway.core.access import Permit, Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.credentials import Claim, Kind, read_claim
-from gateway.core.entry import Admitted
+from gateway.core.credentials import Claim, CredentialKind, read_claim
 from gateway.core.exchange import Exchange
 from gateway.core.immutable import is_immutable
 from gateway.core.messages import Fields, RequestHead
-from gateway.core.rule_match import asked_of
+from gateway.core.request_validation import AdmittedRequest
+from gateway.core.rule_match import named_places_key
 from gateway.core.secret import Secret
 from gateway.core.target import parse_target
-from gateway.errand import Case
-from gateway.plans import _FREE, Plans, admitted_for
-from tests.fakes.port import Port, issues, port
+from gateway.plans import _LIST_PARAMETERS, Plans, admitted_for
+from gateway.upstream_call import AuthorisedRequest
+from tests.fakes.port import LiveWorld, issues, port
 from tests.fakes.world import CONFIGURATION, OWN
 
 ISSUES = "/api/v4/projects/1/issues"
@@ -31,23 +31,23 @@ REST = Operation("GET /api/v4/projects/:id/issues", Access.READ, Surface.REST)
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Port]:
+async def at(tmp_path: Path) -> AsyncIterator[LiveWorld]:
     async with port(tmp_path) as one:
         yield one
 
 
-def planned(at: Port) -> bool:
+def planned(at: LiveWorld) -> bool:
     """The last request was not judged anew, and the cache or GitLab was asked."""
     return "entry.target" not in at.made.calls and bool({"cache.fetch", "cache.lead_now"} & set(at.made.calls))
 
 
-def gone_up(at: Port) -> list[tuple[bytes, Fields]]:
+def gone_up(at: LiveWorld) -> list[tuple[bytes, Fields]]:
     return [
         (one.target, tuple(field for field in one.fields if field[0] != b"X-Request-Id")) for one in at.made.up.requests
     ]
 
 
-def facts(at: Port) -> list[dict[str, Any]]:
+def facts(at: LiveWorld) -> list[dict[str, Any]]:
     told = []
     for x in at.made.seen.exchanges:
         told.append({name: getattr(x, name) for name in x.__struct_fields__})
@@ -105,47 +105,47 @@ async def test_pages_of_a_list_are_judged_once(tmp_path: Path, caller: str, monk
         "?per_page=1/2",
     ],
 )
-async def test_what_a_stage_may_read_is_judged(at: Port, query: str) -> None:
+async def test_what_a_stage_may_read_is_judged(at: LiveWorld, query: str) -> None:
     await at.ask(ISSUES + "?page=1")
     await at.ask(ISSUES + query)
     assert not planned(at)
 
 
-async def test_another_path_is_judged(at: Port) -> None:
+async def test_another_path_is_judged(at: LiveWorld) -> None:
     await at.ask(ISSUES + "?page=1")
     await at.ask("/api/v4/projects/2/issues?page=1")
     assert not planned(at)
 
 
-async def test_a_revoked_key_has_no_plan(at: Port) -> None:
+async def test_a_revoked_key_has_no_plan(at: LiveWorld) -> None:
     for page in (1, 2):
         await at.ask(f"{ISSUES}?page={page}", caller="reader")
     assert planned(at)
-    at.made.made.gateway.road.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
+    at.made.made.gateway.stages.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
     assert (await at.ask(f"{ISSUES}?page=3", caller="reader"))[0] == 200
     assert not planned(at), "somebody must be asked first"
 
 
-async def test_a_credential_that_was_rotated_goes_up_no_more(at: Port) -> None:
+async def test_a_credential_that_was_rotated_goes_up_no_more(at: LiveWorld) -> None:
     for page in (1, 2):
         await at.ask(f"{ISSUES}?page={page}", caller="reader")
-    at.made.made.gateway.road.tokens.switch("sa", Secret("glpat-another-one-00000"), None)  # type: ignore[attr-defined]
+    at.made.made.gateway.stages.tokens.switch("sa", Secret("glpat-another-one-00000"), None)  # type: ignore[attr-defined]
     await at.ask(f"{ISSUES}?page=3", caller="reader")
     assert planned(at)
     assert (b"PRIVATE-TOKEN", b"glpat-another-one-00000") in at.made.up.requests[-1].fields
     (plan,) = at.made.gateway.plans._plans._young.values()
-    (upward,) = plan.made_of.kept.upward.values()
+    (upward,) = plan.example.shared_memo.upward.values()
     assert b"glpat-another-one-00000" in repr(upward.repeated.behind).encode(), "and the dead one is kept nowhere"
     await at.ask(f"{ISSUES}?page=4", caller="reader")
-    assert list(plan.made_of.kept.upward.values()) == [upward], "found out once, not at every page since"
+    assert list(plan.example.shared_memo.upward.values()) == [upward], "found out once, not at every page since"
 
 
-async def test_a_changed_limit_is_found_out_once(at: Port) -> None:
+async def test_a_changed_limit_is_found_out_once(at: LiveWorld) -> None:
     for page in (1, 2):
         await at.ask(f"{ISSUES}?page={page}", caller="reader")
-    desk = at.made.made.desk
-    assert desk is not None
-    await desk.change("admin", "127.0.0.1", {"limit": "caller", "subject": at.made.last.principal, "factor": 2})
+    limit_admin = at.made.made.limit_admin
+    assert limit_admin is not None
+    await limit_admin.change("admin", "127.0.0.1", {"limit": "caller", "subject": at.made.last.principal, "factor": 2})
     asked = []
     for page in (3, 4):
         _, fields, _ = await at.ask(f"{ISSUES}?page={page}", caller="reader")
@@ -156,7 +156,7 @@ async def test_a_changed_limit_is_found_out_once(at: Port) -> None:
     assert asked[0][1] == asked[1][1]
 
 
-async def test_what_came_by_a_plan_becomes_a_short_way(at: Port) -> None:
+async def test_what_came_by_a_plan_becomes_a_short_way(at: LiveWorld) -> None:
     await at.ask(ISSUES + "?page=1")
     for _ in range(3):
         await at.ask(ISSUES + "?page=2")
@@ -179,13 +179,15 @@ def head(
     return RequestHead(more.pop("method", "GET"), target.encode(), fields, peer=peer, memo=[], **more)
 
 
-def case(of: RequestHead) -> Case:
-    claim = Claim(Kind.TOKEN, Secret("x"), target=of.target)
-    admitted = Admitted(parse_target(of.target), REST, claim, b"git.example.com", of.peer, False)
-    return Case(admitted, REST, claim, Principal("p", PrincipalKind.GITLAB_TOKEN, "people"), Permit("r"), of.target)
+def authorised(of: RequestHead) -> AuthorisedRequest:
+    claim = Claim(CredentialKind.TOKEN, Secret("x"), target=of.target)
+    admitted = AdmittedRequest(parse_target(of.target), REST, claim, b"git.example.com", of.peer, False)
+    return AuthorisedRequest(
+        admitted, REST, claim, Principal("p", PrincipalKind.GITLAB_TOKEN, "people"), Permit("r"), of.target
+    )
 
 
-def learnt(of: RequestHead, made: Case, plans: Plans | None = None) -> Plans:
+def learnt(of: RequestHead, made: AuthorisedRequest, plans: Plans | None = None) -> Plans:
     plans = plans or Plans()
     plans.learn(of, functools.partial(lambda: made.principal), made, Exchange("r", 0.0, of.method, of.peer))
     return plans
@@ -193,7 +195,7 @@ def learnt(of: RequestHead, made: Case, plans: Plans | None = None) -> Plans:
 
 def test_a_plan_is_of_one_connections_fields_peer_method_and_path() -> None:
     one = head()
-    plans = learnt(one, case(one))
+    plans = learnt(one, authorised(one))
     assert plans.find(one) is not None
     assert plans.find(msgspec.structs.replace(one, target=one.target + b"?page=2")) is not None
     assert plans.find(msgspec.structs.replace(one, fields=copy.deepcopy((list(one.fields),))[0])) is None  # type: ignore[arg-type]
@@ -203,12 +205,12 @@ def test_a_plan_is_of_one_connections_fields_peer_method_and_path() -> None:
 
 def test_what_is_read_off_a_body_a_session_or_a_parameter_is_not_kept() -> None:
     one = head()
-    made = case(one)
+    made = authorised(one)
     other_surface = Operation("x", Access.READ, Surface.GIT)
     for unlike in (
         {"operation": other_surface},
         {"target": b"/api/v4/projects/1/issues?"},
-        {"claim": Claim(Kind.SESSION, Secret("x"))},
+        {"claim": Claim(CredentialKind.SESSION, Secret("x"))},
         {"admitted": msgspec.structs.replace(made.admitted, websocket=b"x")},
     ):
         assert not len(learnt(one, msgspec.structs.replace(made, **unlike)))  # type: ignore[arg-type]
@@ -219,7 +221,7 @@ def test_plans_are_bounded() -> None:
     plans = Plans(10)
     for number in range(100):
         one = head(f"/api/v4/projects/{number}/issues")
-        learnt(one, case(one), plans)
+        learnt(one, authorised(one), plans)
     assert len(plans) <= 10
 
 
@@ -232,12 +234,12 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_a_free_parameter_is_nobodys_to_read(name: str) -> None:
     query = f"{name}=0123456789abcdef0123456789abcdef01234567".encode()
-    assert _FREE.fullmatch(query)
+    assert _LIST_PARAMETERS.fullmatch(query)
     target = parse_target(b"/api/v4/projects/1/repository/commits?" + query)
     bare = parse_target(b"/api/v4/projects/1/repository/commits")
     claim = read_claim((), "GET", target, REST)
-    assert (claim.kind, claim.sudo, claim.target) == (Kind.NONE, None, target.raw)
-    assert asked_of(REST, target) == asked_of(REST, bare)
+    assert (claim.kind, claim.sudo, claim.target) == (CredentialKind.NONE, None, target.raw)
+    assert named_places_key(REST, target) == named_places_key(REST, bare)
     assert is_immutable("GET /api/v4/projects/:id/repository/commits", target.raw) == is_immutable(
         "GET /api/v4/projects/:id/repository/commits", bare.raw
     )
@@ -246,4 +248,4 @@ def test_a_free_parameter_is_nobodys_to_read(name: str) -> None:
 def test_the_entrys_word_of_another_page() -> None:
     one = head(ISSUES + "?page=1")
     other = msgspec.structs.replace(one, target=b"/api/v4/projects/1/issues?page=22")
-    assert admitted_for(other, case(one).admitted) == case(other).admitted
+    assert admitted_for(other, authorised(one).admitted) == authorised(other).admitted

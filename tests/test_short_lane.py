@@ -22,7 +22,7 @@ from gateway.stores.cache_memory import MemoryCacheStore
 from gateway.telemetry.audit_line import LineRenderer, encode, line_of
 from gateway.telemetry.metrics import Metrics
 from tests.edge.wire import SOON_S, Client
-from tests.fakes.port import CACHED, ETAG, ISSUES, TARGET, Port, issues, port
+from tests.fakes.port import CACHED, ETAG, ISSUES, TARGET, LiveWorld, issues, port
 from tests.fakes.world import CONFIGURATION, ENVIRONMENT, OWN
 
 PAGE = "/api/v4/projects/1/issues?page=3"
@@ -38,7 +38,7 @@ VARYING = re.compile(rb"(?m)^(X-Gateway-Request-Id|Date|Age|Cache-Status|RateLim
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Port]:
+async def at(tmp_path: Path) -> AsyncIterator[LiveWorld]:
     async with port(tmp_path) as one:
         yield one
 
@@ -48,7 +48,7 @@ async def at(tmp_path: Path) -> AsyncIterator[Port]:
 
 @pytest.mark.parametrize("caller", ["reader", OWN])
 @pytest.mark.parametrize(("lines", "status"), [((), 200), ((f"If-None-Match: {ETAG.decode()}",), 304)])
-async def test_octet_for_octet_what_the_road_says(at: Port, caller: str, lines: tuple[str, ...], status: int) -> None:
+async def test_octet_for_octet_what_the_road_says(at: LiveWorld, caller: str, lines: tuple[str, ...], status: int) -> None:
     await at.ask(caller=caller)
     said = []
     for _ in range(4):
@@ -57,10 +57,10 @@ async def test_octet_for_octet_what_the_road_says(at: Port, caller: str, lines: 
         head = await at.client.reader.readuntil(b"\r\n\r\n")
         said.append((head, b"" if status == 304 else await at.client.reader.readexactly(2)))
     assert [head[9:12] for head, _ in said] == [b"%d" % status] * 4
-    road, lane = said[0], said[3]
+    stages, lane = said[0], said[3]
     assert at.short
-    assert VARYING.sub(rb"\1", lane[0]) == VARYING.sub(rb"\1", road[0])
-    assert lane[1] == road[1]
+    assert VARYING.sub(rb"\1", lane[0]) == VARYING.sub(rb"\1", stages[0])
+    assert lane[1] == stages[1]
     facts = [{name: getattr(x, name) for name in x.__struct_fields__} for x in at.made.seen.exchanges[1:]]
     for one in facts:
         del one["request_id"], one["started_at"], one["upstream_s"], one["kin"]
@@ -70,7 +70,7 @@ async def test_octet_for_octet_what_the_road_says(at: Port, caller: str, lines: 
     assert len({x.request_id for x in at.made.seen.exchanges}) == 5
 
 
-async def test_each_answer_takes_from_the_buckets(at: Port) -> None:
+async def test_each_answer_takes_from_the_buckets(at: LiveWorld) -> None:
     await at.learn()
     first = (await at.ask())[1]
     second = (await at.ask())[1]
@@ -123,14 +123,14 @@ async def test_callers_without_a_credential_come_this_way_too(tmp_path: Path) ->
 # Only where the road would
 
 
-async def test_a_revoked_key_has_no_short_way(at: Port) -> None:
+async def test_a_revoked_key_has_no_short_way(at: LiveWorld) -> None:
     await at.learn(caller="reader")
-    at.made.made.gateway.road.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
+    at.made.made.gateway.stages.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
     assert (await at.ask(caller="reader"))[0] == 200
     assert not at.short, "somebody must be asked first"
 
 
-async def test_nobody_has_answers_of_a_credential_that_gitlab_refuses(at: Port) -> None:
+async def test_nobody_has_answers_of_a_credential_that_gitlab_refuses(at: LiveWorld) -> None:
     """Whoever found that out, and though they are fresh: the callers of each rule that uses it."""
     for caller in ("reader", "other"):
         await at.learn(caller=caller)
@@ -146,7 +146,7 @@ async def refusing(request: UpstreamRequest, octets: bytes) -> Reply:
     return Reply(ResponseHead(401, ()), whole=b"{}")
 
 
-async def test_nobody_has_answers_of_a_token_that_was_replaced(at: Port) -> None:
+async def test_nobody_has_answers_of_a_token_that_was_replaced(at: LiveWorld) -> None:
     await at.learn(caller="reader")
     tokens = at.made.made.tokens
     assert tokens is not None
@@ -157,11 +157,11 @@ async def test_nobody_has_answers_of_a_token_that_was_replaced(at: Port) -> None
     await at.learn(caller="reader")
 
 
-async def test_what_was_purged_is_asked_for(at: Port) -> None:
+async def test_what_was_purged_is_asked_for(at: LiveWorld) -> None:
     await at.learn()
     before = len(at.made.up.requests)
     at.made.up.answer = issues(b"[1]")
-    store = at.made.made.cache_room.store
+    store = at.made.made.cache_assembly.store
     assert store is not None
     await store.purge((b"project:1",))
     status, _, body = await at.ask()
@@ -170,15 +170,15 @@ async def test_what_was_purged_is_asked_for(at: Port) -> None:
     assert at.short, "and short again, with the new answer"
 
 
-async def test_a_name_learnt_since_makes_the_way_long_once(at: Port) -> None:
+async def test_a_name_learnt_since_makes_the_way_long_once(at: LiveWorld) -> None:
     """What was stored without a tag of the new name would survive a write by it."""
     await at.learn()
-    at.made.made.cache_room.names.learn(b"1", b"group/project")
+    at.made.made.cache_assembly.names.learn(b"1", b"group/project")
     assert (await at.ask())[0] == 200
     assert not at.short
 
 
-async def test_no_longer_than_it_may_be_reused(at: Port) -> None:
+async def test_no_longer_than_it_may_be_reused(at: LiveWorld) -> None:
     now = [1_800_000_000.0]
     at.made.gateway._wall = at.made.gateway.lane._wall = lambda: now[0]
     await at.learn()
@@ -190,7 +190,7 @@ async def test_no_longer_than_it_may_be_reused(at: Port) -> None:
     assert not at.short
 
 
-async def test_a_304_tells_the_time_and_the_limits_of_its_own_request(at: Port) -> None:
+async def test_a_304_tells_the_time_and_the_limits_of_its_own_request(at: LiveWorld) -> None:
     """It is kept whole from one request to the next, but for what may differ."""
     now = [1_800_000_000.25]
     at.made.gateway._wall = at.made.gateway.lane._wall = lambda: now[0]
@@ -211,7 +211,7 @@ async def test_a_304_tells_the_time_and_the_limits_of_its_own_request(at: Port) 
     assert len({x.request_id for x in at.made.seen.exchanges}) == len(at.made.seen.exchanges)
 
 
-async def test_a_304_of_an_answer_that_was_validated_since_has_the_new_age(at: Port) -> None:
+async def test_a_304_of_an_answer_that_was_validated_since_has_the_new_age(at: LiveWorld) -> None:
     """Its fields are the very same, and within one second."""
     now = [1_800_000_000.25]
     at.made.gateway._wall = at.made.gateway.lane._wall = lambda: now[0]
@@ -219,17 +219,17 @@ async def test_a_304_of_an_answer_that_was_validated_since_has_the_new_age(at: P
     await at.learn(TARGET, known)
     now[0] += 3
     assert (await at.ask(TARGET, known))[1][b"Age"] == b"3"
-    store = at.made.made.cache_room.store
+    store = at.made.made.cache_assembly.store
     assert isinstance(store, MemoryCacheStore)
     (slot,) = store._slots.values()
-    slot.entries = (msgspec.structs.replace(slot.made()[0], received_at=now[0]),)
+    slot.entries = (msgspec.structs.replace(slot.materialise()[0], received_at=now[0]),)
     assert (await at.ask(TARGET, known))[1][b"Age"] == b"0"
     assert at.short
 
 
-async def test_another_answer_is_rendered_anew_and_vary_is_heeded(at: Port) -> None:
+async def test_another_answer_is_rendered_anew_and_vary_is_heeded(at: LiveWorld) -> None:
     await at.learn(TARGET, "Accept-Language: de")
-    store = at.made.made.cache_room.store
+    store = at.made.made.cache_assembly.store
     assert store is not None
     await store.purge((b"project:1",))
     at.made.up.answer = issues(b"[3]", ((b"Content-Type", b"application/json"), (b"X-New", b"1")))
@@ -242,11 +242,11 @@ async def test_another_answer_is_rendered_anew_and_vary_is_heeded(at: Port) -> N
     assert (await at.ask(TARGET, "Accept-Language: de"))[2] == b"[4]"
 
 
-async def test_an_operators_change_counts_at_once(at: Port) -> None:
+async def test_an_operators_change_counts_at_once(at: LiveWorld) -> None:
     await at.learn()
-    desk = at.made.made.desk
-    assert desk is not None
-    await desk.change("admin", "127.0.0.1", {"limit": "caller", "subject": at.made.last.principal, "pause": True})
+    limit_admin = at.made.made.limit_admin
+    assert limit_admin is not None
+    await limit_admin.change("admin", "127.0.0.1", {"limit": "caller", "subject": at.made.last.principal, "pause": True})
     _, fields, _ = await at.ask()
     assert at.short
     assert b"RateLimit-Remaining" not in fields, "no bucket is left to tell of"
@@ -255,7 +255,7 @@ async def test_an_operators_change_counts_at_once(at: Port) -> None:
 
 
 async def test_what_a_limit_did_to_the_request_that_the_way_was_learnt_from_is_not_told_of_others(
-    at: Port, monkeypatch: pytest.MonkeyPatch
+    at: LiveWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await at.learn()
     limits = at.made.made.limits
@@ -276,7 +276,7 @@ async def test_what_a_limit_did_to_the_request_that_the_way_was_learnt_from_is_n
     assert at.made.last.limit_waited_s == 0.0
 
 
-async def test_who_asks_directives_gets_the_road(at: Port) -> None:
+async def test_who_asks_directives_gets_the_road(at: LiveWorld) -> None:
     for _ in range(4):
         await at.ask(TARGET, "Cache-Control: max-age=10")
         assert not at.short
@@ -290,7 +290,7 @@ async def test_a_place_among_those_in_progress_is_given_back(tmp_path: Path) -> 
             assert not at.short, "what is owed afterwards is the road's to settle"
 
 
-async def test_what_cannot_be_written_down_is_not_answered(at: Port) -> None:
+async def test_what_cannot_be_written_down_is_not_answered(at: LiveWorld) -> None:
     await at.learn()
     audit = at.made.made.audit
     assert audit is not None
@@ -307,17 +307,17 @@ async def test_a_limit_of_places_that_was_paused_is_the_roads_again(tmp_path: Pa
     text = CONFIGURATION + "  - {id: few, by: caller, concurrent: 2}\n" + CACHED
     async with port(tmp_path, text) as at:
         await at.ask()
-        desk, subject = at.made.made.desk, at.made.last.principal
-        assert desk is not None
-        await desk.change("admin", "127.0.0.1", {"limit": "few", "subject": subject, "pause": True})
+        limit_admin, subject = at.made.made.limit_admin, at.made.last.principal
+        assert limit_admin is not None
+        await limit_admin.change("admin", "127.0.0.1", {"limit": "few", "subject": subject, "pause": True})
         await at.learn()
-        await desk.change("admin", "127.0.0.1", {"limit": "few", "subject": subject, "reset": True})
+        await limit_admin.change("admin", "127.0.0.1", {"limit": "few", "subject": subject, "reset": True})
         for _ in range(6):
             assert (await at.ask())[0] == 200
             assert not at.short
 
 
-async def test_two_callers_with_the_same_words_from_two_places(at: Port) -> None:
+async def test_two_callers_with_the_same_words_from_two_places(at: LiveWorld) -> None:
     """The address is part of what was judged."""
     await at.learn()
     reader, writer = await asyncio.open_connection("127.0.0.1", at.port, local_addr=("127.0.0.2", 0))
@@ -328,9 +328,9 @@ async def test_two_callers_with_the_same_words_from_two_places(at: Port) -> None
     writer.close()
 
 
-async def test_a_record_that_is_closed_to_reads_closes_the_lane(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_record_that_is_closed_to_reads_closes_the_lane(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     await at.learn()
-    monkeypatch.setattr(at.made.gateway.road.record, "closed", True)
+    monkeypatch.setattr(at.made.gateway.stages.record, "closed", True)
     await at.ask()
     assert not at.short
 
@@ -343,14 +343,14 @@ async def test_behind_a_proxy_of_ours_each_client_has_its_way(tmp_path: Path) ->
             assert at.made.last.peer == client
 
 
-async def test_a_draining_gateway_says_so(at: Port) -> None:
+async def test_a_draining_gateway_says_so(at: LiveWorld) -> None:
     await at.learn()
     at.server.draining = True
     _, fields, _ = await at.ask()
     assert fields[b"Connection"] == b"close"
 
 
-async def test_a_fault_of_the_lane_is_not_the_clients(at: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_the_lane_is_not_the_clients(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     await at.learn()
     monkeypatch.setattr(at.made.gateway.lane, "_answer", lambda *_: 1 / 0)
     assert (await at.ask())[0] == 200
@@ -359,7 +359,7 @@ async def test_a_fault_of_the_lane_is_not_the_clients(at: Port, monkeypatch: pyt
 
 
 async def test_a_fault_in_finding_the_way_is_not_the_clients_either(
-    at: Port, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    at: LiveWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await at.learn()
     before = len(at.made.seen.exchanges)
@@ -392,7 +392,7 @@ async def test_a_way_keeps_no_answer_from_being_forgotten(tmp_path: Path) -> Non
         assert kept < count * size / 2, "the answers of all pages are still there"
 
 
-async def test_answers_of_one_connection_stay_in_order(at: Port) -> None:
+async def test_answers_of_one_connection_stay_in_order(at: LiveWorld) -> None:
     """Pipelined: what is known waits for what is not."""
     await at.learn()
     await at.client.send(at.request("/api/v4/projects/1/issues?page=9") + at.request())

@@ -16,22 +16,22 @@ from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.redis_link import RedisLink
 from tests.conftest import RedisServer
 from tests.edge.wire import SOON_S, Client
-from tests.fakes.line import Line
-from tests.fakes.port import CACHED, TARGET, Port, issues, port
+from tests.fakes.line import TcpRelay
+from tests.fakes.port import CACHED, TARGET, LiveWorld, issues, port
 from tests.fakes.world import CONFIGURATION, OWN, SECRETS
 
 VARYING = re.compile(rb"(?m)^(X-Gateway-Request-Id|Date|Age|Cache-Status|RateLimit[-A-Za-z]*): .*$")
 FEW = CONFIGURATION.replace("60/min, burst: 50", "1/day, burst: 20")
 
 
-class Far(Port):
+class Far(LiveWorld):
     """A port whose Redis is at the end of ``line``."""
 
-    line: Line
+    line: TcpRelay
 
     @property
     def store(self) -> RedisBuckets:
-        return self.made.made.gateway.road.limits._buckets  # type: ignore[return-value]
+        return self.made.made.gateway.stages.limits._buckets  # type: ignore[return-value]
 
     async def asking(self, count: int = 1) -> None:
         """Until so many wait for the buckets."""
@@ -53,7 +53,7 @@ class Far(Port):
 async def far(
     directory: Path, redis: int, text: str = CONFIGURATION, more: str = "", cached: str = CACHED
 ) -> AsyncIterator[Far]:
-    line = Line(redis)
+    line = TcpRelay(redis)
     await line.open()
     stores = f'stores: {{shared: "redis://127.0.0.1:{line.port}/0", keys: "sqlite:///{directory}/keys.db"{more}}}\n'
     try:
@@ -78,7 +78,7 @@ async def at(tmp_path: Path, redis_url: str, redis_server: RedisServer) -> Async
         yield one
 
 
-def request(at: Port, page: int = 2) -> bytes:
+def request(at: LiveWorld, page: int = 2) -> bytes:
     return at.request(TARGET.replace("2", str(page)), caller="reader")
 
 
@@ -112,7 +112,7 @@ async def test_what_comes_behind_waits_its_turn(at: Far) -> None:
     await at.client.send(request(at, 9) + request(at)[:40])
     for _ in range(20):
         await asyncio.sleep(0)
-    assert (at.made.gateway.lane.asking, at.made.gateway.walking) == (1, 0)
+    assert (at.made.gateway.lane.asking, at.made.gateway.active) == (1, 0)
     assert at.made.gateway.in_flight == 1
     at.line.release()
     await at.client.send(request(at)[40:])
@@ -151,7 +151,7 @@ class Nobody:
 async def test_who_leaves_before_redis_was_asked_takes_nothing(at: Far) -> None:
     await at.ask(caller="reader")
     left = at.remaining
-    head = at.server.repeats.head(request(at), "127.0.0.1", tls=False)
+    head = at.server.head_cache.head(request(at), "127.0.0.1", tls=False)
     assert isinstance(head, RequestHead)
     asking = at.made.gateway.at_once(head, Nobody())
     assert asking is not None
@@ -243,7 +243,7 @@ async def test_a_refusal_by_redis_is_the_roads_at_first_and_then_short(
             assert "limits.admit_soon" in at.made.calls
             assert (len(at.made.seen.exchanges), at.made.gateway.in_flight) == (before + 1, 0)
             assert (at.made.last.status, at.made.last.code, at.made.last.cache_status) == (429, "rate_limited", "")
-        (hot,) = at.made.road.limits.hottest.top(1, taken.now)
+        (hot,) = at.made.stages.limits.hottest.top(1, taken.now)
         assert (hot.asked, hot.refused) == (len(at.made.seen.exchanges), 2)
 
 
@@ -251,7 +251,7 @@ async def test_a_key_that_is_revoked_meanwhile_lets_this_one_end(at: Far) -> Non
     at.line.hold_answers()
     await at.client.send(request(at))
     await at.asking()
-    at.made.made.gateway.road.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
+    at.made.made.gateway.stages.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
     at.line.release()
     assert (await at.client.answer())[0] == 200
     await at.ask(caller="reader")

@@ -14,7 +14,7 @@ from gateway.ports import UpstreamRequest
 from gateway.reply import Reply
 from tests.conftest import RedisServer
 from tests.edge.wire import Client
-from tests.fakes.port import CACHED, ISSUES, TARGET, Port, port
+from tests.fakes.port import CACHED, ISSUES, TARGET, LiveWorld, port
 from tests.fakes.world import CONFIGURATION, SECRETS
 
 FEW = CONFIGURATION.replace("60/min, burst: 50", "1/day, burst: 5")
@@ -26,7 +26,7 @@ OFTEN = 5
 """Refusals: the first of them is the road's."""
 
 
-def facts_of(at: Port, count: int) -> list[dict[str, object]]:
+def facts_for(at: LiveWorld, count: int) -> list[dict[str, object]]:
     """Of the last requests, less what differs from one to the next."""
     found = [{name: getattr(x, name) for name in x.__struct_fields__} for x in at.made.seen.exchanges[-count:]]
     for one in found:
@@ -35,7 +35,7 @@ def facts_of(at: Port, count: int) -> list[dict[str, object]]:
     return found
 
 
-async def refused(at: Port, request: bytes, count: int = OFTEN) -> list[bytes]:
+async def refused(at: LiveWorld, request: bytes, count: int = OFTEN) -> list[bytes]:
     """The head and, where there is one, the body, of so many refusals of the same request."""
     said = []
     for _ in range(count):
@@ -66,17 +66,17 @@ async def test_a_refusal_is_octet_for_octet_what_the_road_says(tmp_path: Path, m
         if method == "HEAD":
             await at.ask()  # what follows is not the first word on this connection
         request = at.request(TARGET, line).replace(b"GET", method.encode(), 1)
-        road, *lane = await refused(at, request)
+        stages, *lane = await refused(at, request)
         assert at.short, "the first stage was passed by"
         for one in lane:
-            assert TOLD.sub(rb"\1", one) == TOLD.sub(rb"\1", road)
-        facts = facts_of(at, OFTEN)
+            assert TOLD.sub(rb"\1", one) == TOLD.sub(rb"\1", stages)
+        facts = facts_for(at, OFTEN)
         assert all(one == facts[0] for one in facts[1:]), "the audit and the metrics can't tell them apart"
         ids = [x.request_id for x in at.made.seen.exchanges]
         assert len(set(ids)) == len(ids)
-        if b"decision:" in road:
+        if b"decision:" in stages:
             assert all(
-                b"urn:gateway:decision:%b" % x.encode() in one for x, one in zip(ids[-OFTEN:], [road, *lane], strict=True)
+                b"urn:gateway:decision:%b" % x.encode() in one for x, one in zip(ids[-OFTEN:], [stages, *lane], strict=True)
             )
 
 
@@ -84,10 +84,10 @@ async def test_a_refusal_has_the_form_of_its_format(tmp_path: Path) -> None:
     async with port(tmp_path, FEW + CACHED) as at:
         for _ in range(5):
             assert (await at.ask())[0] == 200
-        road, *lane = await refused(at, at.request("/api/v4/projects/1/packages/npm/@acme%2flib"))
-        assert b'"error":"This endpoint has been requested too many times.' in road
+        stages, *lane = await refused(at, at.request("/api/v4/projects/1/packages/npm/@acme%2flib"))
+        assert b'"error":"This endpoint has been requested too many times.' in stages
         assert at.short, "the first stage was passed by"
-        assert [TOLD.sub(rb"\1", one) for one in lane] == [TOLD.sub(rb"\1", road)] * (OFTEN - 1)
+        assert [TOLD.sub(rb"\1", one) for one in lane] == [TOLD.sub(rb"\1", stages)] * (OFTEN - 1)
 
 
 async def test_with_redis_what_is_certain_is_said_at_once(tmp_path: Path, redis_url: str) -> None:
@@ -95,19 +95,19 @@ async def test_with_redis_what_is_certain_is_said_at_once(tmp_path: Path, redis_
     async with port(tmp_path, text) as at:
         for _ in range(5):
             assert (await at.ask())[0] == 200
-        road, *lane = await refused(at, at.request())
+        stages, *lane = await refused(at, at.request())
         assert at.short
         assert "limits.admit_once" not in at.made.calls
         for one in lane:
-            assert TOLD.sub(rb"\1", one) == TOLD.sub(rb"\1", road)
-        facts = facts_of(at, OFTEN)
+            assert TOLD.sub(rb"\1", one) == TOLD.sub(rb"\1", stages)
+        facts = facts_for(at, OFTEN)
         assert all(one == facts[0] for one in facts[1:])
 
 
 async def test_an_answer_and_a_refusal_of_one_head_whichever_the_buckets_say(tmp_path: Path) -> None:
     async with port(tmp_path, FEW + CACHED) as at:
-        desk = at.made.made.desk
-        assert desk is not None
+        limit_admin = at.made.made.limit_admin
+        assert limit_admin is not None
         await at.learn()
         for first in (True, False):
             while (answer := await at.ask())[0] == 200:
@@ -117,12 +117,14 @@ async def test_an_answer_and_a_refusal_of_one_head_whichever_the_buckets_say(tmp
             for _ in range(2):
                 assert (await at.ask())[0] == 429
                 assert at.short
-            await desk.change("admin", "127.0.0.1", {"limit": "caller", "subject": at.made.last.principal, "reset": True})
+            await limit_admin.change(
+                "admin", "127.0.0.1", {"limit": "caller", "subject": at.made.last.principal, "reset": True}
+            )
 
 
 async def test_a_refusal_asks_the_buckets_once(tmp_path: Path) -> None:
     async with port(tmp_path, FEW + CACHED) as at:
-        hottest = at.made.road.limits.hottest
+        hottest = at.made.stages.limits.hottest
         for count in range(1, 12):
             await at.ask()
             (hot,) = hottest.top(1, at.made.gateway._wall())
@@ -134,7 +136,7 @@ async def test_what_flows_back_is_given_out_again(tmp_path: Path) -> None:
         for _ in range(8):
             await at.ask()
         assert (at.short, at.made.last.status) == (True, 429)
-        buckets = at.made.made.gateway.road.limits._buckets
+        buckets = at.made.made.gateway.stages.limits._buckets
         now = [buckets._clock() + 86_400]  # type: ignore[attr-defined]
         buckets._clock = lambda: now[0]  # type: ignore[attr-defined]
         assert (await at.ask())[0] == 200
@@ -186,7 +188,7 @@ async def test_a_refused_caller_whose_key_is_gone_hears_of_the_key(tmp_path: Pat
         assert (at.short, at.made.last.status) == (True, 429)
         key = at.made.last.credential_fingerprint
         assert key
-        keys = at.made.made.gateway.road.authenticator._keys  # type: ignore[attr-defined]
+        keys = at.made.made.gateway.stages.authenticator._keys  # type: ignore[attr-defined]
         keys._known.drop_where(lambda _: True)
         assert (await at.ask(caller="reader"))[0] == 429
         assert not at.short, "somebody must be asked first"

@@ -175,7 +175,7 @@ async def test_it_is_over_with_the_credential_that_opened_it() -> None:
     async def known() -> bool:
         return next(answers)
 
-    assert await relay(client, server, idle_s=60, known=known, known_every_s=0) is Ending.GATEWAY
+    assert await relay(client, server, idle_s=60, known=known, check_every_s=0) is Ending.GATEWAY
     assert client.closed
     assert server.closed
     assert list(answers) == []

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from .demonstration import demo
-from .explaining import Explained, Look, explain
-from .key_register import Use, open_key_store
-from .limit_levels import Levels, shared_levels, told
+from .explaining import Explained, LevelLookup, explain
+from .key_store_session import KeyStoreUse, open_key_store
+from .limit_levels import Levels, describe, shared_levels
 from .replaying import Replay
 from .serving import Serving, run, serving
 
 __all__ = [
     "Explained",
+    "KeyStoreUse",
+    "LevelLookup",
     "Levels",
-    "Look",
     "Replay",
     "Serving",
-    "Use",
     "demo",
+    "describe",
     "explain",
     "open_key_store",
     "run",
     "serving",
     "shared_levels",
-    "told",
 ]

@@ -14,14 +14,14 @@ import msgspec
 from ..config import Config, redacted
 from ..config.vocabulary import CacheMode
 from ..core.catalogue import Catalogue
-from ..edge.admin import Answer, Asked, Endpoint
+from ..edge.admin import AdminRequest, AdminResponse, Endpoint
 from .admin_keys import key_endpoints
 from .explaining import PASSTHROUGH, Explained, trace
-from .key_office import KeyOffice
-from .limit_levels import told
-from .limit_office import LimitOffice
-from .recent import MOST, RecentRequests
-from .recent import told as request_told
+from .key_admin import KeyAdmin
+from .limit_admin import LimitAdmin
+from .limit_levels import describe
+from .recent_requests import MOST, RecentRequests
+from .recent_requests import describe as describe_request
 
 _LONGEST_TARGET = 16_384
 _LONGEST_CALLER = 256
@@ -36,13 +36,13 @@ class Hypothetical(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     caller: str = ""
 
 
-class Happened(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PastRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``POST /-/explain``: a request that was made a moment ago."""
 
     request_id: str
 
 
-class CredentialDesk(Protocol):
+class CredentialAdmin(Protocol):
     """What operators may ask of upstream credentials while the gateway runs; a token is never shown."""
 
     def list(self) -> object:
@@ -63,22 +63,22 @@ class NamedCredential(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def admin_endpoints(
     config: Config,
     catalogue: Catalogue,
-    limits: LimitOffice | None,
-    keys: KeyOffice | None,
-    credentials: CredentialDesk | None = None,
+    limits: LimitAdmin | None,
+    keys: KeyAdmin | None,
+    credentials: CredentialAdmin | None = None,
     recent: RecentRequests | None = None,
 ) -> tuple[Endpoint, ...]:
     """The endpoints that this configuration needs: without limits or issued keys there is nothing to ask about them."""
 
-    async def show(_: Asked) -> Answer:
-        return Answer(redacted(config))
+    async def show(_: AdminRequest) -> AdminResponse:
+        return AdminResponse(redacted(config))
 
-    async def explain(asked: Asked) -> Answer:
+    async def explain(asked: AdminRequest) -> AdminResponse:
         if recent is not None and "request_id" in asked.body:
-            return Answer(_happened(config, catalogue, recent, msgspec.convert(asked.body, Happened)))
+            return AdminResponse(_explain_past(config, catalogue, recent, msgspec.convert(asked.body, PastRequest)))
         found = _explained(config, catalogue, msgspec.convert(asked.body, Hypothetical))
-        now = told(found, await limits.levels(found)) if found.allowed and limits is not None else []
-        return Answer(_shown(found, now))
+        now = describe(found, await limits.levels(found)) if found.allowed and limits is not None else []
+        return AdminResponse(_shown(found, now))
 
     endpoints = [Endpoint("GET", "/-/config", show)]
     if config.cache.mode is not CacheMode.SHARED:
@@ -92,15 +92,15 @@ def admin_endpoints(
     return tuple(endpoints)
 
 
-def _limit_endpoints(office: LimitOffice) -> tuple[Endpoint, ...]:
-    async def top(asked: Asked) -> Answer:
+def _limit_endpoints(limit_admin: LimitAdmin) -> tuple[Endpoint, ...]:
+    async def top(asked: AdminRequest) -> AdminResponse:
         count = asked.query.get("count", "20")
         if not (count.isascii() and count.isdecimal() and 0 < len(count) <= 3):
             raise ValueError("count must be a number below 1000")
-        return Answer(await office.top(int(count)))
+        return AdminResponse(await limit_admin.top(int(count)))
 
-    async def change(asked: Asked) -> Answer:
-        return Answer(await office.change(asked.who, asked.peer, asked.body))
+    async def change(asked: AdminRequest) -> AdminResponse:
+        return AdminResponse(await limit_admin.change(asked.who, asked.peer, asked.body))
 
     return (
         Endpoint("GET", "/-/limits/top", top, frozenset({"count"})),
@@ -108,13 +108,13 @@ def _limit_endpoints(office: LimitOffice) -> tuple[Endpoint, ...]:
     )
 
 
-def _credential_endpoints(desk: CredentialDesk) -> tuple[Endpoint, ...]:
-    async def show(_: Asked) -> Answer:
-        return Answer(desk.list())
+def _credential_endpoints(credential_admin: CredentialAdmin) -> tuple[Endpoint, ...]:
+    async def show(_: AdminRequest) -> AdminResponse:
+        return AdminResponse(credential_admin.list())
 
-    async def rotate(asked: Asked) -> Answer:
+    async def rotate(asked: AdminRequest) -> AdminResponse:
         named = msgspec.convert(asked.body, NamedCredential)
-        return Answer(await desk.rotate(asked.who, asked.peer, named.credential))
+        return AdminResponse(await credential_admin.rotate(asked.who, asked.peer, named.credential))
 
     return Endpoint("GET", "/-/credentials", show), Endpoint("POST", "/-/credentials/rotate", rotate)
 
@@ -130,14 +130,14 @@ def _explained(config: Config, catalogue: Catalogue, asked: Hypothetical) -> Exp
     return trace(config, asked.identity, asked.method, asked.target, catalogue, caller=asked.caller)
 
 
-def _happened(config: Config, catalogue: Catalogue, recent: RecentRequests, asked: Happened) -> object:
+def _explain_past(config: Config, catalogue: Catalogue, recent: RecentRequests, asked: PastRequest) -> object:
     """What the gateway did with a request, and what each stage would decide about it now."""
     x = recent.find(asked.request_id)
     if x is None:
         raise ValueError(
             f"request_id: is not one of the last {MOST} requests at this gateway; look for older ones in the audit"
         )
-    answer: dict[str, object] = {"request": request_told(x)}
+    answer: dict[str, object] = {"request": describe_request(x)}
     if not x.identity or not x.target:
         return answer  # refused before the caller or the target was known
     hypothetical = Hypothetical(x.identity, x.method, x.target.decode("utf-8", "surrogateescape"), x.principal)

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import msgspec
 
-from ..core.key_record import KeyRecord, told
-from ..edge.admin import AdminRefused, Answer, Asked, Endpoint
-from ..identity.issuing import KeyTerms, NoSuchKey, TermsRefused
+from ..core.key_record import KeyRecord, format_instant
+from ..edge.admin import AdminRefused, AdminRequest, AdminResponse, Endpoint
+from ..identity.key_issuer import KeyTerms, NoSuchKey, TermsRefused
 from ..ports import KeyRefused, NotDone, StoreUnavailable
-from .key_office import Actor, KeyOffice, RecordFull, Unsaid, state_of
+from .key_admin import Actor, AuditFull, KeyAdmin, Unconfirmed, state_of
 
 _PAGE = 20
 _LONGEST_PAGE = 100
@@ -21,7 +21,7 @@ _OVERLAP_S = 86_400.0
 _STATES = ("live", "pending", "expired", "revoked")
 
 Instant = Annotated[datetime.datetime, msgspec.Meta(tz=True)]
-Ask = Callable[[KeyOffice, Asked], Awaitable[Answer]]
+Handler = Callable[[KeyAdmin, AdminRequest], Awaitable[AdminResponse]]
 
 
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,20 +66,20 @@ class ShownKey(msgspec.Struct, frozen=True, omit_defaults=True):
     """The key itself: in the answer to the request that made it, and nowhere else."""
 
 
-def key_endpoints(office: KeyOffice) -> tuple[Endpoint, ...]:
+def key_endpoints(key_admin: KeyAdmin) -> tuple[Endpoint, ...]:
     """The endpoints to list, get, create, import, rotate and revoke keys."""
 
-    def of(method: str, path: str, ask: Ask, *query: str) -> Endpoint:
-        async def answer(asked: Asked) -> Answer:
+    def of(method: str, path: str, ask: Handler, *query: str) -> Endpoint:
+        async def answer(asked: AdminRequest) -> AdminResponse:
             try:
-                return await ask(office, asked)
+                return await ask(key_admin, asked)
             except NoSuchKey as missing:
                 raise AdminRefused(404, str(missing)) from None
             except TermsRefused as refused:
                 raise AdminRefused(400, str(refused)) from None
             except KeyRefused as refused:
                 raise AdminRefused(409, str(refused)) from None
-            except (RecordFull, Unsaid) as unavailable:
+            except (AuditFull, Unconfirmed) as unavailable:
                 raise AdminRefused(503, str(unavailable)) from None
             except NotDone as refused:
                 raise AdminRefused(503, f"{refused}: nothing was changed") from None
@@ -98,52 +98,54 @@ def key_endpoints(office: KeyOffice) -> tuple[Endpoint, ...]:
     )
 
 
-async def _list(office: KeyOffice, asked: Asked) -> Answer:
+async def _list(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
     page = _number(asked.query.get("page", "1"), "page", 1_000_000)
     per_page = _number(asked.query.get("per_page", str(_PAGE)), "per_page", _LONGEST_PAGE)
     state = asked.query.get("state")
     if state is not None and state not in _STATES:
         raise ValueError(f"state: must be one of {', '.join(_STATES)}")
-    shown = [_shown(record) for record in await office.list(asked.query.get("identity"))]
+    shown = [_shown(record) for record in await key_admin.list(asked.query.get("identity"))]
     if state is not None:
         shown = [one for one in shown if one.state == state]
     here = shown[(page - 1) * per_page : page * per_page]
     more = {"next_page": page + 1} if len(shown) > page * per_page else {}
-    return Answer({"keys": here, **more})
+    return AdminResponse({"keys": here, **more})
 
 
-async def _get(office: KeyOffice, asked: Asked) -> Answer:
-    return Answer(_shown(await office.get(asked.names["id"])))
+async def _get(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
+    return AdminResponse(_shown(await key_admin.get(asked.names["id"])))
 
 
-async def _create(office: KeyOffice, asked: Asked) -> Answer:
-    wish = msgspec.convert(asked.body, NewKey)
-    key, record = await office.issue(_actor(asked), wish.identity, _terms(wish))
-    return Answer(msgspec.structs.replace(_shown(record), key=key.reveal()), 201)
+async def _create(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
+    requested = msgspec.convert(asked.body, NewKey)
+    key, record = await key_admin.issue(_actor(asked), requested.identity, _terms(requested))
+    return AdminResponse(msgspec.structs.replace(_shown(record), key=key.reveal()), 201)
 
 
-async def _import(office: KeyOffice, asked: Asked) -> Answer:
-    wish = msgspec.convert(asked.body, ImportedKey)
-    return Answer(_shown(await office.take_in(_actor(asked), wish.identity, wish.sha256, _terms(wish))), 201)
+async def _import(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
+    requested = msgspec.convert(asked.body, ImportedKey)
+    return AdminResponse(
+        _shown(await key_admin.import_key(_actor(asked), requested.identity, requested.sha256, _terms(requested))), 201
+    )
 
 
-async def _rotate(office: KeyOffice, asked: Asked) -> Answer:
-    wish = msgspec.convert(asked.body, Rotation)
-    expires_at = _seconds(wish.expires_at)
-    key, record = await office.rotate(_actor(asked), asked.names["id"], wish.overlap_s, expires_at=expires_at)
-    return Answer(msgspec.structs.replace(_shown(record), key=key.reveal()), 201)
+async def _rotate(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
+    requested = msgspec.convert(asked.body, Rotation)
+    expires_at = _seconds(requested.expires_at)
+    key, record = await key_admin.rotate(_actor(asked), asked.names["id"], requested.overlap_s, expires_at=expires_at)
+    return AdminResponse(msgspec.structs.replace(_shown(record), key=key.reveal()), 201)
 
 
-async def _revoke(office: KeyOffice, asked: Asked) -> Answer:
-    await office.revoke(_actor(asked), asked.names["id"])
-    return Answer(None, 204)
+async def _revoke(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
+    await key_admin.revoke(_actor(asked), asked.names["id"])
+    return AdminResponse(None, 204)
 
 
-def _terms(wish: NewKey) -> KeyTerms:
-    return KeyTerms(_seconds(wish.not_before), _seconds(wish.expires_at), wish.cidr, wish.note)
+def _terms(requested: NewKey) -> KeyTerms:
+    return KeyTerms(_seconds(requested.not_before), _seconds(requested.expires_at), requested.cidr, requested.note)
 
 
-def _actor(asked: Asked) -> Actor:
+def _actor(asked: AdminRequest) -> Actor:
     return Actor(asked.who, "admin", asked.peer, asked.method)
 
 
@@ -165,7 +167,7 @@ def _shown(record: KeyRecord) -> ShownKey:
 
 
 def _instant(at: float) -> str:
-    return told(at, "milliseconds")
+    return format_instant(at, "milliseconds")
 
 
 def _instant_if(at: float | None) -> str | None:

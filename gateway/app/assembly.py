@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from .. import __version__, routes
 from ..answer_stage import AnswerStage
 from ..bandwidth_stage import BandwidthStage
-from ..body_stage import BlindBodies, BodyStage
-from ..broker.places import GitlabPlaces
+from ..body_stage import BodyStage, UnreadBodyStage
+from ..broker.place_resolver import GitlabPlaceResolver
 from ..broker.static import StaticTokenSource
 from ..broker.token_api import TokenApi
 from ..config import Config
@@ -38,28 +38,28 @@ from ..core.breaker import BreakerSettings
 from ..core.catalogue import Catalogue
 from ..core.client_address import TrustedPeers
 from ..core.dialect import LimitDialect, NoDialect
-from ..core.entry import EntrySettings, GitLabEntry, SharedEntry
-from ..core.json_addresses import JsonAddresses
+from ..core.header_rules import HeaderRules
+from ..core.json_urls import JsonUrlRewriter
 from ..core.limit_headers import LimitHeaders
 from ..core.limit_plan import Limits
 from ..core.limits import OnOutage
-from ..core.passage import Passage
 from ..core.peer_guard import PeerGuard
+from ..core.request_validation import GitLabRequestValidator, SharedRequestValidator, ValidationSettings
 from ..core.secret import Secret
 from ..edge.server import TrafficServer
 from ..edge.settings import EdgeSettings
 from ..hardening import most_connections
 from ..identity.authenticator import PrincipalAuthenticator
-from ..identity.exchanging import TokenExchange
-from ..identity.gitlab_tokens import OwnTokens
+from ..identity.gitlab_tokens import GitlabTokens
 from ..identity.settings import IdentitySettings
+from ..identity.token_exchange import TokenExchange
 from ..identity.verifier import GitlabVerifier
 from ..limit_stage import LimitStage
 from ..pacing_stage import PacingStage
 from ..pipeline import Gateway
-from ..place_stage import ASKING
+from ..place_stage import LOOKUP_OPERATION
 from ..ports import BucketStore
-from ..road import Observer, Road
+from ..stages import Observer, Stages
 from ..state_dir import open_state_dir, secret
 from ..stores.bucket_memory import MemoryBuckets
 from ..stores.bucket_redis import RedisBuckets
@@ -68,27 +68,27 @@ from ..stores.credential_vault import SealedStore
 from ..stores.credentials_redis import RedisCredentials
 from ..stores.credentials_sqlite import SqliteCredentials
 from ..stores.paces_redis import RedisPaces
+from ..stores.redis_endpoint import HashTag
 from ..stores.redis_link import RedisLink
-from ..stores.redis_place import Tag
 from ..telemetry.audit import AuditLog
 from ..telemetry.metrics import Metrics
 from ..upstream.admission import AdmissionSettings, AdmittingUpstream
-from ..upstream.client import LeanUpstream, UpstreamSettings
+from ..upstream.client import HttpUpstream, UpstreamSettings
 from ..upstream.documents import HttpDocuments
-from .cache_room import CacheRoom
-from .credential_room import CredentialRoom
-from .key_office import KeyOffice
-from .key_room import KeyRoom, no_keys, receiving_tokens
-from .limit_office import LimitOffice
-from .observing import Early
-from .open_road import Anyone, Anything, NoTokens, Nowhere
-from .post import Post
-from .recent import RecentRequests
-from .record import open_audit
+from .audit_assembly import open_audit
+from .cache_assembly import CacheAssembly
+from .credential_assembly import CredentialAssembly
+from .early_refusals import EarlyRefusals
+from .key_admin import KeyAdmin
+from .key_assembly import KeyAssembly, no_keys, with_token_endpoint
+from .limit_admin import LimitAdmin
+from .null_objects import AllowAll, NoAuthentication, NoPlaces, NoTokens
+from .recent_requests import RecentRequests
+from .worker_slot import WorkerSlot
 
 if TYPE_CHECKING:  # these import a JOSE library, which only configurations with an issuer need
-    from ..identity.issuers import Issuer
-    from ..identity.workloads import Workloads
+    from ..identity.oidc_issuer import Issuer
+    from ..identity.workloads import WorkloadTokens
 
 log = logging.getLogger("gateway.app")
 
@@ -99,36 +99,36 @@ log = logging.getLogger("gateway.app")
 class Assembly:
     """Everything one process is made of. Made by ``assemble``, closed by its exit stack."""
 
-    def __init__(self, config: Config, post: Post | None = None) -> None:
+    def __init__(self, config: Config, slot: WorkerSlot | None = None) -> None:
         self.config = config
-        self.post = post
-        self.keys = Keyring(config, post.key if post is not None else b"")
+        self.slot = slot
+        self.keys = Keyring(config, slot.key if slot is not None else b"")
         self.catalogue = Catalogue.decode(routes.read())
         self.stack = contextlib.AsyncExitStack()
         self.metrics = Metrics(__version__, self.catalogue.gitlab)
-        self.upstream = LeanUpstream(_upstream_settings(config))
-        self.door = AdmittingUpstream(self.upstream, _admission_settings(config))
+        self.upstream = HttpUpstream(_upstream_settings(config))
+        self.admitting_upstream = AdmittingUpstream(self.upstream, _admission_settings(config))
         self.buckets: BucketStore | None = None
         self.limits: LimitStage | None = None
         self.bandwidth: BandwidthStage
-        self.desk: LimitOffice | None = None
-        self.key_room: KeyRoom | None = None
-        self.key_desk: KeyOffice | None = None
+        self.limit_admin: LimitAdmin | None = None
+        self.key_assembly: KeyAssembly | None = None
+        self.key_admin: KeyAdmin | None = None
         self.exchange: TokenExchange | None = None
         self.links: list[RedisLink] = []
         self.audit: AuditLog | None = None
         self.recent: RecentRequests | None = None
         """Kept only where there is an admin key with which to ask about them."""
-        self.cache_room: CacheRoom
+        self.cache_assembly: CacheAssembly
         self.tokens: StaticTokenSource | None = None
-        self.credentials: CredentialRoom | None = None
+        self.credentials: CredentialAssembly | None = None
         self.passage = _passage(config)
         self.gateway: Gateway
         self.server: TrafficServer
         self.alarms: dict[str, str] = {}
         """Broker credentials that GitLab refuses, and why the operator must act."""
 
-    def link(self, url: Secret, name: str, timeout_s: float, tag: Tag) -> RedisLink:
+    def link(self, url: Secret, name: str, timeout_s: float, tag: HashTag) -> RedisLink:
         """One more Redis connection, watched by readiness."""
         link = RedisLink.from_url(url.reveal(), timeout_s=timeout_s, name=f"gitlab-gateway-{name}", tag=tag)
         self.links.append(link)
@@ -179,145 +179,146 @@ class Keyring:
         return self._named("audit_key", self._config.secrets.audit_key)
 
 
-async def assemble(config: Config, post: Post | None = None) -> Assembly:
+async def assemble(config: Config, slot: WorkerSlot | None = None) -> Assembly:
     """Wire a gateway, or one worker of several. Raises StateRefused, CredentialsRefused, OSError, with all closed again."""
-    made = Assembly(config, post) if post is None else Assembly(post.share(config), post)
+    parts = Assembly(config, slot) if slot is None else Assembly(slot.share(config), slot)
     try:
-        await _assemble(made)
+        await _assemble(parts)
     except BaseException:
-        await made.stack.aclose()
+        await parts.stack.aclose()
         raise
-    return made
+    return parts
 
 
-async def _assemble(made: Assembly) -> None:
-    config, stack = made.config, made.stack
-    made.audit = open_audit(config, lambda: made.keys.audit, turns=made.post.turns if made.post is not None else None)
-    stack.callback(made.audit.close)
-    stack.push_async_callback(made.door.close)
+async def _assemble(parts: Assembly) -> None:
+    config, stack = parts.config, parts.stack
+    parts.audit = open_audit(config, lambda: parts.keys.audit, turns=parts.slot.turns if parts.slot is not None else None)
+    stack.callback(parts.audit.close)
+    stack.push_async_callback(parts.admitting_upstream.close)
     peers = TrustedPeers([str(network) for network in config.listen.trusted_proxies])
     entry_settings = _entry_settings(config)
     shared = config.cache.mode is CacheMode.SHARED
-    room = made.cache_room = _cache(made)
-    cache = room.cache
+    caching = parts.cache_assembly = _cache(parts)
+    cache = caching.cache
     stack.push_async_callback(cache.close)
-    made.bandwidth = BandwidthStage(Limits.compile(() if shared else compiled.bandwidths(config), names=room.names))
-    observers: tuple[Observer, ...] = (made.metrics, made.audit)
+    parts.bandwidth = BandwidthStage(Limits.compile(() if shared else compiled.bandwidths(config), names=caching.names))
+    observers: tuple[Observer, ...] = (parts.metrics, parts.audit)
     if config.admin.keys:
-        made.recent = RecentRequests()
-        observers = (*observers, made.recent)
+        parts.recent = RecentRequests()
+        observers = (*observers, parts.recent)
     if shared:
         idle = LimitStage(MemoryBuckets())
-        road = Road(
-            entry=SharedEntry(entry_settings, peers),
-            bodies=BlindBodies(),
-            authenticator=Anyone(),
-            access=Anything(),
+        stages = Stages(
+            entry=SharedRequestValidator(entry_settings, peers),
+            bodies=UnreadBodyStage(),
+            authenticator=NoAuthentication(),
+            access=AllowAll(),
             dialect=NoDialect(),
             limits=idle,
             pacing=PacingStage(idle, wall=time.time),
-            bandwidth=made.bandwidth,
+            bandwidth=parts.bandwidth,
             tokens=NoTokens(),
-            places=Nowhere(),
-            passing=made.passage,
-            answers=AnswerStage(made.passage),
+            places=NoPlaces(),
+            passing=parts.passage,
+            answers=AnswerStage(parts.passage),
             cache=cache,
-            upstream=made.door,
+            upstream=parts.admitting_upstream,
             observers=observers,
-            record=made.audit,
+            record=parts.audit,
             anonymous=True,
         )
     else:
-        made.buckets = _buckets(made)
-        stack.push_async_callback(made.buckets.close)
-        made.limits = LimitStage(made.buckets)
-        stack.push_async_callback(made.limits.close)
+        parts.buckets = _buckets(parts)
+        stack.push_async_callback(parts.buckets.close)
+        parts.limits = LimitStage(parts.buckets)
+        stack.push_async_callback(parts.limits.close)
         verifier = GitlabVerifier(
-            made.upstream,
+            parts.upstream,
             wall=time.time,
             prefix=entry_settings.prefix,
             fields=((b"Host", _upstream_host(config)),),
         )
         credentials = compiled.credentials(config)
-        made.tokens = StaticTokenSource(
+        parts.tokens = StaticTokenSource(
             credentials,
             verifier,
-            verifier.name_of,
-            partition_key=made.keys.partition,
+            verifier.fetch_username,
+            partition_key=parts.keys.partition,
             monotonic=time.monotonic,
-            alarm=made.alarm,
+            alarm=parts.alarm,
         )
-        room_of_tokens = made.credentials = CredentialRoom(
+        credential_assembly = parts.credentials = CredentialAssembly(
             config,
             credentials,
-            made.tokens,
-            TokenApi(made.upstream, prefix=entry_settings.prefix, fields=((b"Host", _upstream_host(config)),)),
-            store=lambda: _credential_store(made),
-            key=lambda: made.keys.encryption,
-            audit=made.audit,
-            refused=made.alarms,
+            parts.tokens,
+            TokenApi(parts.upstream, prefix=entry_settings.prefix, fields=((b"Host", _upstream_host(config)),)),
+            store=lambda: _credential_store(parts),
+            key=lambda: parts.keys.encryption,
+            audit=parts.audit,
+            refused=parts.alarms,
         )
-        stack.push_async_callback(room_of_tokens.close)
-        for warning in await made.tokens.verify_at_start(await room_of_tokens.load()):
+        stack.push_async_callback(credential_assembly.close)
+        for warning in await parts.tokens.verify_at_start(await credential_assembly.load()):
             log.warning("%s", warning)
-        room_of_tokens.steward.start()
+        credential_assembly.rotator.start()
         settings = compiled.identity_settings(config)
-        authenticator = _authenticator(made, settings, verifier)
+        authenticator = _authenticator(parts, settings, verifier)
         stack.push_async_callback(authenticator.close)
-        if made.key_room is not None:
-            await made.key_room.look()
-            made.key_desk = made.key_room.office(made.audit, authenticator.forget_key)
-            made.exchange = made.key_room.exchange(authenticator)
+        if parts.key_assembly is not None:
+            await parts.key_assembly.check_store()
+            parts.key_admin = parts.key_assembly.key_admin(parts.audit, authenticator.forget_key)
+            parts.exchange = parts.key_assembly.exchange(authenticator)
         rules = Rules.compile(compiled.rules(config))
-        limits = Limits.compile(compiled.limits(config), compiled.costs(config), room.names)
-        board = made.link(config.stores.shared.url, "changes", 0.25, Tag.LIMITS) if config.stores.shared.shared else None
+        limits = Limits.compile(compiled.limits(config), compiled.costs(config), caching.names)
+        shared_store = config.stores.shared
+        changes_link = parts.link(shared_store.url, "changes", 0.25, HashTag.LIMITS) if shared_store.shared else None
         pacing = PacingStage(
-            made.limits,
+            parts.limits,
             wall=time.time,
             credentials=[one.id for one in credentials],
-            board=RedisPaces(board) if board is not None else None,
+            store=RedisPaces(changes_link) if changes_link is not None else None,
         )
-        made.tokens.pick_by(pacing.remaining)
+        parts.tokens.pick_by(pacing.remaining)
         pacing.start()
         stack.callback(pacing.close)
-        changes = RedisChanges(board) if board is not None else None
-        made.desk = LimitOffice(limits, made.limits, made.audit, changes, pacing=pacing)
-        made.desk.start()
-        stack.callback(made.desk.close)
-        road = Road(
-            entry=GitLabEntry(entry_settings, made.catalogue, peers),
+        changes = RedisChanges(changes_link) if changes_link is not None else None
+        parts.limit_admin = LimitAdmin(limits, parts.limits, parts.audit, changes, pacing=pacing)
+        parts.limit_admin.start()
+        stack.callback(parts.limit_admin.close)
+        stages = Stages(
+            entry=GitLabRequestValidator(entry_settings, parts.catalogue, peers),
             bodies=BodyStage(),
             authenticator=authenticator,
             access=rules,
-            dialect=LimitDialect(limits, LimitHeaders(limits, key=made.keys.process)),
-            limits=made.limits,
+            dialect=LimitDialect(limits, LimitHeaders(limits, key=parts.keys.process)),
+            limits=parts.limits,
             pacing=pacing,
-            bandwidth=made.bandwidth,
-            tokens=made.tokens,
-            places=GitlabPlaces(
-                made.upstream,
+            bandwidth=parts.bandwidth,
+            tokens=parts.tokens,
+            places=GitlabPlaceResolver(
+                parts.upstream,
                 monotonic=time.monotonic,
                 prefix=entry_settings.prefix,
                 fields=((b"Host", _upstream_host(config)),),
                 by_group_id=rules.by_group_id,
-                learnt=room.names.learn,
-                heard=lambda credential, head: pacing.learn(credential, head, ASKING.name),
+                learnt=caching.names.learn,
+                heard=lambda credential, head: pacing.learn(credential, head, LOOKUP_OPERATION.name),
             ),
-            passing=made.passage,
-            answers=_answers(made),
+            passing=parts.passage,
+            answers=_answers(parts),
             cache=cache,
-            upstream=made.door,
+            upstream=parts.admitting_upstream,
             observers=observers,
-            record=made.audit,
+            record=parts.audit,
             anonymous=settings.anonymous is not None,
             tunnel_idle_s=config.upstream.timeouts.tunnel_idle,
         )
-    made.gateway = Gateway(road)
-    handle = receiving_tokens(made.exchange, made.gateway, peers, entry_settings.hosts)
-    early = Early()
-    early.gateway = made.gateway
-    made.server = TrafficServer(
-        room.receiving(made.gateway, handle), early, _edge_settings(config, peers), made.gateway.at_once
+    parts.gateway = Gateway(stages)
+    handle = with_token_endpoint(parts.exchange, parts.gateway, peers, entry_settings.hosts)
+    early = EarlyRefusals()
+    early.gateway = parts.gateway
+    parts.server = TrafficServer(
+        caching.with_hooks(parts.gateway, handle), early, _edge_settings(config, peers), parts.gateway.at_once
     )
 
 
@@ -342,13 +343,12 @@ def _admission_settings(config: Config) -> AdmissionSettings:
     return AdmissionSettings(AdaptiveSettings(most=most, least=min(10, most) if config.upstream.adaptive else most))
 
 
-def _entry_settings(config: Config) -> EntrySettings:
-    listen = config.listen
-    limits = listen.limits
+def _entry_settings(config: Config) -> ValidationSettings:
+    listen, limits = config.listen, config.listen.limits
     hosts = [host.lower() for host in listen.hosts]
     if listen.public_url:
         hosts.append(listen.public_url.host)
-    return EntrySettings(
+    return ValidationSettings(
         target_bytes=limits.target_bytes,
         field_bytes=limits.field_bytes,
         header_bytes=limits.header_bytes,
@@ -383,11 +383,11 @@ def _upstream_host(config: Config) -> bytes:
     raise AssertionError("upstream.url is required")
 
 
-def _passage(config: Config) -> Passage:
+def _passage(config: Config) -> HeaderRules:
     if config.cache.mode is CacheMode.SHARED:
-        return Passage(shared=True)
+        return HeaderRules(shared=True)
     names = dict.fromkeys(str(url) for url in (config.upstream.external_url, config.upstream.url) if url is not None)
-    return Passage(
+    return HeaderRules(
         upstream_host=_upstream_host(config),
         external_urls=tuple(names),
         public_url=str(config.listen.public_url or ""),
@@ -402,47 +402,47 @@ def _attribution(config: Config) -> tuple[bytes, bool] | None:
     return None if told is None else ((told.header or "").encode("ascii"), told.user_agent)
 
 
-def _answers(made: Assembly) -> AnswerStage:
-    config = made.config
+def _answers(parts: Assembly) -> AnswerStage:
+    config = parts.config
     public = config.listen.public_url
     if not config.upstream.rewrite_json or public is None:
-        return AnswerStage(made.passage)
+        return AnswerStage(parts.passage)
     names = [str(url).rstrip("/") for url in (config.upstream.external_url, config.upstream.url) if url is not None]
     origins = tuple(name.encode() for name in dict.fromkeys(names) if name != str(public).rstrip("/"))
-    addresses = JsonAddresses(origins, str(public).rstrip("/").encode()) if origins else None
-    return AnswerStage(made.passage, addresses, max_bytes=config.cache.max_entry)
+    addresses = JsonUrlRewriter(origins, str(public).rstrip("/").encode()) if origins else None
+    return AnswerStage(parts.passage, addresses, max_bytes=config.cache.max_entry)
 
 
-def _buckets(made: Assembly) -> BucketStore:
-    config = made.config
+def _buckets(parts: Assembly) -> BucketStore:
+    config = parts.config
     if not config.stores.shared.shared:
         return MemoryBuckets()
     outage = {OnBuckets.LOCAL: OnOutage.LOCAL, OnBuckets.OPEN: OnOutage.OPEN, OnBuckets.CLOSED: OnOutage.CLOSED}
-    link = made.link(config.stores.shared.url, "buckets", 0.05, Tag.LIMITS)
+    link = parts.link(config.stores.shared.url, "buckets", 0.05, HashTag.LIMITS)
     return RedisBuckets(link, on_outage=outage[config.stores.on_error.buckets])
 
 
-def _cache(made: Assembly) -> CacheRoom:
-    config = made.config
+def _cache(parts: Assembly) -> CacheAssembly:
+    config = parts.config
     shared = config.cache_is_shared and config.cache.mode is not CacheMode.OFF
-    link = made.link(config.stores.shared.url, "cache", 0.1, Tag.CACHE) if shared else None
-    return CacheRoom(config, link, lambda: made.keys.encryption)
+    link = parts.link(config.stores.shared.url, "cache", 0.1, HashTag.CACHE) if shared else None
+    return CacheAssembly(config, link, lambda: parts.keys.encryption)
 
 
-def _credential_store(made: Assembly) -> SealedStore:
-    stored = made.config.stores.credentials
+def _credential_store(parts: Assembly) -> SealedStore:
+    stored = parts.config.stores.credentials
     assert stored is not None, "the loader fills it in"
     if stored.shared:
-        return RedisCredentials(made.link(stored.url, "credentials", 2.0, Tag.CREDENTIALS))
-    open_state_dir(Path(made.config.state_dir))
+        return RedisCredentials(parts.link(stored.url, "credentials", 2.0, HashTag.CREDENTIALS))
+    open_state_dir(Path(parts.config.state_dir))
     return SqliteCredentials(Path(stored.url.reveal().removeprefix("sqlite://")), wall=time.time)
 
 
-def _workloads(made: Assembly, settings: IdentitySettings) -> Workloads | None:
+def _workloads(parts: Assembly, settings: IdentitySettings) -> WorkloadTokens | None:
     if not settings.workloads:
         return None
-    from ..identity.issuers import Issuer
-    from ..identity.workloads import Workloads
+    from ..identity.oidc_issuer import Issuer
+    from ..identity.workloads import WorkloadTokens
 
     documents: dict[str | None, HttpDocuments] = {}
     known: dict[tuple[str, str, tuple[str, ...], str | None], Issuer] = {}
@@ -450,7 +450,7 @@ def _workloads(made: Assembly, settings: IdentitySettings) -> Workloads | None:
     for one in settings.workloads:
         if one.ca_file not in documents:
             documents[one.ca_file] = HttpDocuments(one.ca_file)
-            made.stack.push_async_callback(documents[one.ca_file].close)
+            parts.stack.push_async_callback(documents[one.ca_file].close)
         url = one.requirement.issuer
         same = (url, one.jwks_uri, one.algorithms, one.ca_file)
         if same not in known:
@@ -462,23 +462,25 @@ def _workloads(made: Assembly, settings: IdentitySettings) -> Workloads | None:
                 algorithms=one.algorithms,
             )
         issuers[one.id] = known[same]
-    return Workloads(settings.workloads, issuers, fingerprint_key=made.keys.audit, wall=time.time, monotonic=time.monotonic)
+    return WorkloadTokens(
+        settings.workloads, issuers, fingerprint_key=parts.keys.audit, wall=time.time, monotonic=time.monotonic
+    )
 
 
-def _authenticator(made: Assembly, settings: IdentitySettings, verifier: GitlabVerifier) -> PrincipalAuthenticator:
-    config, keys = made.config, made.keys
+def _authenticator(parts: Assembly, settings: IdentitySettings, verifier: GitlabVerifier) -> PrincipalAuthenticator:
+    config, keys = parts.config, parts.keys
     fingerprint_key = keys.audit
     if settings.keys or settings.workloads:
         stored = config.stores.keys
-        link = made.link(stored.url, "keys", 0.25, Tag.KEYS) if stored is not None and stored.shared else None
-        made.key_room = KeyRoom(config, settings, lambda: keys.pepper, link)
-        made.stack.push_async_callback(made.key_room.store.close)
-        gateway_keys = made.key_room.gateway_keys(fingerprint_key)
+        link = parts.link(stored.url, "keys", 0.25, HashTag.KEYS) if stored is not None and stored.shared else None
+        parts.key_assembly = KeyAssembly(config, settings, lambda: keys.pepper, link)
+        parts.stack.push_async_callback(parts.key_assembly.store.close)
+        gateway_keys = parts.key_assembly.gateway_keys(fingerprint_key)
     else:
         gateway_keys = no_keys(keys.process, fingerprint_key)
     own_tokens = None
     if settings.gitlab_token is not None:
-        own_tokens = OwnTokens(
+        own_tokens = GitlabTokens(
             verifier,
             settings.gitlab_token,
             fingerprint_key=fingerprint_key,
@@ -491,7 +493,7 @@ def _authenticator(made: Assembly, settings: IdentitySettings, verifier: GitlabV
         gateway_keys,
         own_tokens,
         PeerGuard(),
-        _workloads(made, settings),
+        _workloads(parts, settings),
         process_key=keys.process,
         fingerprint_key=fingerprint_key,
         monotonic=time.monotonic,

@@ -12,7 +12,7 @@ import uvloop
 from ..config import Config, load
 from ..demo.seed import TOKENS
 from ..hardening import harden
-from ..process_signals import Hear, run_process
+from ..process_signals import OnSignal, run_process
 from ..telemetry import logging as operator_log
 from .serving import serving
 
@@ -58,14 +58,14 @@ def demo(listen: str, admin: str) -> int:
         ends.append(signal.SIGHUP)
     harden()
     with tempfile.TemporaryDirectory(prefix="gitlab-gateway-demo-") as state_dir:
-        return run_process(lambda hear: _demo(listen, admin, state_dir, hear, ends), uvloop.new_event_loop)
+        return run_process(lambda on_signal: _demo(listen, admin, state_dir, on_signal, ends), uvloop.new_event_loop)
 
 
-async def _demo(listen: str, admin: str, state_dir: str, hear: Hear, ends: list[signal.Signals]) -> int:
+async def _demo(listen: str, admin: str, state_dir: str, on_signal: OnSignal, ends: list[signal.Signals]) -> int:
     operator_log.configure("warning")
     stop = asyncio.Event()
     for number in ends:
-        hear(number, stop.set)
+        on_signal(number, stop.set)
     from ..demo.gitlab import build_demo_gitlab
 
     gitlab = build_demo_gitlab()

@@ -13,23 +13,23 @@ from ..config.model import Identity
 from ..config.units import Rate, show_rate
 from ..config.vocabulary import CacheMode
 from ..core.access import Explanation, Principal, PrincipalKind, Rules, Verdict
-from ..core.asked import is_told_by_body
 from ..core.cache_tags import ANONYMOUS, answer_tags
 from ..core.caching import SAFE_METHODS
 from ..core.catalogue import Access, Catalogue, Operation
 from ..core.credentials import read_claim
-from ..core.entry import METHODS, TUNNELS
 from ..core.errors import Code, Rejection
-from ..core.handed_out import refuse_token
 from ..core.immutable import KEEP_S, is_immutable
 from ..core.limit_plan import Limits
 from ..core.limits import Limit, Scope, Take
-from ..core.narrowing import shape_of
-from ..core.private_caching import PrivatePolicy, refuses_request
+from ..core.narrowing import item_kind_of
+from ..core.private_caching import PrivatePolicy, bypass_reason
 from ..core.project_names import ProjectNames
 from ..core.redaction import redact
+from ..core.request_intent import is_decided_by_body
+from ..core.request_validation import METHODS, TUNNELS
 from ..core.target import parse_target
-from ..identity.passthrough import doors_to
+from ..core.token_answers import check_token_service
+from ..identity.passthrough import all_passthroughs
 from ..routes import read
 
 PASSTHROUGH = "passthrough"
@@ -52,15 +52,17 @@ class Explained(msgspec.Struct, frozen=True):
     """Ids of the credentials that GitLab may see: one, or the members of a pool."""
 
 
-Look = Callable[[Explained], Iterable[tuple[str, str]]]
+LevelLookup = Callable[[Explained], Iterable[tuple[str, str]]]
 """What would become of a request → further stages, about its buckets as they are now."""
 
 
-def explain(config: Config, identity: str, method: str, target: str, *, caller: str = "", look: Look | None = None) -> str:
-    """``trace`` as text, one line per stage. ``look`` adds what the buckets hold now."""
+def explain(
+    config: Config, identity: str, method: str, target: str, *, caller: str = "", level_lookup: LevelLookup | None = None
+) -> str:
+    """``trace`` as text, one line per stage. ``level_lookup`` adds what the buckets hold now."""
     found = trace(config, identity, method, target, caller=caller)
     held = found.allowed and (found.takes or found.credentials)
-    stages = (*found.stages, *look(found)) if look is not None and held else found.stages
+    stages = (*found.stages, *level_lookup(found)) if level_lookup is not None and held else found.stages
     return "\n".join(f"{stage:<10}  {words}" for stage, words in stages)
 
 
@@ -100,7 +102,7 @@ def trace(
         ("principal", f"{principal.id} ({principal.kind.value})" + (f", team {principal.team}" * bool(principal.team)))
     )
     if principal.kind is PrincipalKind.PASSTHROUGH and not operation.blocked:
-        doors = doors_to(operation)
+        doors = all_passthroughs(operation)
         if doors.isdisjoint(config.passthrough):
             why = f"`passthrough` does not list {' or '.join(sorted(doors))}" if doors else "nothing passes through here"
             lines.append(("principal", f"refused: 401 {Code.UNAUTHENTICATED.value} ({why})"))
@@ -112,13 +114,13 @@ def trace(
     try:
         permit = rules.authorise(principal, operation, parsed, method, claim.sudo, screened=True)
         if principal.brokered:
-            refuse_token(operation, parsed, has_body=False)
+            check_token_service(operation, parsed, has_body=False)
     except Rejection as rejection:
         message = rejection.message.removeprefix(f"{rejection.status} ")
         lines.append(("answer", f"{rejection.status} {message}, code {rejection.code.value}"))
         return Explained(False, tuple(lines), rejection.status, rejection.code.value)
     if permit.narrowing is not None:
-        if shape_of(operation, parsed) is None:
+        if item_kind_of(operation, parsed) is None:
             lines.append(("list", "refused: 403, this list can't be filtered"))
             return Explained(False, tuple(lines), 403, Code.FORBIDDEN.value)
         lines.append(("list", "filtered: GitLab's page, less what the rules hide"))
@@ -179,7 +181,7 @@ def _operation(operation: Operation) -> str:
         words += f", permissions {', '.join(operation.permissions)}"
     if not operation.known:
         words += " (not in the catalogue: counts as write for brokered callers)"
-    if is_told_by_body(operation):
+    if is_decided_by_body(operation):
         words += " (its body decides: only queries and downloads count as reads; judged as a write here)"
     return words
 
@@ -225,8 +227,8 @@ def _permit(explanation: Explanation) -> list[tuple[str, str]]:
     ]
     by = f" by `{explanation.rule}`" if explanation.rule else ""
     lines.append(("permit", f"{explanation.verdict.value.replace('_', ' ')}{by}"))
-    if explanation.questions:
-        asked = ", ".join(f"{question.kind.value} {question.spelt}" for question in explanation.questions)
+    if explanation.lookups:
+        asked = ", ".join(f"{lookup.kind.value} {lookup.spelt}" for lookup in explanation.lookups)
         if explanation.verdict is Verdict.ALLOWED:
             lines.append(("unresolved", f"{asked}: may have moved: GitLab will be asked where it is now"))
         else:
@@ -243,11 +245,11 @@ def _cache(config: Config, principal: Principal, operation: Operation, method: s
         words = [f"not looked up: {method} goes up"]
         if method not in SAFE_METHODS and operation.access is not Access.READ:
             purged = ANONYMOUS if principal.kind is PrincipalKind.ANONYMOUS and not use else b"caller"
-            tags = Tagging(ProjectNames(), config.upstream.url.path).of_write(target, operation, purged)
+            tags = Tagging(ProjectNames(), config.upstream.url.path).tags_of_write(target, operation, purged)
             words.append(f"purges, unless refused: {_tags(tags)}")
         return words
     partition = use.encode() or principal.token_hash or (ANONYMOUS * (principal.kind is PrincipalKind.ANONYMOUS))
-    refused = refuses_request(operation, b"", partition=partition, has_body=False, session=False)
+    refused = bypass_reason(operation, b"", partition=partition, has_body=False, session=False)
     if refused is not None:
         return [f"not looked up: {refused.value}"]
     ttl_s = next((route.ttl for route in settings.routes if route.match == operation.name), settings.ttl)

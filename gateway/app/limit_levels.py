@@ -10,17 +10,17 @@ import msgspec
 
 from ..config import Config
 from ..config import compile as compiled
-from ..core.limit_plan import bucket_of
+from ..core.limit_plan import parse_bucket_key
 from ..core.limits import Decision, Take
-from ..core.pacing import Told
+from ..core.pacing import PaceReport
 from ..ports import StoreUnavailable
 from ..stores.bucket_peek import peek
 from ..stores.changes_redis import RedisChanges
 from ..stores.paces_redis import RedisPaces
+from ..stores.redis_endpoint import HashTag
 from ..stores.redis_link import RedisLink, RedisUnavailable
-from ..stores.redis_place import Tag
 from .explaining import Explained
-from .limit_wishes import Note, as_wished, noted
+from .limit_changes import StoredChange, changed_limit, decode_change
 
 _TIMEOUT_S = 2.0
 
@@ -49,12 +49,14 @@ class Levels(msgspec.Struct, frozen=True):
 
     buckets: dict[str, Bucket] = {}
     """The buckets by key."""
-    paces: dict[str, Told] = {}
+    paces: dict[str, PaceReport] = {}
     """What GitLab said about its limit on each credential, where anything is known."""
     unknown: str = ""
 
 
-def levels(decision: Decision, takes: Sequence[Take], changes: Mapping[str, Note], paces: dict[str, Told]) -> Levels:
+def levels(
+    decision: Decision, takes: Sequence[Take], changes: Mapping[str, StoredChange], paces: dict[str, PaceReport]
+) -> Levels:
     """Combine the buckets of ``decision`` with operators' changes. ``takes`` name the limits in force."""
     if len(decision.states) != len(takes):
         return Levels(unknown="the gateway's Redis does not answer")
@@ -75,16 +77,16 @@ def levels(decision: Decision, takes: Sequence[Take], changes: Mapping[str, Note
 async def shared_levels(config: Config, asked: Explained, *, wall: Callable[[], float] = time.time) -> Levels:
     """Read the levels from Redis, as the gateways that share it see them. Reading changes nothing."""
     url = config.stores.shared.url.reveal()
-    link = RedisLink.from_url(url, timeout_s=_TIMEOUT_S, name="explain", tag=Tag.LIMITS)
+    link = RedisLink.from_url(url, timeout_s=_TIMEOUT_S, name="explain", tag=HashTag.LIMITS)
     try:
         notes = await RedisChanges(link).read()
         heard = await RedisPaces(link).read(asked.credentials)
         changes, in_force = {}, []
         for take in asked.takes:
-            note, limit = _note(notes.get(take.key), config), take.limit
+            note, limit = _decode(notes.get(take.key), config), take.limit
             if note is not None and note.until > wall():
                 changes[take.key] = note
-                limit = as_wished(limit, note.wish) or limit
+                limit = changed_limit(limit, note.wish) or limit
             in_force.append(Take(take.key, limit, take.cost))
         return levels(await peek(link, in_force), in_force, changes, heard)
     except (RedisUnavailable, StoreUnavailable):
@@ -93,11 +95,11 @@ async def shared_levels(config: Config, asked: Explained, *, wall: Callable[[], 
         await link.close()
 
 
-def _note(octets: bytes | None, config: Config) -> Note | None:
+def _decode(octets: bytes | None, config: Config) -> StoredChange | None:
     if octets is None:
         return None
     try:
-        return noted(octets, compiled.limits(config))[1]
+        return decode_change(octets, compiled.limits(config))[1]
     except ValueError:
         return None
 
@@ -105,13 +107,13 @@ def _note(octets: bytes | None, config: Config) -> Note | None:
 # In words
 
 
-def told(asked: Explained, found: Levels) -> list[tuple[str, str]]:
+def describe(asked: Explained, found: Levels) -> list[tuple[str, str]]:
     """One line per bucket, and one for each credential about whose limit GitLab has said something."""
     if found.unknown:
         return [("levels", f"not known: {found.unknown}")]
     lines = []
     for take in asked.takes:
-        limit_id, subject = bucket_of(take.key)
+        limit_id, subject = parse_bucket_key(take.key)
         if take.key in asked.unnamed:
             lines.append(("bucket", f"{limit_id}: each caller has one of its own; name a caller with --caller"))
         elif take.key not in found.buckets:
@@ -119,7 +121,7 @@ def told(asked: Explained, found: Levels) -> list[tuple[str, str]]:
         else:
             lines.append(("bucket", f"{limit_id} of {subject}: {_bucket(take, found.buckets[take.key])}"))
     for credential in asked.credentials:
-        pace = found.paces.get(credential, Told())
+        pace = found.paces.get(credential, PaceReport())
         if pace.blocked_s > 0:
             lines.append(("pace", f"GitLab throttles `{credential}`: it is not used for {_span(pace.blocked_s)}"))
         elif pace.rate > 0 and pace.window_s > 0:
@@ -145,8 +147,8 @@ def _bucket(take: Take, held: Bucket) -> str:
     changed = ""
     if held.until:
         until = datetime.datetime.fromtimestamp(held.until, datetime.UTC).isoformat(timespec="seconds")
-        deed = "paused" if held.paused else f"set to {held.factor:g} times"
-        changed = f"{deed} by an operator until {until.replace('+00:00', 'Z')}"
+        effect = "paused" if held.paused else f"set to {held.factor:g} times"
+        changed = f"{effect} by an operator until {until.replace('+00:00', 'Z')}"
     return "; ".join([part for part in (words, refuses, changed) if part])
 
 

@@ -10,19 +10,19 @@ from ..telemetry import logging as operator_log
 from ..telemetry.audit_writer import AuditWriter
 from ..telemetry.metrics import Reading
 from .assembly import Assembly
-from .cache_room import CacheRoom
+from .cache_assembly import CacheAssembly
 from .certificates import Certificates
 
 
-def readings(made: Assembly, certificates: Certificates | None = None) -> Iterable[Reading]:
+def readings(parts: Assembly, certificates: Certificates | None = None) -> Iterable[Reading]:
     """The numbers that the parts keep themselves; docs/operations.md describes each."""
-    upstream, server = made.upstream, made.server
-    yield Reading("gitlab_gateway_requests_in_flight", "Requests being served.", made.gateway.in_flight)
-    yield Reading("gitlab_gateway_client_connections", "Client connections open.", server.visitors.open)
+    upstream, server = parts.upstream, parts.server
+    yield Reading("gitlab_gateway_requests_in_flight", "Requests being served.", parts.gateway.in_flight)
+    yield Reading("gitlab_gateway_client_connections", "Client connections open.", server.client_connections.open)
     yield Reading(
         "gitlab_gateway_client_connections_refused",
         "Client connections refused by a connection limit.",
-        server.visitors.refused,
+        server.client_connections.refused,
         total=True,
     )
     yield Reading(
@@ -42,13 +42,15 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
         )
     for state, count in (("idle", upstream.idle), ("busy", upstream.open - upstream.idle)):
         yield Reading("gitlab_gateway_upstream_connections", "Connections to GitLab.", count, labels={"state": state})
-    door = made.door
-    waiting = upstream.waiting + door.waiting
+    admitting_upstream = parts.admitting_upstream
+    waiting = upstream.waiting + admitting_upstream.waiting
     yield Reading("gitlab_gateway_upstream_waiting", "Requests waiting for a place at GitLab.", waiting)
     yield Reading(
-        "gitlab_gateway_upstream_limit", "Requests that may be at GitLab at one time, as learned from latency.", door.limit
+        "gitlab_gateway_upstream_limit",
+        "Requests that may be at GitLab at one time, as learned from latency.",
+        admitting_upstream.limit,
     )
-    for priority, count in door.shed_total.items():
+    for priority, count in admitting_upstream.shed_total.items():
         yield Reading(
             "gitlab_gateway_upstream_shed",
             "Requests refused because there was no place at GitLab in time.",
@@ -56,16 +58,16 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
             total=True,
             labels={"priority": priority.value},
         )
-    if made.limits is not None:
-        yield Reading("gitlab_gateway_limit_waiting", "Requests waiting for a limit.", made.limits.waiting)
+    if parts.limits is not None:
+        yield Reading("gitlab_gateway_limit_waiting", "Requests waiting for a limit.", parts.limits.waiting)
         yield Reading(
             "gitlab_gateway_limit_absorbed",
             "Requests that waited for a limit and were then admitted.",
-            made.limits.absorbed_total,
+            parts.limits.absorbed_total,
             total=True,
         )
-    yield Reading("gitlab_gateway_bandwidth_waiting", "Answers held back by a bandwidth limit.", made.bandwidth.waiting)
-    for name, octets in made.bandwidth.octets_total.items():
+    yield Reading("gitlab_gateway_bandwidth_waiting", "Answers held back by a bandwidth limit.", parts.bandwidth.waiting)
+    for name, octets in parts.bandwidth.octets_total.items():
         labels = {"limit": name}
         yield Reading(
             "gitlab_gateway_bandwidth_bytes", "Octets under a bandwidth limit.", octets, total=True, labels=labels
@@ -73,7 +75,7 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
         yield Reading(
             "gitlab_gateway_bandwidth_waited_seconds",
             "Time that pieces of answers were held back by a bandwidth limit.",
-            made.bandwidth.waited_s[name],
+            parts.bandwidth.waited_s[name],
             total=True,
             labels=labels,
         )
@@ -94,11 +96,11 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
     yield Reading(
         "gitlab_gateway_upstream_leaked_headers",
         "Answers with Workhorse's internal headers: upstream.url bypasses Workhorse.",
-        made.passage.leaks,
+        parts.passage.leaks,
         total=True,
     )
-    if made.credentials is not None:
-        yield from made.credentials.readings()
+    if parts.credentials is not None:
+        yield from parts.credentials.readings()
     if certificates is not None:
         yield Reading(
             "gitlab_gateway_certificates_failing",
@@ -108,7 +110,7 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
         if (left_s := certificates.left_s) is not None:
             text = "Seconds until the certificate in use expires."
             yield Reading("gitlab_gateway_certificate_expires_seconds", text, left_s)
-    for link in made.links:
+    for link in parts.links:
         yield Reading(
             "gitlab_gateway_store_up",
             "1 while a shared store answers.",
@@ -128,17 +130,17 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
         operator_log.dropped(),
         total=True,
     )
-    yield from _cache_readings(made.cache_room)
-    if made.audit is not None:
-        yield Reading("gitlab_gateway_audit_events", "Audit lines rendered.", made.audit.events, total=True)
+    yield from _cache_readings(parts.cache_assembly)
+    if parts.audit is not None:
+        yield Reading("gitlab_gateway_audit_events", "Audit lines rendered.", parts.audit.events, total=True)
         yield Reading(
             "gitlab_gateway_audit_dropped",
             "Audit lines lost because neither sink nor spool had room.",
-            made.audit.dropped,
+            parts.audit.dropped,
             total=True,
         )
-        writer = made.audit.writer
-        failing = float(writer.failing or writer.unsure or writer.hangs)
+        writer = parts.audit.writer
+        failing = float(writer.failing or writer.sync_failing or writer.is_hanging)
         yield Reading(
             "gitlab_gateway_audit_failing", "1 while the audit's sink takes no lines, hangs or can't be synced.", failing
         )
@@ -150,8 +152,14 @@ def readings(made: Assembly, certificates: Certificates | None = None) -> Iterab
         yield Reading("gitlab_gateway_audit_spool_bytes", "Octets of audit lines waiting on disk.", writer.spooled_bytes)
 
 
-def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
-    memory, redis, levels, watch, hooks = room.memory, room.redis, room.levels, room.watch, room.receiver
+def _cache_readings(cache_assembly: CacheAssembly) -> Iterable[Reading]:
+    memory, redis, levels, watch, hooks = (
+        cache_assembly.memory,
+        cache_assembly.redis,
+        cache_assembly.levels,
+        cache_assembly.watch,
+        cache_assembly.receiver,
+    )
     if memory is not None:
         yield Reading("gitlab_gateway_cache_bytes", "Octets in the memory store, as counted.", memory.used_bytes)
         yield Reading("gitlab_gateway_cache_entries", "Answers in the memory store.", len(memory))
@@ -177,17 +185,20 @@ def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
             "1 while purges are heard; otherwise no local copy is used.",
             levels.trouble is None,
         )
-    if room.leases is not None:
+    if cache_assembly.leases is not None:
         yield Reading(
-            "gitlab_gateway_cache_led", "Requests sent to GitLab on behalf of all gateways.", room.leases.led, total=True
+            "gitlab_gateway_cache_led",
+            "Requests sent to GitLab on behalf of all gateways.",
+            cache_assembly.leases.led,
+            total=True,
         )
         yield Reading(
             "gitlab_gateway_cache_followed",
             "Requests that waited for another gateway's answer.",
-            room.leases.followed,
+            cache_assembly.leases.followed,
             total=True,
         )
-    yield Reading("gitlab_gateway_cache_projects_known", "Projects known by number and path.", len(room.names))
+    yield Reading("gitlab_gateway_cache_projects_known", "Projects known by number and path.", len(cache_assembly.names))
     if watch is not None:
         silence_s = watch.silence_s
         yield Reading(
@@ -211,33 +222,33 @@ def _cache_readings(room: CacheRoom) -> Iterable[Reading]:
             )
 
 
-def readiness(made: Assembly, certificates: Certificates | None = None) -> Readiness:
-    checks = {"traffic": "down: draining" if made.server.draining else "ok"}
-    state = made.upstream.breaker_state
+def readiness(parts: Assembly, certificates: Certificates | None = None) -> Readiness:
+    checks = {"traffic": "down: draining" if parts.server.draining else "ok"}
+    state = parts.upstream.breaker_state
     checks["upstream"] = "ok" if state is BreakerState.CLOSED else f"degraded: breaker {state.value}"
-    for link in made.links:
+    for link in parts.links:
         checks[f"store {link.name}"] = "ok" if link.healthy else f"degraded: {link.trouble or 'not asked yet'}"
-    levels = made.cache_room.levels
+    levels = parts.cache_assembly.levels
     if levels is not None:
         checks["cache copies"] = "ok" if levels.trouble is None else f"degraded: not used, {levels.trouble}"
-    if made.cache_room.watch is not None:
-        silent = made.cache_room.watch.silent
+    if parts.cache_assembly.watch is not None:
+        silent = parts.cache_assembly.watch.silent
         checks["hooks"] = "degraded: no webhook came lately, every reuse is revalidated" if silent else "ok"
-    if made.credentials is not None:
-        checks |= made.credentials.checks()
-    if made.audit is not None:
-        checks["audit"] = _audit_state(made.audit.writer)
+    if parts.credentials is not None:
+        checks |= parts.credentials.checks()
+    if parts.audit is not None:
+        checks["audit"] = _audit_state(parts.audit.writer)
     if certificates is not None and certificates.failing:
         checks["certificates"] = "degraded: a changed file can't be used, the previous one stays in use"
-    return Readiness(not made.server.draining, checks)
+    return Readiness(not parts.server.draining, checks)
 
 
 def _audit_state(writer: AuditWriter) -> str:
     if writer.blocked:
         return "degraded: there is no room for lines, requests are refused"
-    if writer.hangs:
+    if writer.is_hanging:
         return "degraded: the sink does not return, lines wait in memory"
-    if not writer.failing and writer.unsure:
+    if not writer.failing and writer.sync_failing:
         follows = (
             "requests that change something are refused"
             if writer.durable
@@ -246,4 +257,4 @@ def _audit_state(writer: AuditWriter) -> str:
         return f"degraded: the sink can't be synced, {follows}"
     if not writer.failing:
         return "ok"
-    return "degraded: the sink fails, lines are spooled" if writer.spools else "degraded: lines are being lost"
+    return "degraded: the sink fails, lines are spooled" if writer.has_spool else "degraded: lines are being lost"

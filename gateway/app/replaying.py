@@ -16,14 +16,14 @@ import msgspec
 from ..config import Config
 from ..config import compile as compiled
 from ..core.access import Permit, Principal, PrincipalKind, Rules
-from ..core.asked import is_told_by_body
 from ..core.catalogue import SAFE_METHODS, Access, Catalogue, Operation
 from ..core.errors import Code, Rejection
-from ..core.handed_out import refuse_token
-from ..core.narrowing import shape_of
+from ..core.narrowing import item_kind_of
 from ..core.redaction import MASK
+from ..core.request_intent import is_decided_by_body
 from ..core.rule_match import named
 from ..core.target import Target, parse_target
+from ..core.token_answers import check_token_service
 from ..identity.settings import Networks, Passthrough
 from ..routes import read
 
@@ -118,7 +118,7 @@ class Replay:
         self._kinds: dict[Kind, Found] = {}
         self.same = 0
         self.different = 0
-        self.looked_into = 0
+        self.bodies_searched = 0
         """Of those that would be allowed: their bodies would be searched for other projects, and they might be refused for
         one."""
         self.unclear: Counter[Unclear] = Counter()
@@ -131,10 +131,10 @@ class Replay:
         for line in lines:
             self._take(line)
             if len(self._kinds) >= _KINDS_BOUND:
-                yield from self._told()
-        yield from self._told()
+                yield from self._flush()
+        yield from self._flush()
 
-    def _told(self) -> Iterator[Found]:
+    def _flush(self) -> Iterator[Found]:
         kinds, self._kinds = self._kinds, {}
         yield from kinds.values()
 
@@ -144,12 +144,12 @@ class Replay:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.unreadable += 1
             return
-        was = _was(past)
+        was = _past_decision(past)
         if was is None:
             self.unjudged += 1
             return
         target, operation = self._parsed(past)
-        now = self._now(past, was, target, operation) if target is not None and operation is not None else Unclear.TARGET
+        now = self._decide(past, was, target, operation) if target is not None and operation is not None else Unclear.TARGET
         if isinstance(now, Unclear):
             self.unclear[now] += 1
         elif was.differs(now):
@@ -174,11 +174,11 @@ class Replay:
             return None, None
         return target, self._catalogue.match(past.method, target)
 
-    def _now(self, past: _Line, was: Decision, target: Target, operation: Operation) -> Decision | Unclear:
+    def _decide(self, past: _Line, was: Decision, target: Target, operation: Operation) -> Decision | Unclear:
         principal = self._principal(past)
         if principal is None:
             return Decision(UNAUTHENTICATED)
-        decided = self._decided(past, principal, target, operation)
+        decided = self._decide_by_rules(past, principal, target, operation)
         if isinstance(decided, Unclear):
             return decided
         permit, now = decided
@@ -189,13 +189,13 @@ class Replay:
         if past.method not in SAFE_METHODS:
             if was.verdict in _OF_BODIES and was.rule == permit.rule:
                 return Unclear.BODY  # refused for what its body named, by a rule that allowed the rest
-            self.looked_into += permit.confined and operation.names_in_body
+            self.bodies_searched += permit.confined and operation.names_in_body
         return now
 
-    def _decided(
+    def _decide_by_rules(
         self, past: _Line, principal: Principal, target: Target, operation: Operation
     ) -> tuple[Permit | None, Decision] | Unclear:
-        if is_told_by_body(operation):
+        if is_decided_by_body(operation):
             # A query reads and everything else writes, and only the body says which it was.
             made = {
                 self._judge(past, principal, target, msgspec.structs.replace(operation, access=access)) for access in Access
@@ -203,7 +203,7 @@ class Replay:
             return made.pop() if len(made) == 1 else Unclear.BODY
         permit, now = self._judge(past, principal, target, operation)
         open_ = permit is None or past.code == Code.PROJECT_UNKNOWN.value  # either may hang on GitLab's answer
-        if open_ and self._rules.questions(principal, operation, target, past.method, screened=True):
+        if open_ and self._rules.lookups(principal, operation, target, past.method, screened=True):
             return Unclear.PLACE
         return permit, now
 
@@ -213,10 +213,10 @@ class Replay:
         try:
             permit = self._rules.authorise(principal, operation, target, past.method, past.sudo or None, screened=True)
             if principal.brokered:
-                refuse_token(operation, target, has_body=False)
+                check_token_service(operation, target, has_body=False)
         except Rejection as rejection:
             return None, Decision(rejection.code.value, rejection.rule)
-        if permit.narrowing is not None and shape_of(operation, target) is None:
+        if permit.narrowing is not None and item_kind_of(operation, target) is None:
             return None, Decision(Code.FORBIDDEN.value)
         return permit, Decision(ALLOWED, permit.rule, permit.use)
 
@@ -234,7 +234,7 @@ class Replay:
         return Principal(past.principal, kind, identity.id)
 
 
-def _was(past: _Line) -> Decision | None:
+def _past_decision(past: _Line) -> Decision | None:
     """What was decided then; None: the rules were not consulted, or the line is not about a request."""
     if past.event or not past.target or past.principal_kind not in _PRINCIPALS:
         return None

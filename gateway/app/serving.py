@@ -22,17 +22,17 @@ from ..edge.parsing import require_c_parser
 from ..edge.server import Connection
 from ..edge.tls import ListenerTls
 from ..hardening import harden
-from ..process_signals import Hear, run_process
+from ..process_signals import OnSignal, run_process
 from ..telemetry import logging as operator_log
 from ..telemetry.metrics import CONTENT_TYPE, Reading
 from .admin_api import admin_endpoints
+from .all_workers import AllWorkers
 from .assembly import Assembly, assemble
 from .certificates import Certificates
-from .everywhere import everywhere
-from .post import Post
+from .fan_out import fan_out
 from .readings import readiness, readings
 from .store_watch import StoreWatch
-from .together import Together
+from .worker_slot import WorkerSlot
 
 log = logging.getLogger("gateway.app")
 
@@ -48,44 +48,44 @@ def run(config: Config) -> int:
     require_c_parser()
     harden()
     try:
-        return run_process(lambda hear: _serve(config, hear), uvloop.new_event_loop)
+        return run_process(lambda on_signal: _serve(config, on_signal), uvloop.new_event_loop)
     except CredentialsRefused as refused:
         for problem in refused.problems:
             log.error("%s", problem)
         return 1
 
 
-class Departure:
+class StopRequest:
     """The request to drain and stop; made a second time, it skips the notice."""
 
     def __init__(self) -> None:
-        self.told = asyncio.Event()
+        self.requested = asyncio.Event()
         self.at_once = asyncio.Event()
         self.replaced = False
         """Whether others accept at the same sockets, so that nobody need notice that this process goes."""
 
-    def tell(self) -> None:
+    def request(self) -> None:
         """Called on each signal to stop."""
-        (self.at_once if self.told.is_set() else self.told).set()
+        (self.at_once if self.requested.is_set() else self.requested).set()
 
 
-async def _serve(config: Config, hear: Hear) -> int:
+async def _serve(config: Config, on_signal: OnSignal) -> int:
     operator_log.configure(config.logging.level.value)
-    departure = Departure()
+    stop_request = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
-        hear(number, departure.tell)
+        on_signal(number, stop_request.request)
     async with contextlib.AsyncExitStack() as stack:
-        started = await begun(stack, departure, config)
+        started = await start_unless_stopped(stack, stop_request, config)
         if started is None:
             return 0
-        hear(signal.SIGHUP, partial(_hang_up, started))
+        on_signal(signal.SIGHUP, partial(_hang_up, started))
         log.info(
             "serving %s on %s, admin on %s",
             config.upstream.url,
             started.place,
             started.admin_place,
         )
-        await attend(started, departure)
+        await serve_until_stopped(started, stop_request)
     return 0
 
 
@@ -94,17 +94,17 @@ def _hang_up(started: Serving) -> None:
     started.certificates.reload()
 
 
-async def begun(
-    stack: contextlib.AsyncExitStack, departure: Departure, config: Config, post: Post | None = None
+async def start_unless_stopped(
+    stack: contextlib.AsyncExitStack, stop_request: StopRequest, config: Config, slot: WorkerSlot | None = None
 ) -> Serving | None:
     """Enter ``serving``, to be left with ``stack``. None: told to stop before that was done; GitLab may take long to answer
     about its credentials."""
-    starting = asyncio.ensure_future(stack.enter_async_context(serving(config, post)))
-    told = asyncio.ensure_future(departure.told.wait())
+    starting = asyncio.ensure_future(stack.enter_async_context(serving(config, slot)))
+    stopping = asyncio.ensure_future(stop_request.requested.wait())
     try:
-        await asyncio.wait((starting, told), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        told.cancel()
+        stopping.cancel()
         if not starting.done():
             starting.cancel()
             await asyncio.wait((starting,))
@@ -114,7 +114,7 @@ async def begun(
     return starting.result()
 
 
-async def attend(started: Serving, departure: Departure) -> None:
+async def serve_until_stopped(started: Serving, stop_request: StopRequest) -> None:
     """Serve until told to stop, and through the notice that is given then."""
     # Objects made at start-up stay for good: the collector need not examine them again.
     gc.collect()
@@ -124,19 +124,19 @@ async def attend(started: Serving, departure: Departure) -> None:
     # How long another thread (audit, a scrape, certificates) may keep the interpreter from serving requests; the default is
     # ten times as long.
     sys.setswitchinterval(SWITCH_S)
-    await departure.told.wait()
-    listen = started.made.config.listen
-    if departure.replaced:
+    await stop_request.requested.wait()
+    listen = started.parts.config.listen
+    if stop_request.replaced:
         log.info("replaced: draining")
         await started.stop_accepting()
     else:
         log.info("draining")
-    started.made.server.draining = True
+    started.parts.server.draining = True
     with contextlib.suppress(TimeoutError):
         # A connection closed while its client writes the next request makes that request fail. A worker that is replaced
         # therefore lets clients learn of it from an answer, or when their connection has been idle for too long.
-        async with asyncio.timeout(listen.idle_s + _GONE_S if departure.replaced else listen.drain.notice):
-            await (started.deserted(departure.at_once) if departure.replaced else departure.at_once.wait())
+        async with asyncio.timeout(listen.idle_s + _GONE_S if stop_request.replaced else listen.drain.notice):
+            await (started.deserted(stop_request.at_once) if stop_request.replaced else stop_request.at_once.wait())
 
 
 def _place(address: tuple[str, int]) -> str:
@@ -149,13 +149,13 @@ class Serving:
 
     def __init__(
         self,
-        made: Assembly,
+        parts: Assembly,
         address: tuple[str, int],
         admin_address: tuple[str, int],
         certificates: Certificates,
         stop_accepting: Callable[[], Awaitable[None]],
     ) -> None:
-        self.made = made
+        self.parts = parts
         self.certificates = certificates
         self.stop_accepting = stop_accepting
         """Stops accepting at both ports; open connections stay."""
@@ -170,7 +170,7 @@ class Serving:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     await at_once.wait()
-            open_ = not self.made.server.visitors.deserted
+            open_ = not self.parts.server.client_connections.deserted
 
     @property
     def place(self) -> str:
@@ -183,27 +183,27 @@ class Serving:
         return _place(self.admin_address)
 
 
-def _certificates(made: Assembly) -> tuple[ListenerTls | None, Certificates]:
-    config = made.config
+def _certificates(parts: Assembly) -> tuple[ListenerTls | None, Certificates]:
+    config = parts.config
     tls = ListenerTls(config.listen.tls.cert_file, config.listen.tls.key_file) if config.listen.tls is not None else None
     files = [config.listen.tls.cert_file, config.listen.tls.key_file] if config.listen.tls is not None else []
     if config.upstream.ca_file is not None:
         files.append(config.upstream.ca_file)
     readers = {
-        "the system's authorities" if config.upstream.ca_file is None else "upstream.ca_file": made.upstream.read_tls
+        "the system's authorities" if config.upstream.ca_file is None else "upstream.ca_file": parts.upstream.read_tls
     }
     if tls is not None:
         readers["listen.tls"] = tls.read
     return tls, Certificates(files, readers, (lambda: tls.expires_at) if tls is not None else None)
 
 
-class _Alone:
+class _SingleProcess:
     """What the admin port reports about a gateway that is one process."""
 
-    def __init__(self, made: Assembly, certificates: Certificates) -> None:
-        self._made = made
+    def __init__(self, parts: Assembly, certificates: Certificates) -> None:
+        self._made = parts
         self._certificates = certificates
-        made.metrics.export(lambda: readings(made, certificates))
+        parts.metrics.add_readings(lambda: readings(parts, certificates))
 
     async def metrics(self) -> bytes:
         # Off the event loop: rendering tens of thousands of series takes a while.
@@ -213,82 +213,87 @@ class _Alone:
         return readiness(self._made, self._certificates)
 
 
-def _together(made: Assembly, certificates: Certificates, post: Post) -> Together:
+def _all_workers(parts: Assembly, certificates: Certificates, slot: WorkerSlot) -> AllWorkers:
     def read() -> Iterable[Reading]:
-        return readings(made, certificates)
+        return readings(parts, certificates)
 
-    return Together(post.siblings, made.metrics, read, lambda: readiness(made, certificates), made.catalogue.gitlab)
+    return AllWorkers(slot.siblings, parts.metrics, read, lambda: readiness(parts, certificates), parts.catalogue.gitlab)
 
 
 async def _listen(
-    made: Assembly, context: ssl.SSLContext | None, post: Post | None
+    parts: Assembly, context: ssl.SSLContext | None, slot: WorkerSlot | None
 ) -> tuple[asyncio.Server | Acceptor[Connection], tuple[str, int]]:
     """Start to accept clients; returns what accepts them, and the address."""
-    if post is not None:
-        made.server.visitors.tell = post.place.tell
-        post.place.room = made.server.settings.max_connections
-        times = made.server.settings.of_tls(context)
+    if slot is not None:
+        parts.server.client_connections.tell = slot.counts.tell
+        slot.counts.capacity = parts.server.settings.max_connections
+        times = parts.server.settings.tls_timeouts(context)
         acceptor = Acceptor(
-            post.traffic, made.server, post.place, missed=made.server.visitors.miss, context=context, times=times
+            slot.traffic,
+            parts.server,
+            slot.counts,
+            missed=parts.server.client_connections.forget_failed_handshake,
+            context=context,
+            times=times,
         )
-        address = post.traffic[0].getsockname()[:2]
+        address = slot.traffic[0].getsockname()[:2]
         acceptor.start(_BACKLOG)
         return acceptor, address
-    place = made.config.listen.address
-    server = await made.server.listen(place.host or None, place.port, ssl_context=context)
+    place = parts.config.listen.address
+    server = await parts.server.listen(place.host or None, place.port, ssl_context=context)
     return server, server.sockets[0].getsockname()[:2]
 
 
 @contextlib.asynccontextmanager
-async def serving(config: Config, post: Post | None = None) -> AsyncIterator[Serving]:
-    """Listen on both ports, or on the sockets of ``post``; drain and close on the way out."""
-    made = await assemble(config, post)
-    async with made.stack:
-        tls, certificates = _certificates(made)
-        watch = StoreWatch(made.links)
-        made.stack.push_async_callback(watch.close)
+async def serving(config: Config, slot: WorkerSlot | None = None) -> AsyncIterator[Serving]:
+    """Listen on both ports, or on the sockets of ``slot``; drain and close on the way out."""
+    parts = await assemble(config, slot)
+    async with parts.stack:
+        tls, certificates = _certificates(parts)
+        watch = StoreWatch(parts.links)
+        parts.stack.push_async_callback(watch.close)
         await watch.start()
-        made.stack.push_async_callback(made.cache_room.close)
-        made.cache_room.start()
+        parts.stack.push_async_callback(parts.cache_assembly.close)
+        parts.cache_assembly.start()
         endpoints = admin_endpoints(
             config,
-            made.catalogue,
-            made.desk,
-            made.key_desk,
-            made.credentials if config.credentials else None,
-            made.recent,
+            parts.catalogue,
+            parts.limit_admin,
+            parts.key_admin,
+            parts.credentials if config.credentials else None,
+            parts.recent,
         )
-        told = _Alone(made, certificates) if post is None else _together(made, certificates, post)
+        reports = _SingleProcess(parts, certificates) if slot is None else _all_workers(parts, certificates, slot)
         port = Admin(
             AdminSettings(
                 tuple(bytes.fromhex(key.sha256) for key in config.admin.keys),
                 frozenset({config.listen.admin.host.lower()}),
             ),
-            metrics=told.metrics,
+            metrics=reports.metrics,
             metrics_type=CONTENT_TYPE,
-            readiness=told.readiness,
-            endpoints=endpoints if post is None else everywhere(endpoints, post.siblings),
+            readiness=reports.readiness,
+            endpoints=endpoints if slot is None else fan_out(endpoints, slot.siblings),
         )
         admin_server = AdminServer(port)
-        made.stack.push_async_callback(admin_server.close)
+        parts.stack.push_async_callback(admin_server.close)
         certificates.watch()
-        made.stack.push_async_callback(certificates.close)
-        traffic, address = await _listen(made, tls.context if tls is not None else None, post)
+        parts.stack.push_async_callback(certificates.close)
+        traffic, address = await _listen(parts, tls.context if tls is not None else None, slot)
         try:
             # Last: a client that reads 200 on /readyz may send requests at once.
             admin = config.listen.admin
             admin_address = await admin_server.listen(
-                admin.host or None, admin.port, post.admin if post is not None else ()
+                admin.host or None, admin.port, slot.admin if slot is not None else ()
             )
 
             async def stop_accepting() -> None:
                 traffic.close()
                 await admin_server.stop_accepting()
 
-            yield Serving(made, address, admin_address, certificates, stop_accepting)
+            yield Serving(parts, address, admin_address, certificates, stop_accepting)
         finally:
-            made.server.draining = True
+            parts.server.draining = True
             traffic.close()
-            made.server.pre_shutdown()
-            made.server.stop_tunnels()
-            await made.server.shutdown(config.listen.drain.deadline)
+            parts.server.pre_shutdown()
+            parts.server.stop_tunnels()
+            await parts.server.shutdown(config.listen.drain.deadline)

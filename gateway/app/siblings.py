@@ -10,16 +10,16 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable
 
-from ..workers.line import Answers, Ask, Farewell, Line, Question, Reply, Staff, ToWorker
-from ..workers.switchboard import ALIVE, FIGURES
+from ..workers.channel import AllAnswers, AskAll, Channel, FinalFigures, GroupStatus, ToWorker, WorkerQuestion, WorkerReply
+from ..workers.question_relay import ALIVE, FIGURES
 
 log = logging.getLogger("gateway.app")
 
-Tell = Callable[[bytes], Awaitable[bytes]]
+Handler = Callable[[bytes], Awaitable[bytes]]
 
 PATIENCE_S = 1.0
 
-_NOBODY = Staff((), (), False)
+_NOBODY = GroupStatus((), (), False)
 
 
 async def _alive(_: bytes) -> bytes:
@@ -27,62 +27,62 @@ async def _alive(_: bytes) -> bytes:
 
 
 class Siblings:
-    """One worker's way to ask all workers and to answer them. Belongs to one event loop; ``seat`` is the worker's own."""
+    """One worker's way to ask all workers and to answer them. Belongs to one event loop; ``worker_id`` is its own."""
 
-    def __init__(self, line: Line[ToWorker], seat: int) -> None:
-        self.seat = seat
-        self._line = line
+    def __init__(self, channel: Channel[ToWorker], worker_id: int) -> None:
+        self.worker_id = worker_id
+        self._channel = channel
         self._ids = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[Answers]] = {}
-        self._tells: dict[str, Tell] = {ALIVE: _alive}
+        self._asked: dict[int, asyncio.Future[AllAnswers]] = {}
+        self._handlers: dict[str, Handler] = {ALIVE: _alive}
         self._answering: set[asyncio.Task[None]] = set()
 
-    def tell(self, what: str, tell: Tell) -> None:
-        """Answer the question ``what`` with ``tell`` from now on."""
-        self._tells[what] = tell
+    def handle(self, what: str, handle: Handler) -> None:
+        """Answer the question ``what`` with ``handle`` from now on."""
+        self._handlers[what] = handle
 
-    def answer(self, question: Question) -> None:
+    def answer(self, question: WorkerQuestion) -> None:
         """Answer a question as soon as possible. One that is unknown here gets an empty answer; a fault is only logged."""
         answering = asyncio.get_running_loop().create_task(self._answer(question), name="answer")
         self._answering.add(answering)
         answering.add_done_callback(self._answering.discard)
 
-    async def _answer(self, question: Question) -> None:
-        tell = self._tells.get(question.what)
-        told = b""
+    async def _answer(self, question: WorkerQuestion) -> None:
+        handle = self._handlers.get(question.what)
+        octets = b""
         try:
-            told = await tell(question.about) if tell is not None else b""
+            octets = await handle(question.about) if handle is not None else b""
         except Exception:
             log.exception("fault while telling the other workers: %s", question.what)
-        self._line.send(Reply(question.id, told))
+        self._channel.send(WorkerReply(question.id, octets))
 
-    async def part(self) -> None:
+    async def send_final_figures(self) -> None:
         """Report the final figures of this worker, once its last answers are sent."""
         await asyncio.gather(*self._answering)
-        tell = self._tells.get(FIGURES)
+        handle = self._handlers.get(FIGURES)
         try:
-            if tell is not None:
-                self._line.send(Farewell(await tell(b"")))
+            if handle is not None:
+                self._channel.send(FinalFigures(await handle(b"")))
         except Exception:
             log.exception("fault while telling what was counted")
 
-    def hear(self, answers: Answers) -> None:
+    def receive(self, answers: AllAnswers) -> None:
         """Take the answers to a question that was asked here."""
         asked = self._asked.get(answers.id)
         if asked is not None and not asked.done():
             asked.set_result(answers)
 
-    async def ask(self, what: str, about: bytes = b"", *, patience_s: float = PATIENCE_S) -> Answers:
+    async def ask(self, what: str, about: bytes = b"", *, patience_s: float = PATIENCE_S) -> AllAnswers:
         """Ask all workers; the answers of those that are not slower than ``patience_s``. Where the supervisor takes twice
         as long, there are none, and no staff."""
         number = next(self._ids)
-        asked: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
+        asked: asyncio.Future[AllAnswers] = asyncio.get_running_loop().create_future()
         self._asked[number] = asked
         try:
-            self._line.send(Ask(number, what, about, patience_s))
+            self._channel.send(AskAll(number, what, about, patience_s))
             async with asyncio.timeout(2 * patience_s):
                 return await asked
         except TimeoutError:
-            return Answers(number, {}, _NOBODY)
+            return AllAnswers(number, {}, _NOBODY)
         finally:
             del self._asked[number]

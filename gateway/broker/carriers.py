@@ -15,9 +15,9 @@ class Carrier(enum.StrEnum):  # not a bare enum, whose hash is a call in Python
     PRIVATE_TOKEN = "private-token"  # noqa: S105
     BEARER = "bearer"
     BASIC = "basic"
-    NAMED = "named"
+    BASIC_AS_USER = "named"
     """Basic, with the name of the token's own user."""
-    BARE = "bare"
+    RAW_AUTHORIZATION = "bare"
     """The whole of ``Authorization``, without a scheme."""
 
 
@@ -35,16 +35,16 @@ _PACKAGES = (
     ("/packages/cargo/", Carrier.BEARER),
     ("/packages/ml_models/", Carrier.BEARER),
     ("PUT /api/v4/projects/:id/packages/terraform/", Carrier.PRIVATE_TOKEN),
-    ("/projects/:id/packages/terraform/", Carrier.NAMED),
+    ("/projects/:id/packages/terraform/", Carrier.BASIC_AS_USER),
     ("/packages/terraform/", Carrier.BEARER),
     ("/packages/pypi", Carrier.BASIC),
-    ("/packages/debian/", Carrier.NAMED),
+    ("/packages/debian/", Carrier.BASIC_AS_USER),
     ("/packages/helm/", Carrier.BASIC),
-    ("/packages/rpm", Carrier.NAMED),
+    ("/packages/rpm", Carrier.BASIC_AS_USER),
     ("/packages/go/", Carrier.BASIC),
     ("/packages/composer", Carrier.BASIC),
-    ("/packages/nuget", Carrier.NAMED),
-    ("/packages/rubygems/", Carrier.BARE),
+    ("/packages/nuget", Carrier.BASIC_AS_USER),
+    ("/packages/rubygems/", Carrier.RAW_AUTHORIZATION),
     ("/packages/conan/", Carrier.BASIC),
 )
 """Package formats that do not read ``PRIVATE-TOKEN`` (GitLab: ``sent_through`` in each of ``lib/api/*_packages.rb``). Where
@@ -66,7 +66,7 @@ def carrier_for(operation: Operation) -> Carrier:
     return _SURFACES.get(operation.surface, Carrier.PRIVATE_TOKEN)
 
 
-def field(carrier: Carrier, token: str, name: str = ANY_NAME) -> Field:
+def credential_field(carrier: Carrier, token: str, name: str = ANY_NAME) -> Field:
     """The field line that carries ``token``. Both the token and ``name``, GitLab's name for its user, are visible ASCII."""
     octets = token.encode("ascii")
     match carrier:
@@ -74,8 +74,8 @@ def field(carrier: Carrier, token: str, name: str = ANY_NAME) -> Field:
             return (b"PRIVATE-TOKEN", octets)
         case Carrier.BEARER:
             return (b"Authorization", b"Bearer " + octets)
-        case Carrier.BARE:
+        case Carrier.RAW_AUTHORIZATION:
             return (b"Authorization", octets)
-        case Carrier.BASIC | Carrier.NAMED:
-            user = name if carrier is Carrier.NAMED else ANY_NAME
+        case Carrier.BASIC | Carrier.BASIC_AS_USER:
+            user = name if carrier is Carrier.BASIC_AS_USER else ANY_NAME
             return (b"Authorization", b"Basic " + base64.b64encode(b"%b:%b" % (user.encode("ascii"), octets)))

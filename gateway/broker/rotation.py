@@ -11,7 +11,7 @@ Without a manager, the token replaces itself. GitLab then ends the old token in 
 there is one window that nothing can close: GitLab has replaced the token, and the answer is lost. The attempt is recorded
 beforehand, and never repeated: GitLab takes a token that asks twice for stolen, and revokes its whole family.
 
-Only the leader comes here; every write names the version it was made from and, except in ``_keep``, the leader's fence.
+Only the leader comes here; every write names the version it was made from and, except in ``_persist``, the leader's fence.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Protocol
 
 import msgspec
 
-from ..core.kept_token import DAY_S, KeptToken, Rotation, Step
 from ..core.secret import Secret
+from ..core.token_record import DAY_S, Rotation, RotationStep, TokenRecord
 from ..ports import StoreUnavailable
-from .token_api import CallLost, CallRefused, Minted, TokenApi, TokenFacts, Ward
+from .token_api import CallRefused, NewToken, OutcomeUnknown, TokenApi, TokenFacts, TokenOwner
 
 log = logging.getLogger("gateway.rotation")
 
@@ -52,7 +52,7 @@ class Plan(msgspec.Struct, frozen=True):
     id: str
     """The id of the credential, or of the member of a pool."""
     record: str
-    """The id of its record: ``core.kept_token.record_id``."""
+    """The id of its record: ``core.token_record.record_id``."""
     configured: Secret
     before_s: float
     lifetime_s: float
@@ -61,11 +61,11 @@ class Plan(msgspec.Struct, frozen=True):
     group: str = ""
 
 
-class Opened(Protocol):
+class TokenSnapshot(Protocol):
     """Everything in a vault at one moment, ``now`` by the vault's own clock."""
 
     @property
-    def tokens(self) -> dict[str, KeptToken]: ...
+    def tokens(self) -> dict[str, TokenRecord]: ...
     @property
     def broken(self) -> tuple[str, ...]: ...
     @property
@@ -77,28 +77,28 @@ class Opened(Protocol):
 class Vault(Protocol):
     """Where records are kept; see ``stores.credential_vault``."""
 
-    async def read(self, reader: str) -> Opened: ...
-    async def put(self, token: KeptToken, expect: int, fence: int | None) -> bool: ...
+    async def read(self, reader: str) -> TokenSnapshot: ...
+    async def put(self, token: TokenRecord, expect: int, fence: int | None) -> bool: ...
     async def lead(self, holder: str, lease_s: float) -> int | None: ...
     async def resign(self, holder: str) -> None: ...
-    async def forgets(self) -> str: ...
+    async def durability_warning(self) -> str: ...
     async def close(self) -> None: ...
 
 
-class Tokens(Protocol):
+class TokensInUse(Protocol):
     """The tokens that requests are given; see ``StaticTokenSource``."""
 
     def token(self, credential_id: str) -> Secret: ...
     def switch(self, credential_id: str, token: Secret, expires_at: float | None, *, checked: bool = True) -> None: ...
     def expires_at(self, credential_id: str) -> float | None: ...
-    def look_again(self) -> None: ...
+    def recheck_refused(self) -> None: ...
 
 
 Note = Callable[[str, str], None]
 """Called with (what happened, credential id), for the audit."""
 
 
-class Rotor:
+class RotationSteps:
     """Advances rotations.
 
     Args:
@@ -115,7 +115,7 @@ class Rotor:
         self,
         api: TokenApi,
         vault: Vault,
-        tokens: Tokens,
+        tokens: TokensInUse,
         *,
         wall: Callable[[], float],
         name: Callable[[], str],
@@ -130,34 +130,34 @@ class Rotor:
         self._note = note
         self._pause = pause
 
-    async def begin(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
+    async def begin(self, plan: Plan, kept: TokenRecord, fence: int) -> TokenRecord:
         """Replace the token now. Returns the record as it is then. ``kept.rotation`` is None, ``CREATING`` or ``LOST``.
 
         Raises RotationFailed, Superseded, StoreUnavailable; the next attempt goes on from what is written.
         """
-        if why := await self._vault.forgets():
+        if why := await self._vault.durability_warning():
             raise RotationFailed(why)
         if plan.manager:
             return await self._create(plan, kept, fence)
         return await self._rotate_self(plan, kept, fence)
 
-    async def give_up(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
+    async def give_up(self, plan: Plan, kept: TokenRecord, fence: int) -> TokenRecord:
         """Give up a rotation whose gateway asked GitLab to replace the token and was not heard of since: report
         that, and never ask again."""
         assert kept.rotation is not None
-        kept = await self._write(kept, fence, rotation=msgspec.structs.replace(kept.rotation, step=Step.LOST))
-        self._lost(plan, "the gateway that asked has not been heard from since")
+        kept = await self._write(kept, fence, rotation=msgspec.structs.replace(kept.rotation, step=RotationStep.LOST))
+        self._report_lost(plan, "the gateway that asked has not been heard from since")
         return kept
 
     # With a manager
 
-    async def _create(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
+    async def _create(self, plan: Plan, kept: TokenRecord, fence: int) -> TokenRecord:
         manager = self._tokens.token(plan.manager)
         names: tuple[str, ...] = ()
         if kept.rotation is not None:  # an earlier attempt may have left a token that nobody holds
             names = kept.rotation.names
             await self._sweep(plan, kept, names, old_id=0)
-        old = await self._known(plan, kept)
+        old = await self._current_facts(plan, kept)
         if old.granular:
             raise RotationFailed("the token has fine-grained permissions, which a manager can't copy: leave `manager` out")
         name = f"{NAME} {plan.id} {self._name()}"
@@ -166,19 +166,19 @@ class Rotor:
         kept = await self._write(
             kept,
             fence,
-            rotation=Rotation(Step.CREATING, names, old.id, self._wall()),
+            rotation=Rotation(RotationStep.CREATING, names, old.id, self._wall()),
             token_id=old.id,
             user_id=old.user_id,
             scopes=old.scopes,
             expires_at=old.ends_at,
         )
-        ward = Ward(old.user_id, plan.group)
+        owner = TokenOwner(old.user_id, plan.group)
         try:
-            minted = await self._api.create(manager, ward, name, old.scopes, self._end(plan))
+            minted = await self._api.create(manager, owner, name, old.scopes, self._expiry_day(plan))
         except CallRefused as refused:
             await self._write(kept, fence, rotation=None)
             raise RotationFailed(f"the manager could not create a new token: {refused}") from refused
-        except CallLost as lost:
+        except OutcomeUnknown as lost:
             raise RotationFailed(f"the answer to creating a new token was lost: {lost}") from lost
         try:
             await self._check(minted, old)
@@ -189,34 +189,34 @@ class Rotor:
                 token=minted.token,
                 token_id=minted.facts.id,
                 expires_at=minted.facts.ends_at,
-                rotation=Rotation(Step.SETTLING, names, old.id, self._wall()),
+                rotation=Rotation(RotationStep.SETTLING, names, old.id, self._wall()),
             )
         except (RotationFailed, Superseded):
-            await self._discard(manager, ward, minted)
+            await self._discard(manager, owner, minted)
             raise
         log.info("rotation of %s: the new token is stored", plan.id)
         self._tokens.switch(plan.id, minted.token, minted.facts.ends_at)
         self._note("rotated", plan.id)
         return kept
 
-    async def _check(self, minted: Minted, old: TokenFacts) -> None:
+    async def _check(self, minted: NewToken, old: TokenFacts) -> None:
         try:
             facts = await self._api.describe(minted.token)
-        except (CallRefused, CallLost) as silence:
+        except (CallRefused, OutcomeUnknown) as silence:
             raise RotationFailed(f"the new token can't be checked: {silence}") from silence
         if facts is None:
             raise RotationFailed("GitLab does not accept the new token")
         if facts.user_id != old.user_id or set(facts.scopes) != set(old.scopes):
             raise RotationFailed("the new token is not what was asked for: another user, or other scopes")
 
-    async def _discard(self, manager: Secret, ward: Ward, minted: Minted) -> None:
+    async def _discard(self, manager: Secret, owner: TokenOwner, minted: NewToken) -> None:
         """Revoke a new token that will not be used. If this fails, the token is found by its name later."""
         try:
-            await self._api.revoke(manager, ward, minted.facts.id)
-        except (CallRefused, CallLost) as silence:
+            await self._api.revoke(manager, owner, minted.facts.id)
+        except (CallRefused, OutcomeUnknown) as silence:
             log.warning("a new token that will not be used could not be revoked yet: %s", silence)
 
-    async def settle(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
+    async def settle(self, plan: Plan, kept: TokenRecord, fence: int) -> TokenRecord:
         """Revoke the old token, now that every gateway has the new one, and whatever else this rotation made.
 
         Raises as ``begin``.
@@ -227,7 +227,7 @@ class Rotor:
             raise RotationFailed("only a `manager` can revoke the old token, and the configuration no longer names one")
         try:
             facts = await self._api.describe(kept.token)
-        except (CallRefused, CallLost) as silence:
+        except (CallRefused, OutcomeUnknown) as silence:
             raise RotationFailed(f"the new token can't be checked: {silence}") from silence
         if facts is None:
             raise RotationFailed("GitLab no longer accepts the new token: the old one is left as it is")
@@ -237,22 +237,22 @@ class Rotor:
         self._note("revoked_old", plan.id)
         return kept
 
-    async def _sweep(self, plan: Plan, kept: KeptToken, names: tuple[str, ...], *, old_id: int) -> None:
+    async def _sweep(self, plan: Plan, kept: TokenRecord, names: tuple[str, ...], *, old_id: int) -> None:
         """Revoke the old token, and all tokens with one of ``names`` but the one in use."""
-        manager, ward = self._tokens.token(plan.manager), Ward(kept.user_id, plan.group)
+        manager, owner = self._tokens.token(plan.manager), TokenOwner(kept.user_id, plan.group)
         try:
-            for facts in await self._api.active(manager, ward):
+            for facts in await self._api.active(manager, owner):
                 spare = facts.id == kept.token_id
                 if not spare and (facts.id == old_id or facts.name in names):
-                    await self._api.revoke(manager, ward, facts.id)
-        except (CallRefused, CallLost) as silence:
+                    await self._api.revoke(manager, owner, facts.id)
+        except (CallRefused, OutcomeUnknown) as silence:
             raise RotationFailed(f"the manager could not revoke old tokens: {silence}") from silence
 
-    async def _known(self, plan: Plan, kept: KeptToken) -> TokenFacts:
+    async def _current_facts(self, plan: Plan, kept: TokenRecord) -> TokenFacts:
         """The facts about the present token. If it has merely expired, they come from the record."""
         try:
             facts = await self._api.describe(self._tokens.token(plan.id))
-        except (CallRefused, CallLost) as silence:
+        except (CallRefused, OutcomeUnknown) as silence:
             raise RotationFailed(f"the token can't be checked: {silence}") from silence
         if facts is not None:
             return facts
@@ -264,10 +264,10 @@ class Rotor:
 
     # Without a manager
 
-    async def _rotate_self(self, plan: Plan, kept: KeptToken, fence: int) -> KeptToken:
+    async def _rotate_self(self, plan: Plan, kept: TokenRecord, fence: int) -> TokenRecord:
         token = self._tokens.token(plan.id)
-        old = await self._known(plan, msgspec.structs.replace(kept, user_id=0))
-        asked = Rotation(Step.ROTATING, (f"{NAME} {plan.id} {self._name()}",), old.id, self._wall())
+        old = await self._current_facts(plan, msgspec.structs.replace(kept, user_id=0))
+        asked = Rotation(RotationStep.ROTATING, (f"{NAME} {plan.id} {self._name()}",), old.id, self._wall())
         kept = await self._write(
             kept,
             fence,
@@ -279,21 +279,21 @@ class Rotor:
         )
         log.info("rotation of %s: the token replaces itself", plan.id)
         try:
-            minted = await self._api.rotate_self(token, self._end(plan))
+            minted = await self._api.rotate_self(token, self._expiry_day(plan))
         except CallRefused as refused:
             await self._write(kept, fence, rotation=None)
             raise RotationFailed(f"the token may not replace itself: {refused}") from refused
-        except CallLost as lost:
-            kept = await self._write(kept, fence, rotation=msgspec.structs.replace(asked, step=Step.LOST))
-            self._lost(plan, str(lost))
+        except OutcomeUnknown as lost:
+            kept = await self._write(kept, fence, rotation=msgspec.structs.replace(asked, step=RotationStep.LOST))
+            self._report_lost(plan, str(lost))
             return kept
         # From here on the new token is the only one, and exists nowhere but here: use it at once, and keep it at any price.
         self._tokens.switch(plan.id, minted.token, minted.facts.ends_at)
-        kept = await self._keep(plan, kept, minted)
+        kept = await self._persist(plan, kept, minted)
         self._note("rotated", plan.id)
         return kept
 
-    async def _keep(self, plan: Plan, kept: KeptToken, minted: Minted) -> KeptToken:
+    async def _persist(self, plan: Plan, kept: TokenRecord, minted: NewToken) -> TokenRecord:
         """Write the new token until the store has it. This needs no leadership: a rotation that was given up meanwhile is
         completed all the same."""
         made = msgspec.structs.replace(
@@ -321,7 +321,7 @@ class Rotor:
                 told = True
                 await self._pause(_PERSIST_EVERY_S)
 
-    def _lost(self, plan: Plan, why: str) -> None:
+    def _report_lost(self, plan: Plan, why: str) -> None:
         log.error(
             "rotation of %s: GitLab may have replaced the token, and the new one was not received (%s). GitLab is not "
             "asked again. When requests with the token fail, put a new one into the configuration",
@@ -332,13 +332,13 @@ class Rotor:
 
     # In both cases
 
-    async def _write(self, kept: KeptToken, fence: int, **changes: object) -> KeptToken:
+    async def _write(self, kept: TokenRecord, fence: int, **changes: object) -> TokenRecord:
         made = msgspec.structs.replace(kept, version=kept.version + 1, **changes)
         if not await self._vault.put(made, kept.version, fence):
             raise Superseded
         return made
 
-    def _end(self, plan: Plan) -> str:
+    def _expiry_day(self, plan: Plan) -> str:
         """The day on which a new token is to end. GitLab allows 365 days, and counts in its own time zone."""
         days = min(364.0, plan.lifetime_s / DAY_S)
         end = datetime.datetime.fromtimestamp(self._wall(), datetime.UTC) + datetime.timedelta(days=days)

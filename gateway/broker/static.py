@@ -20,7 +20,7 @@ from ..core.errors import Code, Rejection, Source
 from ..core.secret import Secret
 from ..ports import NotAnswering, Presentation, TokenVerifier, UpstreamCredential
 from .carriers import Carrier, carrier_for
-from .held import Held, HeldPool, StaticCredential
+from .token_pool import HeldToken, StaticCredential, TokenPool
 
 _RETRY_S = 30.0
 """How long a credential that GitLab refused is not tried again."""
@@ -44,7 +44,7 @@ class StaticTokenSource:
     Args:
         credentials: Single ones, and members of pools.
         verifier: Asks GitLab about them.
-        name_of: Asks for GitLab's name for a token's user; empty if the token may not ask. Raises NotAnswering.
+        fetch_username: Asks for GitLab's name for a token's user; empty if the token may not ask. Raises NotAnswering.
         partition_key: The key of the hashes that name cache partitions.
         monotonic: A clock, in seconds.
         alarm: Called with ``(credential id, is healthy)`` at each change.
@@ -54,7 +54,7 @@ class StaticTokenSource:
         self,
         credentials: Iterable[StaticCredential],
         verifier: TokenVerifier,
-        name_of: Callable[[Secret], Awaitable[str]],
+        fetch_username: Callable[[Secret], Awaitable[str]],
         *,
         partition_key: bytes,
         monotonic: Callable[[], float],
@@ -62,24 +62,24 @@ class StaticTokenSource:
     ) -> None:
         """Raises CredentialsRefused for a token that could not be sent in a header field."""
         try:
-            self._held = {credential.id: Held(credential, partition_key) for credential in credentials}
+            self._held = {credential.id: HeldToken(credential, partition_key) for credential in credentials}
         except ValueError as problem:
             raise CredentialsRefused([str(problem)]) from None
-        pools: dict[str, list[Held]] = {}
+        pools: dict[str, list[HeldToken]] = {}
         for held in self._held.values():
             if held.credential.pool:
                 pools.setdefault(held.credential.pool, []).append(held)
         self._pools = pools
         self._single = {name: held for name, held in self._held.items() if not held.credential.pool}
-        self._shared = {name: HeldPool(members) for name, members in pools.items()}
+        self._shared = {name: TokenPool(members) for name, members in pools.items()}
         self._verifier = verifier
-        self._name_of = name_of
+        self._fetch_username = fetch_username
         self._monotonic = monotonic
         self._alarm = alarm
         self._recheck: asyncio.Task[None] | None = None
         self._recheck_at = 0.0
-        self.unchecked = bool(self._held)
-        self.renew: Callable[[], Awaitable[None]] | None = None
+        self.has_unchecked = bool(self._held)
+        self.look_for_successor: Callable[[], Awaitable[None]] | None = None
         """Finds out whether another gateway has replaced a refused token."""
 
     async def verify_at_start(self, unsure: Collection[str] = ()) -> list[str]:
@@ -102,19 +102,19 @@ class StaticTokenSource:
                 (warnings if spared else problems).append(f"credential `{name}` {one.reason}")
         if problems:
             raise CredentialsRefused(problems)
-        self.unchecked = any(not held.checked for held in self._held.values())
+        self.has_unchecked = any(not held.checked for held in self._held.values())
         return warnings
 
-    def _has_company(self, held: Held) -> bool:
+    def _has_company(self, held: HeldToken) -> bool:
         return any(not other.refused_until for other in self._pools.get(held.credential.pool, ()))
 
-    def recognised(self) -> None:
-        self.unchecked = False
+    def gitlab_answered(self) -> None:
+        self.has_unchecked = False
         if self._recheck is None and self._monotonic() >= self._recheck_at:
             self._recheck_at = self._monotonic() + _DOUBT_S
             self._start_check()
 
-    def look_again(self) -> None:
+    def recheck_refused(self) -> None:
         """Ask again about refused members of pools when their time is over: no request waits for them."""
         now = self._monotonic()
         due = (held for members in self._pools.values() for held in members if 0 < held.refused_until <= now)
@@ -133,7 +133,7 @@ class StaticTokenSource:
                             await self._check(held)
         finally:
             self._recheck = None
-            self.unchecked = any(not held.checked for held in self._held.values())
+            self.has_unchecked = any(not held.checked for held in self._held.values())
 
     def pick_by(self, remaining: Callable[[str], float]) -> None:
         """Choose among the members of a pool by how many more requests GitLab allows each: infinity if it has not said, -1
@@ -170,7 +170,7 @@ class StaticTokenSource:
         if self._monotonic() < held.refused_until:
             raise _refusal(502, f"credential `{held.credential.id}` {held.reason}")
         carrier = carrier_for(operation)
-        if carrier is Carrier.NAMED and held.user_name is None:
+        if carrier is Carrier.BASIC_AS_USER and held.user_name is None:
             await self._learn_name(held)
         return held.by_carrier[carrier]
 
@@ -181,10 +181,10 @@ class StaticTokenSource:
             if pool is None:
                 return None
             held = pool.offer()
-        if not held.standing.good:
+        if not held.token_status.usable:
             return None
         carrier = carrier_for(operation)
-        if carrier is Carrier.NAMED and held.user_name is None:
+        if carrier is Carrier.BASIC_AS_USER and held.user_name is None:
             return None
         return held.by_carrier[carrier]
 
@@ -217,7 +217,7 @@ class StaticTokenSource:
             self._recheck.cancel()
             await asyncio.gather(self._recheck, return_exceptions=True)
 
-    async def _first_check(self, held: Held) -> str:
+    async def _first_check(self, held: HeldToken) -> str:
         """Check a credential. Returns why it could not be checked; empty if it was."""
         try:
             async with held.lock:
@@ -226,40 +226,40 @@ class StaticTokenSource:
             return _reason(error)
         return ""
 
-    async def _establish(self, held: Held) -> None:
+    async def _establish(self, held: HeldToken) -> None:
         """Check a refused credential before the next try: once, however many callers wait."""
-        vain = held.vain
+        unanswered = held.unanswered
         async with held.lock:
             if held.trusted or self._monotonic() < held.refused_until:
                 return
-            if held.vain != vain:  # one by one, the last of a hundred would wait for a hundred timeouts
+            if held.unanswered != unanswered:  # one by one, the last of a hundred would wait for a hundred timeouts
                 raise _unchecked(held, held.silence)
             try:
                 await self._check(held)
             except (NotAnswering, TimeoutError) as error:
-                held.vain, held.silence = held.vain + 1, _reason(error)
+                held.unanswered, held.silence = held.unanswered + 1, _reason(error)
                 raise _unchecked(held, held.silence) from error
 
-    async def _learn_name(self, held: Held) -> None:
+    async def _learn_name(self, held: HeldToken) -> None:
         """Ask for the name of the token's user: once, however many callers wait, and again after a 401, because users can
         be renamed."""
-        vain = held.vain
+        unanswered = held.unanswered
         async with held.lock:
             if held.user_name is not None:
                 return
-            if held.vain != vain:  # as in ``_establish``
+            if held.unanswered != unanswered:  # as in ``_establish``
                 raise _nameless(held)
             name = ""
             try:
                 async with asyncio.timeout(_CHECK_TIMEOUT_S):
-                    name = await self._name_of(held.credential.token)
+                    name = await self._fetch_username(held.credential.token)
             except (NotAnswering, TimeoutError) as error:
                 if not isinstance(error, NotAnswering) or error.offered:
-                    held.vain, held.silence = held.vain + 1, _reason(error)
+                    held.unanswered, held.silence = held.unanswered + 1, _reason(error)
                     raise _nameless(held) from error
-            held.call(name)
+            held.set_user_name(name)
 
-    async def _check(self, held: Held) -> None:
+    async def _check(self, held: HeldToken) -> None:
         """Ask GitLab, and remember the answer. Raises NotAnswering or TimeoutError; then nothing has changed."""
         asked = held.credential
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
@@ -271,8 +271,8 @@ class StaticTokenSource:
                 # This GitLab cannot be asked: its own checks have to do, and `Sudo` never passes for brokered callers.
                 self._settle(held, trusted=True, reason="may have any scope: this GitLab can't be asked about tokens")
                 return
-            if verified is None and self.renew is not None:
-                await self.renew()
+            if verified is None and self.look_for_successor is not None:
+                await self.look_for_successor()
         if held.credential is not asked:
             return  # replaced meanwhile: the answer is about the old one
         if verified is None:
@@ -286,12 +286,12 @@ class StaticTokenSource:
         else:
             self._settle(held, trusted=True, reason="")
 
-    def _settle(self, held: Held, *, trusted: bool, reason: str) -> None:
+    def _settle(self, held: HeldToken, *, trusted: bool, reason: str) -> None:
         now = self._monotonic()
         was_refused = held.refused_until > 0.0
         held.checked, held.trusted, held.reason, held.doubt = True, trusted, reason, ""
         held.refused_until = 0.0 if trusted else now + _RETRY_S
-        held.standing.good = trusted
+        held.token_status.usable = trusted
         if trusted is was_refused:
             self._alarm(held.credential.id, trusted)
 
@@ -300,11 +300,11 @@ def _reason(error: Exception) -> str:
     return str(error) or "no answer in time"
 
 
-def _unchecked(held: Held, reason: str) -> Rejection:
+def _unchecked(held: HeldToken, reason: str) -> Rejection:
     return _refusal(503, f"credential `{held.credential.id}` cannot be checked: {reason}")
 
 
-def _nameless(held: Held) -> Rejection:
+def _nameless(held: HeldToken) -> Rejection:
     return _refusal(503, f"GitLab's name for the user of credential `{held.credential.id}` is not known: {held.silence}")
 
 

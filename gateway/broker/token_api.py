@@ -1,7 +1,7 @@
 """GitLab's own calls for tokens: describe one, make one, revoke one, let one replace itself. Nothing is repeated here.
 
 Two failures are told apart, because what may follow them differs: after ``CallRefused`` nothing has changed at GitLab;
-after ``CallLost`` something may have, and nobody knows.
+after ``OutcomeUnknown`` something may have, and nobody knows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CallRefused(Exception):  # noqa: N818 — a decision of GitLab's, told to 
     """GitLab said no, or was never reached. The message holds no secret."""
 
 
-class CallLost(Exception):  # noqa: N818 — a state of the world the caller acts on
+class OutcomeUnknown(Exception):  # noqa: N818 — a state of the world the caller acts on
     """It may or may not have happened. The message holds no secret."""
 
 
@@ -71,14 +71,14 @@ class TokenFacts(msgspec.Struct, frozen=True):
         return datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp()
 
 
-class Minted(msgspec.Struct, frozen=True):
+class NewToken(msgspec.Struct, frozen=True):
     """A new token, and what GitLab says of it."""
 
     token: Secret
     facts: TokenFacts
 
 
-class Ward(msgspec.Struct, frozen=True):
+class TokenOwner(msgspec.Struct, frozen=True):
     """The user whose tokens a manager looks after."""
 
     user_id: int
@@ -126,100 +126,102 @@ class TokenApi:
         status, _, body = await self._call("GET", b"/personal_access_tokens/self", token)
         if status in {401, 403}:
             return None
-        facts = _read(_decode_facts, _good(status, body))
+        facts = _decode_reply(_decode_facts, _require_200(status, body))
         return facts if facts.active and not facts.revoked else None
 
-    async def create(self, manager: Secret, ward: Ward, name: str, scopes: tuple[str, ...], ends_on: str) -> Minted:
+    async def create(
+        self, manager: Secret, owner: TokenOwner, name: str, scopes: tuple[str, ...], ends_on: str
+    ) -> NewToken:
         """Make another token for the ward, in addition to those that exist."""
         wish: dict[str, object] = {"name": name, "scopes": list(scopes), "expires_at": ends_on}
-        return await self._mint(_place(ward), manager, wish)
+        return await self._mint(_tokens_path(owner), manager, wish)
 
-    async def rotate_self(self, token: Secret, ends_on: str) -> Minted:
+    async def rotate_self(self, token: Secret, ends_on: str) -> NewToken:
         """Replace ``token`` by its successor, which is returned; ``token`` itself is then dead. If it asks twice, GitLab
         revokes both."""
         return await self._mint(b"/personal_access_tokens/self/rotate", token, {"expires_at": ends_on})
 
-    async def active(self, manager: Secret, ward: Ward) -> list[TokenFacts]:
+    async def active(self, manager: Secret, owner: TokenOwner) -> list[TokenFacts]:
         """The ward's tokens that work."""
         found: list[TokenFacts] = []
-        place = _place(ward)
+        path = _tokens_path(owner)
         query = b"?state=active&per_page=100"
-        if not ward.group:
-            place, query = b"/personal_access_tokens", query + b"&user_id=%d" % ward.user_id
+        if not owner.group:
+            path, query = b"/personal_access_tokens", query + b"&user_id=%d" % owner.user_id
         for page in range(1, _PAGES + 1):
-            status, fields, body = await self._call("GET", b"%b%b&page=%d" % (place, query, page), manager)
-            found += _read(_decode_list, _good(status, body))
+            status, fields, body = await self._call("GET", b"%b%b&page=%d" % (path, query, page), manager)
+            found += _decode_reply(_decode_list, _require_200(status, body))
             if not any(name.lower() == b"x-next-page" and value.strip() for name, value in fields):
-                return [facts for facts in found if facts.active and not facts.revoked and facts.user_id == ward.user_id]
+                return [facts for facts in found if facts.active and not facts.revoked and facts.user_id == owner.user_id]
         raise CallRefused("the user has too many tokens to look through")
 
-    async def revoke(self, manager: Secret, ward: Ward, token_id: int) -> None:
+    async def revoke(self, manager: Secret, owner: TokenOwner, token_id: int) -> None:
         """Revoke a token; harmless to repeat."""
-        place = _place(ward) if ward.group else b"/personal_access_tokens"
-        status, _, _ = await self._call("DELETE", b"%b/%d" % (place, token_id), manager)
+        path = _tokens_path(owner) if owner.group else b"/personal_access_tokens"
+        status, _, _ = await self._call("DELETE", b"%b/%d" % (path, token_id), manager)
         if status not in {200, 202, 204, 404}:
             raise CallRefused(f"GitLab answered {status}")
 
-    async def _mint(self, place: bytes, token: Secret, wish: dict[str, object]) -> Minted:
-        status, _, body = await self._call("POST", place, token, msgspec.json.encode(wish))
+    async def _mint(self, path: bytes, token: Secret, wish: dict[str, object]) -> NewToken:
+        status, _, body = await self._call("POST", path, token, msgspec.json.encode(wish))
         if status not in {200, 201}:
             if 400 <= status < 500:
                 raise CallRefused(f"GitLab answered {status}")
-            raise CallLost(f"GitLab answered {status}")
+            raise OutcomeUnknown(f"GitLab answered {status}")
         try:
             value, facts = _decode_value(body).token, _decode_facts(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise CallLost("GitLab's answer can't be read") from None
+            raise OutcomeUnknown("GitLab's answer can't be read") from None
         if _TOKEN.fullmatch(value) is None:
-            raise CallLost("GitLab's answer holds no token")
-        return Minted(Secret(value), facts)
+            raise OutcomeUnknown("GitLab's answer holds no token")
+        return NewToken(Secret(value), facts)
 
-    async def _call(self, method: str, place: bytes, token: Secret, body: bytes | None = None) -> tuple[int, Fields, bytes]:
+    async def _call(self, method: str, path: bytes, token: Secret, body: bytes | None = None) -> tuple[int, Fields, bytes]:
         sent: Fields = (*self._fields, (b"PRIVATE-TOKEN", token.reveal().encode("ascii")))
         if body is not None:
             sent = (*sent, (b"Content-Type", b"application/json"))
-        request = UpstreamRequest(method, self._root + place, sent, len(body or b""), _TIMEOUT_S)
+        request = UpstreamRequest(method, self._root + path, sent, len(body or b""), _TIMEOUT_S)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 reply = await self._upstream.send(request, None if body is None else _Octets(body))
                 try:
-                    return reply.head.status, reply.head.fields, await _whole(reply)
+                    return reply.head.status, reply.head.fields, await _read_body(reply)
                 finally:
                     reply.release()
         except Rejection as failed:
             words = f"GitLab could not be asked: {failed.code.value}"
-            raise CallRefused(words) if failed.code in _NEVER_SENT else CallLost(words) from failed
+            raise CallRefused(words) if failed.code in _NEVER_SENT else OutcomeUnknown(words) from failed
         except TimeoutError:
-            raise CallLost("GitLab did not answer in time") from None
+            raise OutcomeUnknown("GitLab did not answer in time") from None
 
 
-def _place(ward: Ward) -> bytes:
-    if not ward.group:
-        return b"/users/%d/personal_access_tokens" % ward.user_id
-    if _PATH.fullmatch(ward.group) is None:
+def _tokens_path(owner: TokenOwner) -> bytes:
+    if not owner.group:
+        return b"/users/%d/personal_access_tokens" % owner.user_id
+    if _PATH.fullmatch(owner.group) is None:
         raise CallRefused("the group's path can't be used in a URL")
-    group = ward.group.replace("/", "%2F").encode("ascii")
-    return b"/groups/%b/service_accounts/%d/personal_access_tokens" % (group, ward.user_id)
+    group = owner.group.replace("/", "%2F").encode("ascii")
+    return b"/groups/%b/service_accounts/%d/personal_access_tokens" % (group, owner.user_id)
 
 
-async def _whole(reply: Reply) -> bytes:
+async def _read_body(reply: Reply) -> bytes:
     if reply.whole is not None or reply.chunks is None:
         return reply.whole or b""
     body = bytearray()
     async for chunk in reply.chunks:
         body += chunk
         if len(body) > _MAX_ANSWER_BYTES:
-            raise CallLost("GitLab's answer is too long")
+            raise OutcomeUnknown("GitLab's answer is too long")
     return bytes(body)
 
 
-def _good(status: int, body: bytes) -> bytes:
+def _require_200(status: int, body: bytes) -> bytes:
     if status != 200:
         raise CallRefused(f"GitLab answered {status}")
     return body
 
 
-def _read(decode: Callable[[bytes], _Found], body: bytes) -> _Found:
+def _decode_reply(decode: Callable[[bytes], _Found], body: bytes) -> _Found:
     try:
         return decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

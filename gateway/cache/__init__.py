@@ -5,25 +5,25 @@ RFC 9111 one, ``fill`` copies answers into the store as they stream. What may be
 ``core/caching.py`` and ``core/private_caching.py``.
 """
 
-from .again import Again
-from .contract import Cache, CacheOutcome, CacheRequest, Forward, Found, Leading, Like, NoCache
-from .mould import Cast
+from .contract import Cache, CacheOutcome, CacheProfile, CacheRequest, Forward, Leader, NoCache, PriorLookup
+from .entry_template import FormTemplate
 from .private import PrivateCache
+from .repeat_hit import RepeatHit
 from .shared import SharedCache
-from .shared_asking import SharedPolicy
+from .shared_fetcher import SharedPolicy
 
 __all__ = [
-    "Again",
     "Cache",
     "CacheOutcome",
+    "CacheProfile",
     "CacheRequest",
-    "Cast",
+    "FormTemplate",
     "Forward",
-    "Found",
-    "Leading",
-    "Like",
+    "Leader",
     "NoCache",
+    "PriorLookup",
     "PrivateCache",
+    "RepeatHit",
     "SharedCache",
     "SharedPolicy",
 ]

@@ -1,7 +1,7 @@
 """The cache as the pipeline sees it: one ``fetch`` between a permitted request and its upstream.
 
 Which cache it is (``PrivateCache`` for GitLab, ``SharedCache`` for RFC 9111, ``NoCache``) is chosen once, in
-``app/cache_room.py``.
+``app/cache_assembly.py``.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Protocol
 
 import msgspec
 
-from ..core.answer_shape import Shape, shaped
+from ..core.answer_shape import Shape, shape_of_head
 from ..core.cache_control import RequestDirectives
-from ..core.cache_entry import replaced
+from ..core.cache_entry import replace_fields
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.caching import conditions
 from ..core.catalogue import Operation
-from ..core.head_form import Blanks, Values
+from ..core.head_form import HeadPlaceholders, Values
 from ..core.messages import Field, Fields, ResponseHead, first, joined
-from ..ports import Asked, Lookup
+from ..ports import Cancellable, Lookup
 from ..reply import Reply
-from .again import Again
-from .mould import Cast, Mould, Told
+from .entry_template import EntryTemplate, FormTemplate, MissOutcome
+from .repeat_hit import RepeatHit
 
 
-class Like(msgspec.Struct, gc=False):
+class CacheProfile(msgspec.Struct, gc=False):
     """What a cache found out about one request, for all of its kind: these differ only in their targets' queries, and in
     nothing there that the gateway looks at."""
 
@@ -42,28 +42,28 @@ class Like(msgspec.Struct, gc=False):
     reuse_s: float = 0.0
     keep_s: float = 0.0
     immutable: bool = False
-    taught: bool = False
+    nothing_to_learn: bool = False
     """Whether an answer can name no project that is not known by now."""
     fields: Fields = ()
     """The request's fields."""
-    validates: bool = False
+    may_share: bool = False
     """Whether a stored answer that must be revalidated may be revalidated for all who wait. Where nothing is stored, the
-    answer may then be stored and shared with them, unless ``given`` holds conditions."""
-    given: Fields = ()
+    answer may then be stored and shared with them, unless ``client_conditions`` holds conditions."""
+    client_conditions: Fields = ()
     """The client's own conditions: where nothing is stored they are forwarded, and the answer is for this client alone.
     Empty where an answer would be reused without asking: then the whole answer is fetched for all."""
-    moulds: dict[tuple[Shape, Fields, float], Mould] = {}
+    templates: dict[tuple[Shape, Fields, float], EntryTemplate] = {}
     """Moulds of the answers, by shape, by the fields that decide about storing, and by ``reuse_s``: answers that agree in
     these share one."""
 
 
-class Found(msgspec.Struct, gc=False):
+class PriorLookup(msgspec.Struct, gc=False):
     """What the store held when a request was about to go up without a ``fetch``."""
 
     lookup: Lookup
     version: int
-    """The version of the ``Like`` whose key and tags the store was asked for."""
-    over: bool = False
+    """The version of the ``CacheProfile`` whose key and tags the store was asked for."""
+    superseded: bool = False
     """Whether the store has been asked again since, for the same request: what GitLab said before that is no answer to
     what is known now."""
 
@@ -85,9 +85,9 @@ class CacheRequest(msgspec.Struct, frozen=True, gc=False):
     """Whether it comes with a browser session."""
     reached_as: bytes = b""
     """How the client addressed the gateway (scheme, host): the answer's ``Link`` and ``Location`` are made from it."""
-    like: Like | None = None
+    profile: CacheProfile | None = None
     """Shared by all requests of a kind, where there are others."""
-    found: Found | None = None
+    prior_lookup: PriorLookup | None = None
     """What the store held, where it was asked already."""
 
     @property
@@ -98,7 +98,7 @@ class CacheRequest(msgspec.Struct, frozen=True, gc=False):
 class CacheOutcome:
     """What happened, for telemetry. ``stored`` is final only once the reply's body was read to its end or released."""
 
-    __slots__ = ("again", "age_s", "cache_status_field", "reason", "status", "stored", "upstream_status")
+    __slots__ = ("age_s", "cache_status_field", "reason", "repeat_hit", "status", "stored", "upstream_status")
 
     def __init__(self, status: CacheStatus = CacheStatus.BYPASS, reason: CacheReason = CacheReason.NONE) -> None:
         self.status = status
@@ -110,7 +110,7 @@ class CacheOutcome:
         """The age of a stored answer; -1 for one that has just arrived."""
         self.cache_status_field = b""
         """This cache's own member of ``Cache-Status``, already in the reply's head."""
-        self.again: Again | None = None
+        self.repeat_hit: RepeatHit | None = None
         """How to answer the same request again without a ``fetch``, where that may be possible."""
 
 
@@ -119,7 +119,7 @@ Forward = Callable[[Fields], Awaitable[Reply]]
 called more than once, and after ``fetch`` returned (stale-while-revalidate)."""
 
 
-class Leading(Protocol):
+class Leader(Protocol):
     """One request that asks upstream on behalf of all identical ones."""
 
     @property
@@ -132,17 +132,17 @@ class Leading(Protocol):
         None, with nothing done, where that takes a ``fetch``."""
         ...
 
-    def answered(self, head: ResponseHead, whole: bytes) -> Told | None:
+    def answered(self, head: ResponseHead, whole: bytes) -> MissOutcome | None:
         """Deal with a 200: store it where that is allowed, and share it with all who wait. None, with nothing done, where
         that takes a ``fetch``."""
         ...
 
-    def cast(self, blanks: Blanks, head: ResponseHead) -> Cast | None:
+    def form_template(self, blanks: HeadPlaceholders, head: ResponseHead) -> FormTemplate | None:
         """How to deal with answers of one form. ``head`` is made from ``blanks``, as it goes down. None: each answer has to
         be examined. Raises ValueError where the values that differ can't be recovered whole."""
         ...
 
-    def likewise(self, cast: Cast, values: Values, whole: bytes) -> Told | None:
+    def answered_by_form(self, form_template: FormTemplate, values: Values, whole: bytes) -> MissOutcome | None:
         """As ``answered``, for an answer of that form. None, with nothing done, where it takes ``answered``."""
         ...
 
@@ -150,7 +150,7 @@ class Leading(Protocol):
         """Give up without an answer: one of those who wait asks next. Harmless after an answer."""
         ...
 
-    def found(self) -> Found:
+    def prior_lookup(self) -> PriorLookup:
         """What a ``fetch`` needs to go on from here: an answer that is there already must not be taken for a later one."""
         ...
 
@@ -158,21 +158,25 @@ class Leading(Protocol):
 class Cache(Protocol):
     """A cache policy over a store."""
 
-    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
+    def lead_now(self, target: bytes, profile: CacheProfile, now: Callable[[], float]) -> Leader | None:
         """Lead a request, if nothing is stored for ``target``, or something that must be revalidated, and if nobody else
-        asks for it and its answer can be dealt with without waiting. It must then be forwarded with ``Leading.conditions``,
-        and the ``Leading`` told how that ended. None for any other request: that is for ``fetch``.
+        asks for it and its answer can be dealt with without waiting. It must then be forwarded with ``Leader.conditions``,
+        and the ``Leader`` told how that ended. None for any other request: that is for ``fetch``.
 
         Args:
             target: The raw target of a GET, without credentials.
-            like: What ``fetch`` found out about a request of its kind.
+            profile: What ``fetch`` found out about a request of its kind.
             now: Unix seconds.
         """
         ...
 
     def lead_soon(
-        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | Found | None], None]
-    ) -> Asked | None:
+        self,
+        target: bytes,
+        profile: CacheProfile,
+        now: Callable[[], float],
+        then: Callable[[Leader | PriorLookup | None], None],
+    ) -> Cancellable | None:
         """As ``lead_now``, for a store that has to be asked: ``then`` is called once, later, with what ``lead_now`` would
         return, or with what the store held, where a ``fetch`` is needed. Returns None, with nobody asked, where one is
         needed anyway. What ``then`` raises is logged.
@@ -203,7 +207,7 @@ class Cache(Protocol):
 class Leases(Protocol):
     """Decides which gateway asks, where several share a store."""
 
-    async def lead(self, question: bytes) -> Callable[[], None] | None:
+    async def lead(self, flight_key: bytes) -> Callable[[], None] | None:
         """Take the lease to ask on behalf of all gateways. Returns what must be called when the answer is stored, or will
         not be. Never fails.
 
@@ -211,7 +215,7 @@ class Leases(Protocol):
         """
         ...
 
-    def lead_soon(self, question: bytes, then: Callable[[Callable[[], None] | None], None]) -> Asked | None:
+    def lead_soon(self, flight_key: bytes, then: Callable[[Callable[[], None] | None], None]) -> Cancellable | None:
         """As ``lead``, but without waiting for another gateway: ``then`` is called once, later, with None where one asks.
         Returns None, with nothing sent, where that can't be told."""
         ...
@@ -219,18 +223,20 @@ class Leases(Protocol):
 
 def with_status(head: ResponseHead, member: bytes, age_s: float = -1.0) -> ResponseHead:
     """``head`` with this cache's member appended to ``Cache-Status`` and, for a stored answer, its ``Age``."""
-    fields, shape = head.fields, head.shape or shaped(head)
+    fields, shape = head.fields, head.shape or shape_of_head(head)
     if b"cache-status" in shape.place:
         before = joined(fields, b"cache-status")
-        fields = replaced(fields, (b"Cache-Status", (before or b"") + b", " + member))
+        fields = replace_fields(fields, (b"Cache-Status", (before or b"") + b", " + member))
         return ResponseHead(head.status, fields if age_s < 0 else (*fields, _age(age_s)), head.reason)
     if age_s < 0:
-        return ResponseHead(head.status, (*fields, (b"Cache-Status", member)), head.reason, shape.plus(b"Cache-Status"))
+        return ResponseHead(
+            head.status, (*fields, (b"Cache-Status", member)), head.reason, shape.with_names(b"Cache-Status")
+        )
     return ResponseHead(
         head.status,
         (*fields, _age(age_s), (b"Cache-Status", member)),
         head.reason,
-        shape.plus(b"Age", b"Cache-Status"),
+        shape.with_names(b"Age", b"Cache-Status"),
     )
 
 
@@ -241,14 +247,18 @@ def _age(age_s: float) -> Field:
 class NoCache:
     """No cache at all."""
 
-    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
-        del target, like, now
+    def lead_now(self, target: bytes, profile: CacheProfile, now: Callable[[], float]) -> Leader | None:
+        del target, profile, now
         return None
 
     def lead_soon(
-        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | Found | None], None]
-    ) -> Asked | None:
-        del target, like, now, then
+        self,
+        target: bytes,
+        profile: CacheProfile,
+        now: Callable[[], float],
+        then: Callable[[Leader | PriorLookup | None], None],
+    ) -> Cancellable | None:
+        del target, profile, now, then
         return None
 
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:

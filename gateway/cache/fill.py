@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-from ..core.answer_shape import shaped
+from ..core.answer_shape import shape_of_head
 from ..core.cache_status import Stored
 from ..reply import Reply
 
@@ -23,7 +23,7 @@ READ_AHEAD_BYTES = 256 << 10
 def promised_length(reply: Reply) -> int | None:
     """The reply's ``Content-Length``, where it has a readable one."""
     head = reply.head
-    value = (head.shape or shaped(head)).first(head.fields, b"content-length")
+    value = (head.shape or shape_of_head(head)).first(head.fields, b"content-length")
     return int(value) if value is not None and value.isdigit() and len(value) <= 18 else None
 
 
@@ -55,7 +55,7 @@ async def _resumed(kept: list[bytes], rest: AsyncIterator[bytes]) -> AsyncGenera
         yield chunk
 
 
-async def filled(reply: Reply, limit_bytes: int, commit: Commit, void: Void) -> Reply:
+async def tee(reply: Reply, limit_bytes: int, commit: Commit, void: Void) -> Reply:
     """``reply``, with its body on the way into the store. Exactly one of ``commit`` and ``void`` is called, once.
 
     Args:

@@ -42,16 +42,16 @@ class HookWatch:
         return silence_s is None or silence_s >= self._max_silence_s
 
     @property
-    def heard_lately(self) -> bool:
-        """Whether hooks still come, by what the store said a moment ago; if not, ``listening`` must tell."""
+    def known_alive(self) -> bool:
+        """Whether hooks still come, by what the store said a moment ago; if not, ``check_alive`` must tell."""
         return self._monotonic() < self._look_again_at and not self.silent
 
-    async def heard(self) -> None:
+    async def record_hook(self) -> None:
         """Note that a hook came to this gateway."""
         self._heard_at = self._monotonic()
         await self._store.purge((_HEARD,))
 
-    async def listening(self) -> bool:
+    async def check_alive(self) -> bool:
         """Whether hooks still come. Asks the store now and then for what other gateways heard."""
         now = self._monotonic()
         if now >= self._look_again_at:

@@ -11,28 +11,28 @@ from ..core.cache_control import parse_request_cache_control
 from ..core.cache_entry import Entry
 from ..core.cache_key import RequestReader, private_key
 from ..core.cache_status import CacheReason, CacheStatus
-from ..core.cache_tags import ANONYMOUS, partition_tag, place_of
+from ..core.cache_tags import ANONYMOUS, partition_tag, resource_of
 from ..core.caching import SAFE_METHODS, conditions, validators
 from ..core.catalogue import Access, Surface
 from ..core.errors import Rejection
 from ..core.immutable import KEEP_S, is_immutable
-from ..core.json_addresses import is_json
+from ..core.json_urls import is_json
 from ..core.messages import first
-from ..core.private_caching import REFUSED_FIELDS, PrivatePolicy, may_have_written, refuses_request
+from ..core.private_caching import REFUSED_FIELDS, PrivatePolicy, bypass_reason, may_have_written
 from ..core.project_names import ProjectNames
 from ..core.structured_fields import serialise_name
-from ..ports import Asked, CacheStore, Lookup
+from ..ports import CacheStore, Cancellable, Lookup
 from ..reply import Reply
-from .again import Again, Looking
-from .contract import CacheOutcome, CacheRequest, Forward, Found, Leading, Leases, Like
+from .contract import CacheOutcome, CacheProfile, CacheRequest, Forward, Leader, Leases, PriorLookup
 from .fill import read_ahead
 from .hook_watch import HookWatch
-from .labels import Labels
-from .private_asking import PrivateAsking, Question, as_reply, usable
-from .private_leading import Afar, AtHand, Placing, PrivateLeading
-from .private_looking import PrivateLooking
-from .private_passing import PrivatePassing
-from .private_validating import PrivateValidating
+from .private_conditional import PrivateConditional
+from .private_fetcher import FetchJob, PrivateFetcher, as_reply, judge_lookup
+from .private_lead_lookup import PrivateLeadLookup
+from .private_miss import LocalStore, NoWaitStore, PrivateMiss, RemoteStore
+from .private_revalidation import PrivateRevalidation
+from .repeat_hit import Looking, RepeatHit
+from .status_writer import CacheStatusWriter
 from .tagging import Tagging
 
 _BEFORE_TARGET = len(b"private\n")
@@ -52,7 +52,7 @@ class PrivateCache:
         looking: Looks into that part of ``store`` which is in memory.
         hooks: Where lifetimes depend on GitLab's hooks: while none come, every reuse is revalidated.
         leases: Where gateways share the store: one of them asks for what all may reuse.
-        at_hand: ``store``, where it is in this process and nowhere else; then there are no ``leases``.
+        local_store: ``store``, where it is in this process and nowhere else; then there are no ``leases``.
         afar: ``store``, where it is elsewhere.
         dressed: How answers are made ready on their way down: an answer made ready in another way, in a store that outlives
             this process or is shared with others, is not used.
@@ -69,14 +69,14 @@ class PrivateCache:
         hooks: HookWatch | None = None,
         looking: Looking | None = None,
         leases: Leases | None = None,
-        at_hand: AtHand | None = None,
-        afar: Afar | None = None,
+        local_store: LocalStore | None = None,
+        remote_store: RemoteStore | None = None,
         dressed: bytes = b"",
     ) -> None:
         self._store = store
         self._dressed = b"\x00" + dressed if dressed else b""
-        self._at_hand = at_hand if leases is None else None
-        self._afar = afar
+        self._local_store = local_store if leases is None else None
+        self._remote_store = remote_store
         self._leases = leases
         self._policy = policy
         self._names = names if names is not None else ProjectNames()
@@ -86,17 +86,17 @@ class PrivateCache:
         self._default_reuse_s = policy.reuse_s("")
         self._reuse_s = {operation: policy.reuse_s(operation) for operation in policy.route_ttl_s}
         self._reader = RequestReader(refused=frozenset(REFUSED_FIELDS))
-        self._hit = serialise_name(name).encode("ascii") + b"; hit; ttl=%d"
-        self._labels = Labels(name)
-        self._asking = PrivateAsking(
+        self._hit_member = serialise_name(name).encode("ascii") + b"; hit; ttl=%d"
+        self._status_writer = CacheStatusWriter(name)
+        self._fetcher = PrivateFetcher(
             store,
             policy,
-            self._labels,
+            self._status_writer,
             wait_s=wait_s,
             tagging=self._tagging,
             leases=leases,
         )
-        self._flights = self._asking.flights
+        self._flights = self._fetcher.flights
 
     async def close(self) -> None:
         await self._store.close()
@@ -107,148 +107,167 @@ class PrivateCache:
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
         if request.method != "GET":
             return await self._not_a_get(request, forward)
-        like = request.like or Like()
-        if like.version != self._names.version:
-            self._find_out(like, request)
-        if like.refused is not None:
-            return await self._past(request, forward, like.refused)
-        asked, tags, reuse_s = like.asked, like.tags, like.reuse_s
-        key = b"private\n%b%b" % (request.target, like.key)
-        if reuse_s > 0 and self._hooks is not None and not like.immutable and not await self._hooks.listening():
+        profile = request.profile or CacheProfile()
+        if profile.version != self._names.version:
+            self._fill_profile(profile, request)
+        if profile.refused is not None:
+            return await self._bypass(request, forward, profile.refused)
+        asked, tags, reuse_s = profile.asked, profile.tags, profile.reuse_s
+        key = b"private\n%b%b" % (request.target, profile.key)
+        if reuse_s > 0 and self._hooks is not None and not profile.immutable and not await self._hooks.check_alive():
             reuse_s = 0.0
-        found = request.found
-        if found is not None and found.version == like.version and not found.over:
-            lookup = found.lookup
+        prior_lookup = request.prior_lookup
+        if prior_lookup is not None and prior_lookup.version == profile.version and not prior_lookup.superseded:
+            lookup = prior_lookup.lookup
         else:
-            if found is not None:
-                found.over = True
+            if prior_lookup is not None:
+                prior_lookup.superseded = True
             # Where every reuse is revalidated, a copy in this process is of no use.
             lookup = await self._store.get(key, tags, anew=reuse_s <= 0)
         at = now()
-        entry, reason = usable(lookup, request.fields, asked, reuse_s, at)
+        entry, reason = judge_lookup(lookup, request.fields, asked, reuse_s, at)
         if lookup.near and reason is not None:
             lookup = await self._store.get(key, tags, anew=True)
-            entry, reason = usable(lookup, request.fields, asked, reuse_s, at)
+            entry, reason = judge_lookup(lookup, request.fields, asked, reuse_s, at)
         if not lookup.available:
-            return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
+            return await self._bypass(request, forward, CacheReason.STORE_UNAVAILABLE)
         if reason is None:
             assert entry is not None, "only a stored answer needs no asking"
-            reply, outcome = self._hits(entry, like.if_none_match, reuse_s, max(0.0, at - entry.received_at))
+            reply, outcome = self._serve_hit(entry, profile.if_none_match, reuse_s, max(0.0, at - entry.received_at))
             if asked is None and self._looking is not None:
-                outcome.again = self._again(self._looking(key, tags), request, reuse_s, like.if_none_match)
+                outcome.repeat_hit = self._repeat_hit(self._looking(key, tags), request, reuse_s, profile.if_none_match)
             return reply, outcome
         if asked is not None and asked.only_if_cached:
-            raise self._labels.only_if_cached(reason)
-        question = Question(request, forward, now, key, tags, reuse_s, like.keep_s, asked, like.if_none_match, like.taught)
-        return await self._asking.ask(question, lookup, entry, reason)
+            raise self._status_writer.only_if_cached(reason)
+        question = FetchJob(
+            request,
+            forward,
+            now,
+            key,
+            tags,
+            reuse_s,
+            profile.keep_s,
+            asked,
+            profile.if_none_match,
+            profile.nothing_to_learn,
+        )
+        return await self._fetcher.ask(question, lookup, entry, reason)
 
-    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
-        store = self._at_hand
-        if store is None or not self._leads(like):
+    def lead_now(self, target: bytes, profile: CacheProfile, now: Callable[[], float]) -> Leader | None:
+        store = self._local_store
+        if store is None or not self._may_lead(profile):
             return None
-        key = b"private\n%b%b" % (target, like.key)
-        return self._led(store, store.peek(key, like.tags), target, like, key, now)
+        key = b"private\n%b%b" % (target, profile.key)
+        return self._leader_for(store, store.get_now(key, profile.tags), target, profile, key, now)
 
     def lead_soon(
-        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | Found | None], None]
-    ) -> Asked | None:
-        store = self._afar
-        if store is None or not self._leads(like):
+        self,
+        target: bytes,
+        profile: CacheProfile,
+        now: Callable[[], float],
+        then: Callable[[Leader | PriorLookup | None], None],
+    ) -> Cancellable | None:
+        store = self._remote_store
+        if store is None or not self._may_lead(profile):
             return None
-        key, version = b"private\n%b%b" % (target, like.key), like.version
+        key, version = b"private\n%b%b" % (target, profile.key), profile.version
 
-        def led(lookup: Lookup) -> Leading | Found | None:
-            if self._names.version != version or not self._leads(like):
+        def decide(lookup: Lookup) -> Leader | PriorLookup | None:
+            if self._names.version != version or not self._may_lead(profile):
                 return None  # names were learnt while the store was asked: it was asked for too few tags
-            leading = self._led(store, lookup, target, like, key, now)
-            if leading is None and (not lookup.available or not store.copies):
-                return Found(lookup, version)
-            return leading  # None for a fresh answer in a store with copies: a ``fetch`` makes one
+            leader = self._leader_for(store, lookup, target, profile, key, now)
+            if leader is None and (not lookup.available or not store.copies):
+                return PriorLookup(lookup, version)
+            return leader  # None for a fresh answer in a store with copies: a ``fetch`` makes one
 
-        looking = PrivateLooking(led, then, self._leases if like.reuse_s > 0 else None, key)
-        asked = store.look(key, like.tags, looking.looked)
+        looking = PrivateLeadLookup(decide, then, self._leases if profile.reuse_s > 0 else None, key)
+        asked = store.look(key, profile.tags, looking.on_lookup)
         if asked is None:
             return None
         looking.asked = asked
         return looking
 
-    def _leads(self, like: Like) -> bool:
+    def _may_lead(self, profile: CacheProfile) -> bool:
         """Whether requests of this kind may go up, and their answers be stored, without a ``fetch``."""
-        if like.version != self._names.version:
-            if like.kind is None:
+        if profile.version != self._names.version:
+            if profile.kind is None:
                 return False
-            self._find_out(like, like.kind)
-        if not like.validates or like.refused is not None:
+            self._fill_profile(profile, profile.kind)
+        if not profile.may_share or profile.refused is not None:
             return False
-        return not (self._hooks is not None and like.reuse_s > 0 and not like.immutable and not self._hooks.heard_lately)
+        return not (
+            self._hooks is not None and profile.reuse_s > 0 and not profile.immutable and not self._hooks.known_alive
+        )
 
-    def _led(
-        self, store: Placing, lookup: Lookup, target: bytes, like: Like, key: bytes, now: Callable[[], float]
-    ) -> Leading | None:
+    def _leader_for(
+        self, store: NoWaitStore, lookup: Lookup, target: bytes, profile: CacheProfile, key: bytes, now: Callable[[], float]
+    ) -> Leader | None:
         if lookup.version > lookup.stamp or not lookup.available:
             return None
-        question = b"%d\n%b" % (lookup.version, key)  # as ``PrivateAsking.ask`` has it
+        question = b"%d\n%b" % (lookup.version, key)  # as ``PrivateFetcher.ask`` has it
         if not lookup.entries:
-            if like.given:
-                return PrivatePassing(self._labels, like, lookup, like.version)
+            if profile.client_conditions:
+                return PrivateConditional(self._status_writer, profile, lookup, profile.version)
             flight = self._flights.lead(question)
             if flight is None:
                 return None
-            return PrivateLeading(self._asking, store, target, like, key, lookup, flight, now, like.version)
+            return PrivateMiss(self._fetcher, store, target, profile, key, lookup, flight, now, profile.version)
         at = now()
-        entry, reason = usable(lookup, like.fields, None, like.reuse_s, at)
+        entry, reason = judge_lookup(lookup, profile.fields, None, profile.reuse_s, at)
         if entry is None or reason is None or not validators(entry):
             return None
         flight = self._flights.lead(question)
         if flight is None:
             return None
-        return PrivateValidating(self._asking, store, like, key, lookup, flight, now, like.version, entry, reason, at)
+        return PrivateRevalidation(
+            self._fetcher, store, profile, key, lookup, flight, now, profile.version, entry, reason, at
+        )
 
-    def _find_out(self, like: Like, request: CacheRequest) -> None:
-        """Fill ``like`` with what a request's fields, path and caller say."""
-        like.version = self._names.version
+    def _fill_profile(self, profile: CacheProfile, request: CacheRequest) -> None:
+        """Fill ``profile`` with what a request's fields, path and caller say."""
+        profile.version = self._names.version
         reading = self._reader.read(request.fields)
-        like.refused = refuses_request(
+        profile.refused = bypass_reason(
             request.operation,
             reading.refused,
             partition=request.partition,
             has_body=request.has_body,
             session=request.session,
         )
-        if like.refused is not None:
+        if profile.refused is not None:
             return
         if reading.cache_control is not None:
-            like.asked = parse_request_cache_control(reading.cache_control)
-            if like.asked.no_store:
-                like.refused = CacheReason.REQUEST
+            profile.asked = parse_request_cache_control(reading.cache_control)
+            if profile.asked.no_store:
+                profile.refused = CacheReason.REQUEST
                 return
-        like.if_none_match = reading.if_none_match
+        profile.if_none_match = reading.if_none_match
         reached_as = request.reached_as + self._dressed
-        like.key = private_key(request.partition, b"", request.sudo, reading.variance, reached_as)[_BEFORE_TARGET:]
-        like.tags = self._tagging.of_answer(request.partition, request.target)
-        like.taught = self._tagging.is_taught(request.target)
-        like.immutable = self._policy.immutable and is_immutable(request.operation.name, request.target)
-        if like.immutable:
-            like.reuse_s, like.keep_s = self._policy.access_ttl_s, KEEP_S
+        profile.key = private_key(request.partition, b"", request.sudo, reading.variance, reached_as)[_BEFORE_TARGET:]
+        profile.tags = self._tagging.tags_of_answer(request.partition, request.target)
+        profile.nothing_to_learn = self._tagging.has_nothing_to_learn(request.target)
+        profile.immutable = self._policy.immutable and is_immutable(request.operation.name, request.target)
+        if profile.immutable:
+            profile.reuse_s, profile.keep_s = self._policy.access_ttl_s, KEEP_S
         else:
-            like.reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
-            like.keep_s = self._policy.keep_s
-        like.fields = request.fields
-        like.validates = like.asked is None and not request.operation.may_hold_secret
-        like.given = conditions(request.fields) if like.reuse_s <= 0 else ()
+            profile.reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
+            profile.keep_s = self._policy.keep_s
+        profile.fields = request.fields
+        profile.may_share = profile.asked is None and not request.operation.may_hold_secret
+        profile.client_conditions = conditions(request.fields) if profile.reuse_s <= 0 else ()
 
-    def _hits(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:
+    def _serve_hit(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:
         """The shortest way out: nothing is asked, parsed or encoded."""
         outcome = CacheOutcome(_HIT, _FRESH)
         outcome.age_s = age_s
-        member = outcome.cache_status_field = self._hit % (reuse_s - age_s)
+        member = outcome.cache_status_field = self._hit_member % (reuse_s - age_s)
         return as_reply(entry, condition, ((b"Age", b"%d" % age_s), (b"Cache-Status", member))), outcome
 
-    def _again(
+    def _repeat_hit(
         self, look: Callable[[], Entry | None], request: CacheRequest, reuse_s: float, condition: bytes | None
-    ) -> Again:
-        place = place_of(request.target)
-        return Again(
+    ) -> RepeatHit:
+        place = resource_of(request.target)
+        return RepeatHit(
             look,
             names=self._names,
             spelt=place.spelt if place.owner == b"project" else b"",
@@ -256,12 +275,12 @@ class PrivateCache:
             reuse_s=reuse_s,
             fields=request.fields,
             condition=condition,
-            member=self._hit,
+            member=self._hit_member,
         )
 
     # Past the cache
 
-    async def _past(self, request: CacheRequest, forward: Forward, reason: CacheReason) -> tuple[Reply, CacheOutcome]:
+    async def _bypass(self, request: CacheRequest, forward: Forward, reason: CacheReason) -> tuple[Reply, CacheOutcome]:
         outcome = CacheOutcome(CacheStatus.BYPASS, reason)
         reply = await forward(conditions(request.fields))
         outcome.upstream_status = reply.head.status
@@ -271,51 +290,51 @@ class PrivateCache:
             except BaseException:
                 reply.release()
                 raise
-        return self._labels.upstream_answer(reply, outcome), outcome
+        return self._status_writer.upstream_answer(reply, outcome), outcome
 
     async def _not_a_get(self, request: CacheRequest, forward: Forward) -> tuple[Reply, CacheOutcome]:
         """HEAD always goes up: GitLab answers it with fields that a GET's answer lacks. A write purges what it may have
         changed."""
         writes = request.method not in SAFE_METHODS and request.operation.access is not Access.READ
         if not writes:
-            return await self._past(request, forward, CacheReason.METHOD)
+            return await self._bypass(request, forward, CacheReason.METHOD)
         try:
-            reply, outcome = await self._past(request, forward, CacheReason.METHOD)
+            reply, outcome = await self._bypass(request, forward, CacheReason.METHOD)
         except BaseException as failure:
             # A write whose answer never came may have succeeded.
             if may_have_written(failure.code if isinstance(failure, Rejection) else None):
-                await self._purge(self._of_write(request))
+                await self._purge(self._write_tags(request))
             raise
         if may_have_written(reply.head.status):
             try:
-                reply = await self._written(request, reply)
+                reply = await self._purge_written(request, reply)
             except BaseException:
                 reply.release()
                 raise
         return reply, outcome
 
-    def _of_write(self, request: CacheRequest) -> tuple[bytes, ...]:
-        return self._tagging.of_write(request.target, request.operation, request.partition)
+    def _write_tags(self, request: CacheRequest) -> tuple[bytes, ...]:
+        return self._tagging.tags_of_write(request.target, request.operation, request.partition)
 
     async def _purge(self, tags: tuple[bytes, ...]) -> None:
         await self._store.purge(tags, self._policy.hold_s)
 
-    async def _written(self, request: CacheRequest, reply: Reply) -> Reply:
+    async def _purge_written(self, request: CacheRequest, reply: Reply) -> Reply:
         """Purge what a write may have changed before its answer goes down, and again at the end of an answer that streams:
         that to a push begins before its branches are moved."""
-        tags = self._of_write(request)
+        tags = self._write_tags(request)
         if reply.chunks is not None:
             await self._purge(tags)
             if request.operation.surface is Surface.REST and is_json(first(reply.head.fields, b"content-type")):
                 reply = await read_ahead(reply)
         if reply.chunks is None:
-            await self._purge(tuple(dict.fromkeys((*tags, *self._tagging.of_written(request.target, reply)))))
+            await self._purge(tuple(dict.fromkeys((*tags, *self._tagging.tags_of_written(request.target, reply)))))
             return reply
         return Reply(
-            reply.head, None, self._until_over(reply.chunks, tags), reply.release, reply.connect_s, reply.first_byte_s
+            reply.head, None, self._purge_at_end(reply.chunks, tags), reply.release, reply.connect_s, reply.first_byte_s
         )
 
-    async def _until_over(self, chunks: AsyncIterator[bytes], tags: tuple[bytes, ...]) -> AsyncGenerator[bytes, None]:
+    async def _purge_at_end(self, chunks: AsyncIterator[bytes], tags: tuple[bytes, ...]) -> AsyncGenerator[bytes, None]:
         try:
             async for chunk in chunks:
                 yield chunk

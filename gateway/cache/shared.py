@@ -17,23 +17,23 @@ from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.caching import (
     CONDITIONS,
     SAFE_METHODS,
+    ReuseVerdict,
     Use,
-    Verdict,
     conditions,
     describes,
-    invalidated,
+    invalidated_targets,
     judge,
     storable,
 )
 from ..core.errors import Rejection
 from ..core.messages import first, without
-from ..ports import Asked, CacheStore, Lookup
+from ..ports import CacheStore, Cancellable, Lookup
 from ..reply import Reply
 from ..singleflight import Flights
-from .contract import CacheOutcome, CacheRequest, Forward, Found, Leading, Like
-from .fill import filled
-from .labels import Labels
-from .shared_asking import DROPPED, Question, SharedAsking, SharedPolicy
+from .contract import CacheOutcome, CacheProfile, CacheRequest, Forward, Leader, PriorLookup
+from .fill import tee
+from .shared_fetcher import DROPPED, FetchJob, SharedFetcher, SharedPolicy
+from .status_writer import CacheStatusWriter
 
 
 class SharedCache:
@@ -49,8 +49,8 @@ class SharedCache:
     def __init__(self, store: CacheStore, policy: SharedPolicy, *, name: str = "gateway", wait_s: float = 10.0) -> None:
         self._store = store
         self._policy = policy
-        self._labels = Labels(name)
-        self._asking = SharedAsking(store, policy, self._labels)
+        self._status_writer = CacheStatusWriter(name)
+        self._fetcher = SharedFetcher(store, policy, self._status_writer)
         self._wait_s = wait_s
         self._flights: Flights[bool] = Flights()
         self._refreshes: dict[bytes, asyncio.Task[None]] = {}
@@ -63,87 +63,91 @@ class SharedCache:
     async def drop_partition(self, partition: bytes) -> None:
         del partition  # a shared cache has none
 
-    def lead_now(self, target: bytes, like: Like, now: Callable[[], float]) -> Leading | None:
-        del target, like, now
+    def lead_now(self, target: bytes, profile: CacheProfile, now: Callable[[], float]) -> Leader | None:
+        del target, profile, now
         return None
 
     def lead_soon(
-        self, target: bytes, like: Like, now: Callable[[], float], then: Callable[[Leading | Found | None], None]
-    ) -> Asked | None:
-        del target, like, now, then
+        self,
+        target: bytes,
+        profile: CacheProfile,
+        now: Callable[[], float],
+        then: Callable[[Leader | PriorLookup | None], None],
+    ) -> Cancellable | None:
+        del target, profile, now, then
         return None
 
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
         if request.method not in {"GET", "HEAD"}:
-            return await self._changes(request, forward, now)
+            return await self._forward_other_method(request, forward, now)
         if request.has_body:
-            return await self._past(request, forward, CacheReason.BODY)
+            return await self._bypass(request, forward, CacheReason.BODY)
         if any(first(request.fields, name) is not None for name in (b"if-match", b"if-unmodified-since")):
-            return await self._past(request, forward, CacheReason.CONDITIONAL)
+            return await self._bypass(request, forward, CacheReason.CONDITIONAL)
         key = shared_key(request.target, request.reached_as)
         started, anew = now(), False
         waited_for: CacheReason | None = None
         while True:
             lookup = await self._store.get(key, (key,), anew=anew)
             if not lookup.available:
-                return await self._past(request, forward, CacheReason.STORE_UNAVAILABLE)
-            question = Question(request, forward, now, key, (key,), request_directives(request.fields), lookup)
-            verdict = judge(lookup.entries, request.fields, question.asked, now(), request.method)
+                return await self._bypass(request, forward, CacheReason.STORE_UNAVAILABLE)
+            job = FetchJob(request, forward, now, key, (key,), request_directives(request.fields), lookup)
+            verdict = judge(lookup.entries, request.fields, job.directives, now(), request.method)
             if lookup.near and verdict.use is not Use.REUSE:
                 anew = True
                 continue
             if verdict.use is Use.REUSE or verdict.use is Use.REUSE_STALE:
-                return self._reuse(question, verdict, waited_for)
-            if question.asked.only_if_cached:
-                raise self._labels.only_if_cached(verdict.reason)
+                return self._reuse(job, verdict, waited_for)
+            if job.directives.only_if_cached:
+                raise self._status_writer.only_if_cached(verdict.reason)
             if request.method == "HEAD":
-                return await self._head(question, verdict)
-            if not self._may_share(request, question.asked, verdict):
-                return await self._asking.ask(question, verdict, None)
+                return await self._head(job, verdict)
+            if not self._may_share(request, job.directives, verdict):
+                return await self._fetcher.ask(job, verdict, None)
             leads, flight = self._flights.join(b"%d\n%b" % (lookup.version, key))
             if leads:
-                return await self._asking.ask(question, verdict, flight)
+                return await self._fetcher.ask(job, verdict, flight)
             left = self._wait_s - max(0.0, now() - started)
             waited_for = waited_for or verdict.reason
             settled, shared = await flight.wait(left) if left > 0 else (True, None)
             if settled and not shared:
-                return await self._asking.ask(question, verdict, None)
+                return await self._fetcher.ask(job, verdict, None)
             # The answer landed in the store, or the leader is gone: look again.
 
     @staticmethod
-    def _may_share(request: CacheRequest, asked: RequestDirectives, verdict: Verdict) -> bool:
-        if verdict.reason is CacheReason.REQUEST or asked.no_cache or asked.max_age_s == 0:
+    def _may_share(request: CacheRequest, directives: RequestDirectives, verdict: ReuseVerdict) -> bool:
+        if verdict.reason is CacheReason.REQUEST or directives.no_cache or directives.max_age_s == 0:
             return False  # an answer to an earlier request will not do
         return not request.has_authorization and not conditions(request.fields)
 
     # Reusing
 
-    def _reuse(self, question: Question, verdict: Verdict, waited_for: CacheReason | None) -> tuple[Reply, CacheOutcome]:
+    def _reuse(self, job: FetchJob, verdict: ReuseVerdict, waited_for: CacheReason | None) -> tuple[Reply, CacheOutcome]:
         entry = verdict.entry
         assert entry is not None, "a verdict to reuse names what"
         if verdict.background:
-            self._refresh(question, entry)
+            self._refresh(job, entry)
         if verdict.use is Use.REUSE_STALE:
-            return self._asking.serve(entry, question, CacheOutcome(CacheStatus.STALE, verdict.reason))
+            return self._fetcher.serve(entry, job, CacheOutcome(CacheStatus.STALE, verdict.reason))
         if waited_for is not None:
-            return self._asking.serve(entry, question, CacheOutcome(CacheStatus.COLLAPSED, waited_for))
-        return self._asking.serve(entry, question, CacheOutcome(CacheStatus.HIT, verdict.reason))
+            return self._fetcher.serve(entry, job, CacheOutcome(CacheStatus.COLLAPSED, waited_for))
+        return self._fetcher.serve(entry, job, CacheOutcome(CacheStatus.HIT, verdict.reason))
 
-    def _refresh(self, question: Question, entry: Entry) -> None:
+    def _refresh(self, job: FetchJob, entry: Entry) -> None:
         """Revalidate in the background (RFC 5861 §3): one task per key at a time, kept so that it is not collected."""
-        key = question.key
+        key = job.key
         if key in self._refreshes:
             return
         if not entry.partial:
             # Ask for all clients: a piece of the answer, or a 304 about what one of them holds, would not serve the others.
-            request = question.request
+            request = job.request
             request = msgspec.structs.replace(request, fields=without(request.fields, CONDITIONS))
-            question = msgspec.structs.replace(question, request=request)
+            job = msgspec.structs.replace(job, request=request)
 
         async def run() -> None:
             try:
-                verdict = Verdict(Use.VALIDATE, CacheReason.STALE, entry)
-                reply, _ = await self._asking.ask(question, verdict, None)
+                verdict = ReuseVerdict(Use.VALIDATE, CacheReason.STALE, entry)
+                reply, _ = await self._fetcher.ask(job, verdict, None)
                 try:
                     if reply.chunks is not None:
                         async for _chunk in reply.chunks:
@@ -159,9 +163,9 @@ class SharedCache:
 
     # HEAD (§4.3.5)
 
-    async def _head(self, question: Question, verdict: Verdict) -> tuple[Reply, CacheOutcome]:
-        requested_at = question.now()
-        reply = await question.forward(self._asking.as_surrogate(conditions(question.request.fields)))
+    async def _head(self, job: FetchJob, verdict: ReuseVerdict) -> tuple[Reply, CacheOutcome]:
+        requested_at = job.now()
+        reply = await job.forward(self._fetcher.as_surrogate(conditions(job.request.fields)))
         outcome = CacheOutcome(CacheStatus.MISS, verdict.reason)
         outcome.upstream_status = reply.head.status
         try:
@@ -172,51 +176,51 @@ class SharedCache:
                         stored,
                         reply.head,
                         requested_at=requested_at,
-                        received_at=question.now(),
+                        received_at=job.now(),
                         dropped=DROPPED,
-                        surrogate=self._labels.name,
+                        surrogate=self._status_writer.name,
                     )
-                    outcome.stored = await self._asking.update(question, stored, reply.head, fresh)
+                    outcome.stored = await self._fetcher.update(job, stored, reply.head, fresh)
                 else:
-                    await self._store.delete(question.key)
+                    await self._store.delete(job.key)
                     outcome.stored = Stored.DROPPED
         except BaseException:
             reply.release()
             raise
-        return self._labels.upstream_answer(reply, outcome), outcome
+        return self._status_writer.upstream_answer(reply, outcome), outcome
 
     # Past the cache
 
-    async def _past(self, request: CacheRequest, forward: Forward, reason: CacheReason) -> tuple[Reply, CacheOutcome]:
+    async def _bypass(self, request: CacheRequest, forward: Forward, reason: CacheReason) -> tuple[Reply, CacheOutcome]:
         outcome = CacheOutcome(CacheStatus.BYPASS, reason)
-        reply = await forward(self._asking.as_surrogate(conditions(request.fields)))
+        reply = await forward(self._fetcher.as_surrogate(conditions(request.fields)))
         outcome.upstream_status = reply.head.status
-        return self._labels.upstream_answer(reply, outcome), outcome
+        return self._status_writer.upstream_answer(reply, outcome), outcome
 
-    async def _changes(
+    async def _forward_other_method(
         self, request: CacheRequest, forward: Forward, now: Callable[[], float]
     ) -> tuple[Reply, CacheOutcome]:
         """Forward another method. What an unsafe one made doubtful is purged; a POST may leave an answer for GET."""
         lookup = Lookup()
         key = shared_key(request.target, request.reached_as)
         requested_at = now()
-        reply, outcome = await self._past(request, forward, CacheReason.METHOD)
+        reply, outcome = await self._bypass(request, forward, CacheReason.METHOD)
         try:
             host = request.reached_as.partition(b"\x00")[0].partition(b"://")[2]
-            gone = invalidated(request.method, request.target, reply.head, host)
+            gone = invalidated_targets(request.method, request.target, reply.head, host)
             if gone:
                 await self._store.purge(tuple(shared_key(target, request.reached_as) for target in gone))
             if request.method != "POST" or request.method in SAFE_METHODS:
                 return reply, outcome
             lookup = await self._store.get(key, (key,), anew=True)
-            question = Question(request, forward, now, key, (key,), request_directives(request.fields), lookup)
-            said = response_directives(reply.head.fields, self._labels.name)
+            job = FetchJob(request, forward, now, key, (key,), request_directives(request.fields), lookup)
+            said = response_directives(reply.head.fields, self._status_writer.name)
             outcome.stored = storable(
                 "POST",
                 request.target,
                 reply.head,
                 said,
-                no_store=question.asked.no_store,
+                no_store=job.directives.no_store,
                 authorized=request.has_authorization,
             )
             if outcome.stored is not Stored.STORED or not lookup.available:
@@ -224,15 +228,13 @@ class SharedCache:
             head, received_at = reply.head, now()
 
             async def commit(body: bytes) -> None:
-                if not await self._asking.keep(
-                    question, self._asking.entry(question, head, body, requested_at, received_at)
-                ):
+                if not await self._fetcher.keep(job, self._fetcher.entry(job, head, body, requested_at, received_at)):
                     outcome.stored = Stored.INVALIDATED
 
             def void(why: Stored) -> None:
                 outcome.stored = why
 
-            return await filled(reply, self._policy.max_entry_bytes, commit, void), outcome
+            return await tee(reply, self._policy.max_entry_bytes, commit, void), outcome
         except BaseException:
             reply.release()
             raise

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from ..core.access import PrincipalKind
-from ..core.bandwidth import LEAST, MOST
+from ..core.bandwidth import MAX_RATE, MIN_RATE
 from ..core.catalogue import Access
 from ..core.headers import is_free
-from ..core.hook_proof import HookProof
+from ..core.hook_verifier import HookVerifier
 from ..core.limits import MOST_BURST
-from ..core.rule_findings import near
+from ..core.rule_findings import suggestion
 from .credential_checks import credential_findings, managers
 from .limit_model import CostMode, LimitEntry
 from .model import Clause, Config, Rule
@@ -27,11 +27,11 @@ Finding = tuple[Path, str, Severity]
 
 PASSTHROUGH = "passthrough"
 _RESERVED_RULES = frozenset({"own-token", "passthrough", "anonymous"})
-_JUDGED_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
+_CHECKED_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
 _LONGEST_SESSION_S = 86_400.0
 _LONGEST_SKEW_S = 300.0
 _SHORTEST_SECRET = 16
-_UNTOUCHED = {field.name: field.default for field in msgspec.structs.fields(Config)}
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Config)}
 _EXCHANGE_PATH = "/-/gateway/token"
 _LONGEST_WAIT_S = 60.0
 _STRONG_SECRET = 32
@@ -101,7 +101,7 @@ def _upstream(config: Config) -> Iterator[Finding]:
 
 def _listen(config: Config) -> Iterator[Finding]:
     listen = config.listen
-    if listen.address.port and _same_place(listen.address, listen.admin):
+    if listen.address.port and _same_address(listen.address, listen.admin):
         yield _error(("listen", "admin"), "is the data port too: probes and metrics are not for clients")
     if listen.hosts and listen.public_url is None:
         yield _error(("listen", "hosts"), "is given without `listen.public_url`: the list would shut out the main name")
@@ -161,7 +161,7 @@ def _stores(config: Config) -> Iterator[Finding]:
 # who may do what
 
 
-def _names(config: Config) -> Iterator[Finding]:
+def _unique_ids(config: Config) -> Iterator[Finding]:
     sections: tuple[tuple[Path, Sequence[str]], ...] = (
         (("admin", "keys"), [key.id for key in config.admin.keys]),
         (("identities",), [identity.id for identity in config.identities]),
@@ -224,7 +224,7 @@ def _oidc(oidc: Oidc, path: Path) -> Iterator[Finding]:
     if not oidc.claims:
         yield _error((*path, "claims"), "is empty: everybody this issuer knows would be this caller")
     for name, pattern in oidc.claims.items():
-        if name in _JUDGED_CLAIMS:
+        if name in _CHECKED_CLAIMS:
             yield _error((*path, "claims", name), "is checked already, by `issuer`, `audience` and the clock")
         elif not pattern.strip("*"):
             yield _warning((*path, "claims", name), "matches any value")
@@ -270,7 +270,7 @@ def _rules(config: Config) -> Iterator[Finding]:
             yield _error((*path, "for"), "is empty: the rule would apply to nobody")
         yield from _rule_callers(rule, path, kinds)
         if rule.use and rule.use not in credentials:
-            yield _error((*path, "use"), f"names no credential: `{rule.use}`{near(rule.use, credentials)}")
+            yield _error((*path, "use"), f"names no credential: `{rule.use}`{suggestion(rule.use, credentials)}")
         if rule.allow and not rule.use:
             yield _error((*path, "use"), "is missing: an `allow` needs the credential that GitLab is to see")
         if rule.use and not rule.allow:
@@ -295,7 +295,7 @@ def _rule_callers(rule: Rule, path: Path, kinds: dict[str, PrincipalKind]) -> It
             if rule.allow:
                 yield _error(where, "needs no allow: GitLab judges what passes through; only a rule that denies narrows it")
         elif name not in kinds:
-            yield _error(where, f"names no identity: `{name}`{near(name, kinds)}")
+            yield _error(where, f"names no identity: `{name}`{suggestion(name, kinds)}")
         elif rule.allow and kinds[name] not in {PrincipalKind.KEY, PrincipalKind.OIDC}:
             yield _error(where, f"needs no allow: GitLab judges `{name}`; only a rule that denies narrows it")
 
@@ -337,7 +337,7 @@ def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
     if limit.burst is not None and limit.burst < 1:
         yield _error((*path, "burst"), "must be at least 1, or every request is refused")
     if limit.bandwidth is not None:
-        yield from _octets(limit, limit.bandwidth, path)
+        yield from _bandwidth_amount(limit, limit.bandwidth, path)
     elif limit.rate is None and limit.concurrent is None:
         yield _error((*path, "rate"), "is missing: give a `rate`, `concurrent` for how many at once, or `bandwidth`")
     elif limit.rate is not None and limit.concurrent is not None:
@@ -372,8 +372,8 @@ def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
             yield _error((*path, "match", key), "is an empty list, which nothing matches: remove the key or fill it")
 
 
-def _octets(limit: LimitEntry, bandwidth: int, path: Path) -> Iterator[Finding]:
-    if not LEAST <= bandwidth <= MOST:
+def _bandwidth_amount(limit: LimitEntry, bandwidth: int, path: Path) -> Iterator[Finding]:
+    if not MIN_RATE <= bandwidth <= MAX_RATE:
         yield _error(
             (*path, "bandwidth"), "must be from 16KiB/s (below that, clients take a download for dead) to 1000000000B/s"
         )
@@ -416,9 +416,9 @@ def _cache(config: Config) -> Iterator[Finding]:
                 yield _error((name,), "has no effect with `cache.mode: shared`, which has no credential stage")
         if any(identity.key is not None or identity.oidc is not None for identity in config.identities):
             yield _error(("identities",), "has gateway keys or workloads, but `cache.mode: shared` has no credential stage")
-        elif config.identities != _UNTOUCHED["identities"]:
+        elif config.identities != _DEFAULTS["identities"]:
             yield _warning(("identities",), "has no effect with `cache.mode: shared`: everybody is let in")
-        if config.passthrough != _UNTOUCHED["passthrough"]:
+        if config.passthrough != _DEFAULTS["passthrough"]:
             yield _warning(("passthrough",), "has no effect with `cache.mode: shared`: every credential is forwarded")
         for name in ("limits", "costs"):
             if getattr(config, name):
@@ -436,7 +436,7 @@ def _cache(config: Config) -> Iterator[Finding]:
         if cache.hooks.path == _EXCHANGE_PATH:
             yield _error(("cache", "hooks", "path"), "is taken: workloads ask for credentials there")
         try:
-            HookProof(cache.hooks.secret)
+            HookVerifier(cache.hooks.secret)
         except ValueError as problem:
             yield _error(("cache", "hooks", "secret"), str(problem))
     if cache.mode is CacheMode.PRIVATE and cache.access_ttl <= 0 and (cache.ttl > 0 or cache.routes):
@@ -469,7 +469,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _same_place(one: HostPort, other: HostPort) -> bool:
+def _same_address(one: HostPort, other: HostPort) -> bool:
     everywhere = {"0.0.0.0", "::"}  # noqa: S104 — compared with, not bound to
     overlap = one.host == other.host or one.host in everywhere or other.host in everywhere
     return overlap and one.port == other.port
@@ -489,7 +489,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _listen,
     worker_findings,
     _stores,
-    _names,
+    _unique_ids,
     _identities,
     credential_findings,
     _rules,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..broker.held import StaticCredential
+from ..broker.token_pool import StaticCredential
 from ..core import rule_match
 from ..core.limits import Limit
 from ..core.secret import Secret

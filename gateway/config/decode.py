@@ -12,7 +12,7 @@ import msgspec
 
 from ..core.secret import Secret
 from .problems import Path, Problem
-from .references import World, is_reference, judge_secret
+from .references import ReferenceResolver, check_secret, is_reference
 from .section import Section
 from .tree import Mapping, Node, Scalar, Sequence, Tree
 from .units import Scalar as Unit
@@ -40,14 +40,14 @@ def fields_of(section: type[Section]) -> dict[str, tuple[msgspec.structs.FieldIn
 def unwrap(annotation: Any) -> tuple[Any, Unit | Keywords | None]:
     """The bare type of an annotation, and the unit or keywords attached to it."""
     if get_origin(annotation) is Annotated:
-        bare, *riders = get_args(annotation)
-        for rider in riders:
-            if isinstance(rider, Unit | Keywords):
-                return bare, rider
+        bare, *markers = get_args(annotation)
+        for marker in markers:
+            if isinstance(marker, Unit | Keywords):
+                return bare, marker
     return annotation, None
 
 
-def members(annotation: Any) -> tuple[Any, ...]:
+def union_members(annotation: Any) -> tuple[Any, ...]:
     """The members of a union, without None; of any other annotation, the annotation itself."""
     if get_origin(annotation) in {Union, types.UnionType}:
         return tuple(member for member in get_args(annotation) if member is not types.NoneType)
@@ -57,9 +57,9 @@ def members(annotation: Any) -> tuple[Any, ...]:
 class Decoder:
     """Decodes one tree; its ``problems`` are what could not be read."""
 
-    def __init__(self, tree: Tree, world: World) -> None:
+    def __init__(self, tree: Tree, resolver: ReferenceResolver) -> None:
         self._tree = tree
-        self._world = world
+        self._resolver = resolver
         self.problems: list[Problem] = []
 
     def section(self, section: type[Section], node: Node, path: Path) -> Any:
@@ -87,20 +87,20 @@ class Decoder:
         """Decode one value of any annotated type."""
         if isinstance(node, Scalar) and node.tag == "null":
             return self._report(path, "has no value: give one, or remove the key")
-        options = members(annotation)
+        options = union_members(annotation)
         if len(options) > 1:
             options = tuple(option for option in options if _fits(option, node)) or options
-        bare, rider = unwrap(options[0])
+        bare, marker = unwrap(options[0])
         if get_origin(bare) is tuple:
-            return self._list(bare, rider if isinstance(rider, Keywords) else None, node, path)
+            return self._list(bare, marker if isinstance(marker, Keywords) else None, node, path)
         if get_origin(bare) is dict:
             return self._mapping(get_args(bare)[1], node, path)
         if isinstance(bare, type) and issubclass(bare, Section):
             return self.section(bare, node, path)
         if not isinstance(node, Scalar):
             return self._report(path, f"is {_kind(node)} where a single value belongs")
-        if isinstance(rider, Unit):
-            return self._unit(rider, node, path)
+        if isinstance(marker, Unit):
+            return self._unit(marker, node, path)
         if isinstance(bare, type) and issubclass(bare, enum.StrEnum):
             return self._enum(bare, node, path)
         return self._plain(bare, node, path)
@@ -130,7 +130,7 @@ class Decoder:
         if node.tag == "bool":
             return self._report(path, f"reads as a yes or no in YAML: put `{node.text}` in quotes")
         try:
-            return unit.parse(self._world.resolve(node.text))
+            return unit.parse(self._resolver.resolve(node.text))
         except ValueError as error:
             return self._report(path, str(error))
 
@@ -140,7 +140,7 @@ class Decoder:
             return kinds(node.text)
         except ValueError:
             words = [kind.value for kind in kinds]
-            near = _nearest(node.text, words)
+            near = _spelling_hint(node.text, words)
             wanted = f"`{words[0]}`" if len(words) == 1 else "one of " + ", ".join(words)
             return self._report(path, f"is not {wanted}{near}")
 
@@ -162,7 +162,7 @@ class Decoder:
                 return self._secret(node.text)
             if node.tag == "bool":
                 raise ValueError(f"reads as a yes or no in YAML: put `{node.text}` in quotes")
-            text = self._world.resolve(node.text)
+            text = self._resolver.resolve(node.text)
             if not text:
                 raise ValueError("is empty")
         except ValueError as error:
@@ -171,16 +171,18 @@ class Decoder:
 
     def _secret(self, text: str) -> Secret:
         if not is_reference(text):
-            self._world.resolve(text)  # raises, with its own message, if there is a reference with something around it
+            self._resolver.resolve(text)  # raises, with its own message, if there is a reference with something around it
             raise ValueError(
                 "is a secret written in the file: put it elsewhere and write ${env:NAME} or ${file:/path} instead"
             )
-        value = self._world.resolve(text)
-        judge_secret(value)
+        value = self._resolver.resolve(text)
+        check_secret(value)
         return Secret(value)
 
     def _unknown(self, section: type[Section], path: Path, key: str) -> None:
-        message = "is not a key of the configuration" + (_nearest(key, list(fields_of(section))) or _elsewhere(key))
+        message = "is not a key of the configuration" + (
+            _spelling_hint(key, list(fields_of(section))) or _misplaced_hint(key)
+        )
         self.problems.append(self._tree.problem((*path, key), message))
 
     def _report(self, path: Path, message: str) -> Unreadable:
@@ -188,7 +190,7 @@ class Decoder:
         return UNREADABLE
 
 
-def _nearest(word: str, words: list[str]) -> str:
+def _spelling_hint(word: str, words: list[str]) -> str:
     near = difflib.get_close_matches(word.lower(), words, 1, 0.6)
     return f"; did you mean `{near[0]}`?" if near else ""
 
@@ -205,7 +207,7 @@ def _keys_below(section: type[Section], prefix: str) -> list[str]:
     found: list[str] = []
     for key, (_, annotation) in fields_of(section).items():
         found.append(prefix + key)
-        for option in members(annotation):
+        for option in union_members(annotation):
             bare, _ = unwrap(option)
             suffix = "."
             if get_origin(bare) is tuple:
@@ -216,7 +218,7 @@ def _keys_below(section: type[Section], prefix: str) -> list[str]:
     return found
 
 
-def _elsewhere(key: str) -> str:
+def _misplaced_hint(key: str) -> str:
     # A known key in the wrong place is more often wrongly indented than misspelt.
     places = [known for known in every_key() if known.rpartition(".")[2] == key]
     return f"; did you mean `{places[0]}`? Check the indentation" if places else ""
@@ -243,9 +245,9 @@ def _fits(annotation: Any, node: Node) -> bool:
 
 def _stand_in(annotation: Any) -> Any:
     """A value of the right type, so that a configuration that is already refused can still be checked as a whole."""
-    bare, rider = unwrap(members(annotation)[0])
-    if isinstance(rider, Unit):
-        return rider.stand_in
+    bare, marker = unwrap(union_members(annotation)[0])
+    if isinstance(marker, Unit):
+        return marker.stand_in
     if get_origin(bare) in {tuple, dict}:
         return get_origin(bare)()
     if issubclass(bare, Section):

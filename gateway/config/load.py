@@ -10,7 +10,7 @@ from .checks import findings
 from .decode import UNREADABLE, Decoder
 from .model import Config
 from .problems import Path, Problem, Severity, show_path
-from .references import World
+from .references import ReferenceResolver
 from .tree import Mapping as MappingNode
 from .tree import Scalar, Tree, parse_tree
 from .units import parse_store_url
@@ -67,17 +67,17 @@ def load(
         return Loaded(None, tuple(tree.problems))
     for key in without:
         tree.root.entries.pop(key, None)
-    world = World(env, read_file)
-    decoder = Decoder(tree, world)
+    resolver = ReferenceResolver(env, read_file)
+    decoder = Decoder(tree, resolver)
     config = decoder.section(Config, tree.root, ())
     problems = [*tree.problems, *decoder.problems]
     if isinstance(config, Config):
         config = _with_defaults(config, env)
         reported = {problem.path for problem in problems}
-        for path, message, severity in (*findings(config), *_files(config, world)):
+        for path, message, severity in (*findings(config), *_check_pem_files(config, resolver)):
             # A value that could not be read has its default here, so a finding about it would mean nothing; and warnings
             # can wait until the errors are gone.
-            if reported and (severity is Severity.WARNING or _touches(show_path(path), reported)):
+            if reported and (severity is Severity.WARNING or _overlaps(show_path(path), reported)):
                 continue
             problems.append(tree.problem(path, message, severity))
     problems += _inline_passwords(tree)
@@ -107,7 +107,7 @@ def _state_dir(env: Mapping[str, str]) -> str:
     return f"{home.rstrip('/')}/.local/state/gitlab-gateway" if home.startswith("/") else "/var/lib/gitlab-gateway"
 
 
-def _files(config: Config, world: World) -> list[tuple[Path, str, Severity]]:
+def _check_pem_files(config: Config, resolver: ReferenceResolver) -> list[tuple[Path, str, Severity]]:
     tls = config.listen.tls
     files: list[tuple[Path, str | None, str, str]] = [
         (("upstream", "ca_file"), config.upstream.ca_file, "-----BEGIN CERTIFICATE-----", "certificate")
@@ -124,7 +124,7 @@ def _files(config: Config, world: World) -> list[tuple[Path, str, Severity]]:
         if file is None:
             continue
         try:
-            if mark not in world.read(file):
+            if mark not in resolver.read(file):
                 found.append((path, f"holds no PEM {what}", Severity.ERROR))
         except ValueError as error:
             found.append((path, str(error), Severity.ERROR))
@@ -145,7 +145,7 @@ def _inline_passwords(tree: Tree) -> list[Problem]:
     return found
 
 
-def _touches(path: str, reported: set[str]) -> bool:
+def _overlaps(path: str, reported: set[str]) -> bool:
     return any(_within(path, known) or _within(known, path) for known in reported if known)
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from ..core.secret import Secret
-from .decode import fields_of, members, unwrap
+from .decode import fields_of, union_members, unwrap
 from .model import Config
 from .section import Section
 from .units import Scalar
@@ -43,16 +43,16 @@ def _value(annotation: Any, value: Any) -> Any:
         return _section(value)
     if isinstance(value, enum.StrEnum):
         return value.value
-    for option in members(annotation):
-        bare, rider = unwrap(option)
+    for option in union_members(annotation):
+        bare, marker = unwrap(option)
         if isinstance(value, tuple) and get_origin(bare) is tuple:
-            if isinstance(rider, Keywords):
-                for word, stands_for in rider.words.items():
+            if isinstance(marker, Keywords):
+                for word, stands_for in marker.words.items():
                     if value == stands_for:
                         return word
             return [_value(get_args(bare)[0], item) for item in value]
         if isinstance(value, dict) and get_origin(bare) is dict:
             return {key: _value(get_args(bare)[1], item) for key, item in value.items()}
-        if isinstance(rider, Scalar) and not isinstance(value, tuple):
-            return rider.show(value)
+        if isinstance(marker, Scalar) and not isinstance(value, tuple):
+            return marker.show(value)
     return value

@@ -21,7 +21,7 @@ _PLACEHOLDER = re.compile(
 )
 
 
-class World:
+class ReferenceResolver:
     """The environment and the files that references may read."""
 
     def __init__(self, env: Mapping[str, str], read_file: Callable[[str], str]) -> None:
@@ -73,7 +73,7 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text) is not None
 
 
-def judge_secret(value: str) -> None:
+def check_secret(value: str) -> None:
     """Raise ValueError if ``value`` can't be a real secret; the message never shows it."""
     if _PLACEHOLDER.fullmatch(value):
         raise ValueError("is a placeholder copied from documentation: put a real secret there")

@@ -9,7 +9,7 @@ import importlib.resources
 from typing import Any, get_args, get_origin
 
 from ..core.secret import Secret
-from .decode import fields_of, members, unwrap
+from .decode import fields_of, union_members, unwrap
 from .model import Config
 from .section import Section
 from .units import Scalar
@@ -85,19 +85,19 @@ def _default(default: Any) -> dict[str, Any]:
 
 
 def _value(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    options = members(annotation)
+    options = union_members(annotation)
     if len(options) > 1:
         return {"anyOf": [_value(option, definitions) for option in options]}
-    bare, rider = unwrap(options[0])
+    bare, marker = unwrap(options[0])
     if get_origin(bare) is tuple:
         several: dict[str, Any] = {"type": "array", "items": _value(get_args(bare)[0], definitions)}
-        if isinstance(rider, Keywords):
-            return {"anyOf": [{"enum": list(rider.words)}, several]}
+        if isinstance(marker, Keywords):
+            return {"anyOf": [{"enum": list(marker.words)}, several]}
         return several
     if get_origin(bare) is dict:
         return {"type": "object", "additionalProperties": _value(get_args(bare)[1], definitions)}
-    if isinstance(rider, Scalar):
-        return _scalar(rider)
+    if isinstance(marker, Scalar):
+        return _scalar(marker)
     if issubclass(bare, Section):
         if bare.__name__ not in definitions:
             definitions[bare.__name__] = {}  # defined before it is filled, because a struct may contain itself

@@ -141,10 +141,10 @@ def _as_yaml(text: str) -> str:
         json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return _SURROGATES.sub(_joined, text.replace("\t", " "))
+    return _SURROGATES.sub(_join_surrogates, text.replace("\t", " "))
 
 
-def _joined(found: re.Match[str]) -> str:
+def _join_surrogates(found: re.Match[str]) -> str:
     if found[1] is None:  # an escaped backslash: what follows it is not an escape
         return found[0]
     return (chr(int(found[1], 16)) + chr(int(found[2], 16))).encode("utf-16", "surrogatepass").decode("utf-16")

@@ -16,14 +16,14 @@ from .rule_match import (
     Clause,
     Fit,
     Matcher,
-    Named,
-    Question,
+    NamedPlace,
+    PlaceLookup,
     Resolved,
     Rule,
     access_of,
-    asked_of,
     keeps_to_place,
     named,
+    named_places_key,
     reaches_beyond,
 )
 from .target import Target
@@ -124,7 +124,7 @@ _NOTHING: Resolved = {}
 _EVERYTHING = Matcher(Clause())
 
 
-class Considered(msgspec.Struct, frozen=True):
+class ClauseResult(msgspec.Struct, frozen=True):
     """One clause, and why it did or did not hold."""
 
     rule: str
@@ -142,10 +142,10 @@ class Explanation(msgspec.Struct, frozen=True):
     """A decision and everything that led to it."""
 
     verdict: Verdict
-    considered: tuple[Considered, ...]
+    considered: tuple[ClauseResult, ...]
     rule: str = ""
     """The rule that decided; empty when none did."""
-    questions: tuple[Question, ...] = ()
+    lookups: tuple[PlaceLookup, ...] = ()
     """Questions to GitLab whose answers could change the decision."""
 
 
@@ -195,8 +195,8 @@ class _Outcome(msgspec.Struct, frozen=True):
     which items of a list it shows."""
     rule: str = ""
     shadow: str = ""
-    considered: tuple[Considered, ...] = ()
-    questions: tuple[Question, ...] = ()
+    considered: tuple[ClauseResult, ...] = ()
+    lookups: tuple[PlaceLookup, ...] = ()
     narrowing: Narrowing | None = None
     """Which items of a list stay, for a caller who needs no grant."""
 
@@ -243,7 +243,7 @@ class Rules:
     ) -> Permit:
         """Permission to forward ``method`` (the effective one) on ``target``, or a Rejection.
 
-        ``sudo`` is the user that the caller wants to act as. ``resolved`` holds GitLab's answers to :meth:`questions`; what
+        ``sudo`` is the user that the caller wants to act as. ``resolved`` holds GitLab's answers to :meth:`lookups`; what
         depends on an unanswered question is not allowed. ``screened`` is the pipeline's promise to refuse a body that names
         another project wherever the permit is ``confined``: without it, a clause with projects allows no operation whose
         body could name one.
@@ -258,21 +258,21 @@ class Rules:
             permit = _UNRULED[principal.kind]
             return permit if not sudo else msgspec.structs.replace(permit, sudo=sudo)
         if resolved:
-            outcome = _judged_of_few(own, brokered, operation, target, method, screened, resolved)
+            outcome = _judge_indexed(own, brokered, operation, target, method, screened, resolved)
         else:
-            outcome = self._remembered(principal, own, operation, target, method, screened)
+            outcome = self._judge_memoised(principal, own, operation, target, method, screened)
         if outcome.verdict is not _ALLOWED:
             raise _refusal(outcome.verdict, outcome.shadow, operation, outcome.rule)
         return _permit(outcome, own, principal, sudo)
 
-    def questions(
+    def lookups(
         self, principal: Principal, operation: Operation, target: Target, method: str, *, screened: bool = False
-    ) -> tuple[Question, ...]:
+    ) -> tuple[PlaceLookup, ...]:
         """The questions that GitLab must answer before the decision is final; usually none."""
         own = self._sets.get(principal.identity)
         if own is None or not own.by_project or operation.blocked:
             return ()
-        return self._remembered(principal, own, operation, target, method, screened).questions
+        return self._judge_memoised(principal, own, operation, target, method, screened).lookups
 
     def credentials_of(self, identity: str) -> tuple[str, ...]:
         """The upstream credentials of an identity's rules, with which GitLab may be asked about the places they name."""
@@ -306,9 +306,9 @@ class Rules:
                 rule = _permit(outcome, own, principal, sudo).rule
             except Rejection:
                 verdict = Verdict.NO_SUDO
-        return Explanation(verdict, outcome.considered, rule, outcome.questions)
+        return Explanation(verdict, outcome.considered, rule, outcome.lookups)
 
-    def _remembered(
+    def _judge_memoised(
         self,
         principal: Principal,
         own: _RuleSet,
@@ -320,11 +320,11 @@ class Rules:
         brokered = principal.brokered
         # An unknown route has no name of its own, so its path is used instead.
         asked = operation.name if operation.known else target.segments
-        of_what = asked_of(operation, target) if own.by_project else None
+        of_what = named_places_key(operation, target) if own.by_project else None
         key = (principal.identity, brokered, asked, operation.access is _READ, method, of_what, screened)
         outcome = self._memo.get(key)
         if outcome is None:
-            outcome = _judged_of_few(own, brokered, operation, target, method, screened)
+            outcome = _judge_indexed(own, brokered, operation, target, method, screened)
             if len(self._memo) >= _MEMO_BOUND:
                 self._memo.clear()
             if len(target.raw) <= _MEMO_TARGET_BYTES:
@@ -333,7 +333,7 @@ class Rules:
         return outcome
 
 
-def _judged_of_few(
+def _judge_indexed(
     own: _RuleSet,
     brokered: bool,
     operation: Operation,
@@ -350,7 +350,7 @@ def _judged_of_few(
     things = named(operation, target)
     places = [thing.spelt for thing in things if thing.spelt is not None and not thing.spelt.isdigit()]
     if places and len(places) == len(things):
-        few = own.index.about([*places, *(place.path.lower() for place in resolved.values())])
+        few = own.index.candidates([*places, *(place.path.lower() for place in resolved.values())])
         outcome = _judge(own, brokered, operation, target, method, things, resolved, screened, few)
         if outcome.verdict is _ALLOWED:
             return outcome
@@ -363,7 +363,7 @@ def _judge(
     operation: Operation,
     target: Target,
     method: str,
-    things: tuple[Named, ...],
+    things: tuple[NamedPlace, ...],
     resolved: Resolved,
     screened: bool,
     rules: tuple[_Compiled, ...] | None = None,
@@ -371,7 +371,7 @@ def _judge(
     """Judge every clause of the identity, or of these ``rules`` only; denies first. A deny that holds or may hold wins."""
     rules = own.rules if rules is None else rules
     access = access_of(operation, method, brokered=brokered)
-    considered: list[Considered] = []
+    considered: list[ClauseResult] = []
     refusal: _Outcome | None = None
     grants: list[tuple[_Compiled, bool, Narrowing | None]] = []
     listed = (own.narrows or own.denies_by_project) and is_list(operation)
@@ -392,7 +392,7 @@ def _judge(
                 note = "filters" if listed else "beyond"
             else:
                 note = "unresolved" if fit is Fit.UNSURE else "" if holds else why or "projects"
-            considered.append(Considered(rule.id, True, position, holds, note, rule.shadow))
+            considered.append(ClauseResult(rule.id, True, position, holds, note, rule.shadow))
             if holds and rule.shadow:
                 forbids = forbids or rule.id
             elif holds and refusal is None:
@@ -415,7 +415,7 @@ def _judge(
             holds = fit is Fit.YES
             unsure |= fit is Fit.UNSURE
             note = "unresolved" if fit is Fit.UNSURE else "" if holds else why or "projects"
-            considered.append(Considered(rule.id, False, position, holds, note, rule.shadow))
+            considered.append(ClauseResult(rule.id, False, position, holds, note, rule.shadow))
             if rule.shadow:
                 permits = permits or (rule.id if holds else "")
             else:
@@ -437,9 +437,9 @@ def _judge(
     # GitLab is asked about a place that may have moved, although its path as spelt is allowed. If the credential may not
     # know the place, that decision stands.
     moves = outcome is not refusal and brokered and own.by_project
-    asked = dict.fromkeys(thing.question for thing in things if unsure or (moves and thing.follows))
-    open_questions = tuple(question for question in asked if question is not None and question not in resolved)
-    return msgspec.structs.replace(outcome, shadow=shadow, considered=tuple(considered), questions=open_questions)
+    asked = dict.fromkeys(thing.lookup for thing in things if unsure or (moves and thing.follows))
+    open_questions = tuple(lookup for lookup in asked if lookup is not None and lookup not in resolved)
+    return msgspec.structs.replace(outcome, shadow=shadow, considered=tuple(considered), lookups=open_questions)
 
 
 def _place_denies(own: _RuleSet, operation: Operation, access: Access, target: Target, method: str) -> tuple[Matcher, ...]:

@@ -46,9 +46,9 @@ class AdaptiveLimit:
 
     def __init__(self, settings: AdaptiveSettings) -> None:
         self._settings = settings
-        self.rooms: dict[Priority, int] = {}
+        self.thresholds: dict[Priority, int] = {}
         """For each class, the number of requests in flight below which one more of that class is admitted."""
-        self._settle(float(settings.most))
+        self._set_limit(float(settings.most))
         self._long_s = 0.0
         self._windows = 0
         self._since = -math.inf
@@ -64,7 +64,7 @@ class AdaptiveLimit:
 
     def has_room(self, priority: Priority, in_flight: int) -> bool:
         """Whether one more request of this class may go up in addition to ``in_flight`` others."""
-        return in_flight < self.rooms[priority]
+        return in_flight < self.thresholds[priority]
 
     def observe(self, latency_s: float, in_flight: int, now: float) -> None:
         """Record that GitLab answered after ``latency_s``; ``in_flight`` requests were there, this one included."""
@@ -77,15 +77,15 @@ class AdaptiveLimit:
         if now - self._since >= self._settings.window_s and self._count >= self._settings.samples:
             short_s, busiest = self._sum_s / self._count, self._busiest
             self._sum_s, self._count, self._busiest = 0.0, 0, 0
-            self._turn(short_s, busiest)
+            self._end_window(short_s, busiest)
 
-    def dropped(self, now: float) -> None:
+    def record_drop(self, now: float) -> None:
         """Record that GitLab did not answer in time, or broke off. Counted once per window, as failures come in crowds."""
         if now - self._dropped_at >= self._settings.window_s:
             self._dropped_at = now
-            self._settle(max(float(self._settings.least), self._estimate * _DROP))
+            self._set_limit(max(float(self._settings.least), self._estimate * _DROP))
 
-    def _turn(self, short_s: float, busiest: int) -> None:
+    def _end_window(self, short_s: float, busiest: int) -> None:
         settings = self._settings
         self._windows = min(settings.memory, self._windows + 1)
         # A plain mean at first, then an exponential one.
@@ -99,8 +99,8 @@ class AdaptiveLimit:
             gradient = max(_STEEPEST, min(1.0, settings.tolerance * self._long_s / short_s))
         wanted = self._estimate * gradient + settings.queue
         smoothed = self._estimate * (1 - settings.smoothing) + wanted * settings.smoothing
-        self._settle(max(float(settings.least), min(float(settings.most), smoothed)))
+        self._set_limit(max(float(settings.least), min(float(settings.most), smoothed)))
 
-    def _settle(self, estimate: float) -> None:
+    def _set_limit(self, estimate: float) -> None:
         self._estimate = estimate
-        self.rooms = {priority: math.ceil(int(estimate) * share - 1e-9) for priority, share in SHARES.items()}
+        self.thresholds = {priority: math.ceil(int(estimate) * share - 1e-9) for priority, share in SHARES.items()}

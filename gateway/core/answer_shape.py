@@ -65,7 +65,7 @@ class Shape:
             known = self.memo[names] = not names.isdisjoint(self.names)
         return known
 
-    def plus(self, *spelt: bytes) -> Shape:
+    def with_names(self, *spelt: bytes) -> Shape:
         """The shape of an answer with fields of these names after its own."""
         found: Shape | None = self.memo.get(spelt)
         if found is None:
@@ -81,7 +81,7 @@ class Shape:
         key = (b"without", names)
         pick: Pick | None = self.memo.get(key)
         if pick is None:
-            pick = self.memo[key] = picking([at for at, name in enumerate(self.names) if name not in names])
+            pick = self.memo[key] = make_picker([at for at, name in enumerate(self.names) if name not in names])
         return pick
 
 
@@ -93,7 +93,7 @@ def shape_of(fields: Sequence[Field]) -> Shape:
     return _known(tuple(map(_name, fields)))
 
 
-def shaped(head: ResponseHead) -> Shape:
+def shape_of_head(head: ResponseHead) -> Shape:
     """The shape of a head's fields."""
     shape = head.shape
     return _known(tuple(map(_name, head.fields))) if shape is None else shape
@@ -110,7 +110,7 @@ def _known(spelt: tuple[bytes, ...]) -> Shape:
     return shape
 
 
-def picking(places: Sequence[int]) -> Pick:
+def make_picker(places: Sequence[int]) -> Pick:
     """A pick of the fields at ``places``, taken in one step."""
     if not places:
         return lambda _fields: ()

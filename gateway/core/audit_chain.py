@@ -84,7 +84,7 @@ class Flaw(msgspec.Struct, frozen=True):
         return f"line {self.line}: {self.what}" if self.line else self.what
 
 
-class _Followed:
+class _ChainState:
     """How far one chain has been read, and at which line it began."""
 
     def __init__(self, first: int) -> None:
@@ -110,7 +110,7 @@ def verify(
             have written the file's first lines after the run had looked up the line it names.
         heads: Earlier values of ``Chain.head``, from the operator's log: each must be in the file.
     """
-    chains: dict[bytes, _Followed] = {}
+    chains: dict[bytes, _ChainState] = {}
     macs: dict[bytes, bytes | None] = {}
     """The MAC of each line, and the previous line's as far as that is known."""
     named: set[bytes] = set()
@@ -126,7 +126,7 @@ def verify(
             continue
         body, name, seq, mac = found[1], found[2], int(found[3]), bytes.fromhex(found[4].decode("ascii"))
         begun = name in chains
-        chain = chains.setdefault(name, _Followed(number))
+        chain = chains.setdefault(name, _ChainState(number))
         while unnamed and unnamed[-1] > chain.first:
             unnamed.pop()
         if partial and not begun and seq:
@@ -182,13 +182,13 @@ def verify(
         yield Flaw(0, f"the line {b':'.join(head[:2]).decode('ascii', 'replace')} that the operator's log names is missing")
 
 
-class _Marked(msgspec.Struct):
+class _ChainedLine(msgspec.Struct):
     event: str = ""
     after: str = ""
     before: str = ""
 
 
-_decode = msgspec.json.Decoder(_Marked).decode
+_decode = msgspec.json.Decoder(_ChainedLine).decode
 
 
 def _event(line: bytes) -> str:

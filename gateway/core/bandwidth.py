@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from .limits import Limit
 
-LEAST = 16 * 1024
+MIN_RATE = 16 * 1024
 """The lowest rate, in octets per second. Below it, clients and load balancers take a download for dead."""
-MOST = 1_000_000_000
+MAX_RATE = 1_000_000_000
 _BURST_S = 0.25
 _LEAST_BURST = 64 * 1024
 _MOST_PIPES = 4096

@@ -60,7 +60,7 @@ class Finding(msgspec.Struct, frozen=True, gc=False):
         return f"Finding({self.name})"
 
 
-class Verdict(msgspec.Struct, frozen=True, gc=False):
+class BodyVerdict(msgspec.Struct, frozen=True, gc=False):
     """The verdict on a whole body."""
 
     findings: tuple[Finding, ...] = ()
@@ -74,11 +74,11 @@ class BodyScanner(Protocol):
         """Read the next octets, split anywhere. Costs nothing more once the body is undecidable."""
         ...
 
-    def so_far(self) -> Verdict:
+    def so_far(self) -> BodyVerdict:
         """What is sure before the last octet, for bodies that are acted upon sooner: multipart, at the last delimiter."""
         ...
 
-    def finish(self) -> Verdict:
+    def finish(self) -> BodyVerdict:
         """The verdict, after the last octet."""
         ...
 
@@ -108,7 +108,7 @@ MAX_NAMING_BYTES = 1024
 """Any name that ``may_name`` looks for fits into this many octets, including whatever surrounds it."""
 
 
-class Doubt(Exception):  # noqa: N818 — ends a scan, is never an error of the program
+class UndecidableBody(Exception):  # noqa: N818 — ends a scan, is never an error of the program
     """Raised inside a scanner when it can't be sure."""
 
     def __init__(self, reason: Undecidable) -> None:
@@ -126,18 +126,18 @@ class Findings:
         self._left = MAX_FOUND_BYTES
 
     def add(self, finding: Finding) -> None:
-        """Keep ``finding``. Raises :class:`Doubt` at the first that is too many, which is still kept."""
+        """Keep ``finding``. Raises :class:`UndecidableBody` at the first that is too many, which is still kept."""
         self._found.append(finding)
         self._left -= _FINDING_BYTES + len(finding.value or "")
         if self._left < 0:
-            raise Doubt(Undecidable.TOO_MANY)
+            raise UndecidableBody(Undecidable.TOO_MANY)
 
     def all(self) -> tuple[Finding, ...]:
         """Every finding, in the order found."""
         return tuple(self._found)
 
 
-class Hopeless:
+class UnreadableBody:
     """For bodies whose form alone makes them undecidable."""
 
     blind = True
@@ -148,11 +148,11 @@ class Hopeless:
     def feed(self, chunk: bytes) -> None:
         """Nothing to learn."""
 
-    def so_far(self) -> Verdict:
-        return Verdict((), self._reason)
+    def so_far(self) -> BodyVerdict:
+        return BodyVerdict((), self._reason)
 
-    def finish(self) -> Verdict:
-        return Verdict((), self._reason)
+    def finish(self) -> BodyVerdict:
+        return BodyVerdict((), self._reason)
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
         raise AssertionError("nothing was found here")
@@ -161,7 +161,7 @@ class Hopeless:
         """Another reader may find parts by another boundary, and without any boundary Rack reads a form, where letters may
         be encoded. A body of no type at all is read by nobody."""
         return self._reason is Undecidable.BOUNDARY and (
-            named_plainly(octets) or _ENCODED_LETTER.search(octets) is not None
+            names_credential(octets) or _ENCODED_LETTER.search(octets) is not None
         )
 
 
@@ -188,7 +188,7 @@ def is_recoded(octets: bytes) -> bool:
     return b"2022" in octets and _RECODED.search(octets) is not None
 
 
-def named_plainly(octets: bytes) -> bool:
+def names_credential(octets: bytes) -> bool:
     """Whether ``octets`` hold a credential's name, the method's or ``sudo``, whichever letters follow a backslash."""
     octets = octets.replace(b"\\", b"")
     if b"_token" in octets or b"_method" in octets or is_recoded(octets):

@@ -10,7 +10,17 @@ import zlib
 
 import msgspec
 
-from .body import PASSWORDS, PLACE_PARAMETERS, BodyScanner, Finding, Hopeless, Undecidable, Verdict, keeps_ascii, media_type
+from .body import (
+    PASSWORDS,
+    PLACE_PARAMETERS,
+    BodyScanner,
+    BodyVerdict,
+    Finding,
+    Undecidable,
+    UnreadableBody,
+    keeps_ascii,
+    media_type,
+)
 from .body_form import FormScanner
 from .body_json import JsonScanner
 from .body_multipart import MultipartScanner, boundary_of
@@ -19,14 +29,14 @@ from .credentials import (
     FEED_PARAMETERS,
     Carrier,
     Claim,
-    Kind,
+    CredentialKind,
     both_bearer_and_access_token,
     moved_parameter,
     two_credentials,
 )
 from .errors import Code, Rejection, bad_request, forbidden, unauthenticated
 from .gateway_key import holds_gateway_key
-from .rule_match import Spelling, spelling
+from .rule_match import PlaceSpelling, parameter_spelling
 from .secret import Secret
 
 MAX_CUT_BYTES = 65536
@@ -57,7 +67,7 @@ def scanner_for(
     # Workhorse allows Unicode blanks around a type and takes the dotted capital I for an i, so it may see a multipart body
     # here, which it rewrites.
     if not media.isascii():
-        return Hopeless(Undecidable.BOUNDARY)
+        return UnreadableBody(Undecidable.BOUNDARY)
     scanner: BodyScanner
     if not media:
         scanner = _Untyped(form=method == "POST")
@@ -68,16 +78,16 @@ def scanner_for(
     elif media.startswith("multipart/"):
         boundary = boundary_of(content_type or b"")
         if boundary is None:
-            return Hopeless(Undecidable.BOUNDARY)
+            return UnreadableBody(Undecidable.BOUNDARY)
         scanner = MultipartScanner(boundary)
     elif "/" not in media:
-        return Hopeless(Undecidable.CONTENT_TYPE)
+        return UnreadableBody(Undecidable.CONTENT_TYPE)
     else:
         return None
     if inflates and coding == b"gzip" and isinstance(scanner, JsonScanner):
         return _Gzipped(scanner)
     if coding == b"gzip" and not media and method == "POST":
-        return _Unread(scanner)
+        return _UntypedGzip(scanner)
     return scanner if coding in _IDENTITY else _Encoded(scanner)
 
 
@@ -96,15 +106,15 @@ class _Encoded:
     def blind(self) -> int:
         return self._scanner.blind
 
-    def so_far(self) -> Verdict:
+    def so_far(self) -> BodyVerdict:
         parts = isinstance(self._scanner, MultipartScanner)
-        return Verdict(self._scanner.so_far().findings, self._reason) if parts else Verdict()
+        return BodyVerdict(self._scanner.so_far().findings, self._reason) if parts else BodyVerdict()
 
-    def finish(self) -> Verdict:
-        return Verdict(self._scanner.finish().findings, self._reason)
+    def finish(self) -> BodyVerdict:
+        return BodyVerdict(self._scanner.finish().findings, self._reason)
 
 
-class _Unread(_Encoded):
+class _UntypedGzip(_Encoded):
     """A gzipped body without a type: on npm's audit routes GitLab inflates it and reads a form."""
 
     blind = True
@@ -154,14 +164,14 @@ class _Gzipped:
         self._whole = self._left > 0 and not self._inflater.unconsumed_tail and not self._inflater.unused_data
         self._inflated.feed(octets)
 
-    def so_far(self) -> Verdict:
-        return Verdict()
+    def so_far(self) -> BodyVerdict:
+        return BodyVerdict()
 
-    def finish(self) -> Verdict:
+    def finish(self) -> BodyVerdict:
         inflated = self._inflated.finish()
         findings = tuple(msgspec.structs.replace(each, plain=False) for each in inflated.findings)
         sure = self._whole and self._inflater.eof
-        return Verdict(self._raw.finish().findings + findings, inflated.undecidable if sure else Undecidable.ENCODED)
+        return BodyVerdict(self._raw.finish().findings + findings, inflated.undecidable if sure else Undecidable.ENCODED)
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
         raise AssertionError("nothing here is plain")
@@ -189,24 +199,24 @@ class _Untyped:
         if self._form is not None:
             self._form.feed(chunk)
 
-    def so_far(self) -> Verdict:
-        return Verdict()
+    def so_far(self) -> BodyVerdict:
+        return BodyVerdict()
 
-    def finish(self) -> Verdict:
+    def finish(self) -> BodyVerdict:
         as_json = self._json.finish()
-        as_form = self._form.finish() if self._form is not None else Verdict()
+        as_form = self._form.finish() if self._form is not None else BodyVerdict()
         findings = tuple(msgspec.structs.replace(each, plain=False) for each in as_json.findings + as_form.findings)
         doubt = as_form.undecidable
         # What does not even begin as JSON is refused by Grape, so only the form counts.
         if self._form is None or self._first in {b"{", b"["}:
             doubt = doubt or as_json.undecidable
-        return Verdict(findings, doubt)
+        return BodyVerdict(findings, doubt)
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
         raise AssertionError("nothing here is plain")
 
 
-def body_claim(claim: Claim, verdict: Verdict) -> tuple[Claim, Finding] | None:
+def body_claim(claim: Claim, verdict: BodyVerdict) -> tuple[Claim, Finding] | None:
     """The one credential in a body that has been read, for a head that carries none; None if the body has none either.
 
     Raises:
@@ -215,8 +225,8 @@ def body_claim(claim: Claim, verdict: Verdict) -> tuple[Claim, Finding] | None:
     found = _credentials(verdict)
     if not found:
         return None
-    if claim.kind is not Kind.NONE or len(found) > 1:
-        raise _second(claim, found)
+    if claim.kind is not CredentialKind.NONE or len(found) > 1:
+        raise _second_credential(claim, found)
     finding = found[0]
     if verdict.undecidable is not None:
         raise _undecidable(verdict.undecidable)
@@ -225,7 +235,7 @@ def body_claim(claim: Claim, verdict: Verdict) -> tuple[Claim, Finding] | None:
     if _VISIBLE.fullmatch(finding.value) is None:
         raise unauthenticated()
     octets = finding.value.encode("utf-8", "surrogateescape")
-    kind, passing = Kind.OPAQUE, claim.passing
+    kind, passing = CredentialKind.OPAQUE, claim.passing
     if finding.name in CREDENTIAL_PARAMETERS:
         kind, passing = moved_parameter(finding.name, octets)
     moved = msgspec.structs.replace(
@@ -236,11 +246,11 @@ def body_claim(claim: Claim, verdict: Verdict) -> tuple[Claim, Finding] | None:
 
 def admit_body(
     claim: Claim,
-    verdict: Verdict,
+    verdict: BodyVerdict,
     *,
     brokered: bool,
     may_sudo: str | None = None,
-    places: frozenset[Spelling] | None = None,
+    places: frozenset[PlaceSpelling] | None = None,
     token_counts: bool = False,
     left: frozenset[str] = frozenset(),
     sudo: str | None = None,
@@ -254,8 +264,8 @@ def admit_body(
         brokered: Whether GitLab will see one of the gateway's credentials: then nothing may be left to chance.
         may_sudo: The user that this brokered caller may act as.
         places: The projects and groups that may be named, by ``rule_match.spellings``; None for any.
-        token_counts: Whether a ``token`` in the body is one credential too many (``second_token``).
-        left: The credential parameters that may stay in the body (``left_in_body``).
+        token_counts: Whether a ``token`` in the body is one credential too many (``is_second_token``).
+        left: The credential parameters that may stay in the body (``allowed_in_body``).
         sudo: The user that the head, or an earlier part of the body, asks to act as.
         suspect: Whether what could not be read may name a credential, a method or ``sudo``.
 
@@ -269,7 +279,7 @@ def admit_body(
         raise bad_request(code=Code.METHOD_OVERRIDE)
     credentials = [finding for finding in findings if finding.name in _CREDENTIALS and finding.value != ""]
     if credentials and (brokered or any(finding.name not in left for finding in credentials)):
-        raise _second(claim, credentials)
+        raise _second_credential(claim, credentials)
     if token_counts and any(finding.name == "token" and finding.value != "" for finding in findings):
         raise two_credentials()
     if any(finding.name in _CARRIERS and holds_gateway_key(finding.value or "") for finding in findings):
@@ -295,7 +305,7 @@ def admit_body(
         raise _undecidable(verdict.undecidable)
 
 
-def admit_page(verdict: Verdict, suspect: bool) -> None:
+def admit_page(verdict: BodyVerdict, suspect: bool) -> None:
     """Check that a form may go up to one of GitLab's pages.
 
     Anything may be in it except a ``_method`` that makes it a read: GitLab would then take a token out of it, as out of a
@@ -311,15 +321,15 @@ def admit_page(verdict: Verdict, suspect: bool) -> None:
         raise _undecidable(verdict.undecidable)
 
 
-def _names_one_of(places: frozenset[Spelling], finding: Finding) -> bool:
-    return finding.plain and finding.value is not None and spelling(finding.name, finding.value) in places
+def _names_one_of(places: frozenset[PlaceSpelling], finding: Finding) -> bool:
+    return finding.plain and finding.value is not None and parameter_spelling(finding.name, finding.value) in places
 
 
-def _credentials(verdict: Verdict) -> list[Finding]:
+def _credentials(verdict: BodyVerdict) -> list[Finding]:
     return [finding for finding in verdict.findings if finding.name in _CREDENTIALS and finding.value != ""]
 
 
-def _second(claim: Claim, found: list[Finding]) -> Rejection:
+def _second_credential(claim: Claim, found: list[Finding]) -> Rejection:
     if claim.carrier is Carrier.BEARER and any(finding.name == "access_token" for finding in found):
         return both_bearer_and_access_token()
     return two_credentials()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Findings, Undecidable, Verdict
+from .body import MAX_VALUE_BYTES, WATCHED, BodyVerdict, Finding, Findings, Undecidable, UndecidableBody
 from .query import BLANKS, form_decode, top_level_name
 
 _MAX_NAME_BYTES = 4096
@@ -41,21 +41,21 @@ class FormScanner:
             return
         try:
             self._scan(chunk, start)
-        except Doubt as doubt:
+        except UndecidableBody as doubt:
             self._doubt = doubt.reason
 
-    def so_far(self) -> Verdict:
-        return Verdict()
+    def so_far(self) -> BodyVerdict:
+        return BodyVerdict()
 
-    def finish(self) -> Verdict:
+    def finish(self) -> BodyVerdict:
         if self._doubt is None and not self._skipping and self._rest:
             rest, self._rest = self._rest, b""
             # An old Safari ends its forms with NUL, which Rack cuts off.
             try:
                 self._pair(rest.removesuffix(b"\0"), self._at, b"")
-            except Doubt as doubt:
+            except UndecidableBody as doubt:
                 self._doubt = doubt.reason
-        return Verdict(self._findings.all(), self._doubt)
+        return BodyVerdict(self._findings.all(), self._doubt)
 
     @property
     def blind(self) -> bool:
@@ -99,7 +99,7 @@ class FormScanner:
             if watched is None:
                 self._skipping, self._rest = True, b""
             elif not equals:
-                raise Doubt(Undecidable.MALFORMED)
+                raise UndecidableBody(Undecidable.MALFORMED)
             elif len(value) > MAX_VALUE_BYTES:
                 self._skipping, self._rest = True, b""
                 self._findings.add(Finding(watched, None, self._at, self._at, plain=False))
@@ -121,13 +121,13 @@ class FormScanner:
         before, self._separator = self._separator, after
         self._looked_at += 1
         if self._looked_at > _MAX_PAIRS:
-            raise Doubt(Undecidable.TOO_MANY)
+            raise UndecidableBody(Undecidable.TOO_MANY)
         raw_name, _, raw_value = piece.partition(b"=")
         if not _MAYBE.search(raw_name):
             return
         self._suspects += 1
         if self._suspects > _MAX_SUSPECTS:
-            raise Doubt(Undecidable.TOO_MANY)
+            raise UndecidableBody(Undecidable.TOO_MANY)
         name = _watched(raw_name)
         if name is None:
             return
@@ -154,10 +154,10 @@ def _watched_by_its_beginning(raw_name: bytes) -> str | None:
         return None
     behind = decoded.partition(name)[2] if name else b""
     if not behind:
-        raise Doubt(Undecidable.MALFORMED)
+        raise UndecidableBody(Undecidable.MALFORMED)
     text = name.decode("utf-8", "surrogateescape")
     if text not in WATCHED:
         return None
     if not behind.strip(BLANKS):  # what follows the blanks may make it another name
-        raise Doubt(Undecidable.MALFORMED)
+        raise UndecidableBody(Undecidable.MALFORMED)
     return text

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Findings, Undecidable, Verdict
+from .body import MAX_VALUE_BYTES, WATCHED, BodyVerdict, Finding, Findings, Undecidable, UndecidableBody
 
 # `_method` counts only in forms (rack: MethodOverride reads request.POST).
 _NAMES = WATCHED - {"_method"}
@@ -71,18 +71,18 @@ class JsonScanner:
             if self._doubt is None:
                 try:
                     self._scan(piece)
-                except Doubt as doubt:
+                except UndecidableBody as doubt:
                     self._doubt = doubt.reason
             self._base += len(piece)
 
-    def so_far(self) -> Verdict:
-        return Verdict()
+    def so_far(self) -> BodyVerdict:
+        return BodyVerdict()
 
-    def finish(self) -> Verdict:
+    def finish(self) -> BodyVerdict:
         doubt = self._doubt
         if doubt is None and (self._in_string or self._depth > 0 or (self._base > 0 and not self._closed)):
             doubt = Undecidable.INCOMPLETE
-        return Verdict(self._findings.all(), doubt)
+        return BodyVerdict(self._findings.all(), doubt)
 
     @property
     def blind(self) -> bool:
@@ -140,7 +140,7 @@ class JsonScanner:
         pieces = masked[at:].split(b'"')
         structure = b"".join(pieces[::2])
         if len(structure.translate(None, _NOT_ATOMS)) != len(structure):
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
         brackets = structure.translate(None, _NOT_BRACKETS)
         for _ in range(_MAX_DEPTH):
             size = len(brackets)
@@ -148,10 +148,10 @@ class JsonScanner:
             if len(brackets) == size:
                 break
         else:
-            raise Doubt(Undecidable.TOO_DEEP)
+            raise UndecidableBody(Undecidable.TOO_DEEP)
         match = _UNBALANCED.fullmatch(brackets)
         if match is None:
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
         if self._depth - len(match[1]) < self._floor:
             return False
         self._depth += len(match[2]) - len(match[1])
@@ -168,7 +168,7 @@ class JsonScanner:
             return at
         octet = chunk[at]
         if self._closed:
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
         if octet == 0x7B:  # {
             self._at_name = True
             self._depth = 1
@@ -179,7 +179,7 @@ class JsonScanner:
             self._in_string = True  # a lone string, with which npm tags a version: no parameters
         else:
             # Another lone scalar holds no parameters either, but its end would have to be judged, and nobody sends one.
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
         return at + 1
 
     def _deep(self, chunk: bytes, at: int) -> int:
@@ -213,7 +213,7 @@ class JsonScanner:
         if self._scalar is not None and match.end() > at:
             self._scalar += chunk[at : match.end()]
             if len(self._scalar) > _MAX_SCALAR:
-                raise Doubt(Undecidable.MALFORMED)
+                raise UndecidableBody(Undecidable.MALFORMED)
         at = match.end()
         if at == len(chunk):
             return at
@@ -233,7 +233,7 @@ class JsonScanner:
             self._at_name = True
             self._members += 1
             if self._members > _MAX_MEMBERS:
-                raise Doubt(Undecidable.TOO_MANY)
+                raise UndecidableBody(Undecidable.TOO_MANY)
         elif octet in b"{[":
             self._one_value()
             self._depth = 2
@@ -243,7 +243,7 @@ class JsonScanner:
             self._depth = 0
             self._closed = True
         else:
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
         return at + 1
 
     def _string(self, chunk: bytes, masked: bytes, at: int) -> int:
@@ -282,7 +282,7 @@ class JsonScanner:
         """A string or container begins. In place of a name, or as a second value, some lenient parser might read on."""
         self._values += 1
         if self._at_name or self._values > 1:
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
 
     def _end_member(self, end: int) -> None:
         """At the comma or brace after a member."""
@@ -305,20 +305,20 @@ class JsonScanner:
 
     def _check_depth(self) -> None:
         if self._depth > _MAX_DEPTH:
-            raise Doubt(Undecidable.TOO_DEEP)
+            raise UndecidableBody(Undecidable.TOO_DEEP)
 
     def _step(self) -> None:
         self._steps += 1
         if self._steps > _MAX_STEPS:
-            raise Doubt(Undecidable.TOO_MANY)
+            raise UndecidableBody(Undecidable.TOO_MANY)
 
 
 def _unescape(text: bytes) -> str | None:
-    """The value of a string. Raises :class:`Doubt` for a string with escapes that is not valid JSON."""
+    """The value of a string. Raises :class:`UndecidableBody` for a string with escapes that is not valid JSON."""
     if b"\\" not in text:
         return text.decode("utf-8", "surrogateescape")
     try:
         value = json.loads(b'"' + text + b'"')
     except ValueError:
-        raise Doubt(Undecidable.MALFORMED) from None
+        raise UndecidableBody(Undecidable.MALFORMED) from None
     return value if isinstance(value, str) else None

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import re
 
-from .body import MAX_VALUE_BYTES, WATCHED, Doubt, Finding, Findings, Undecidable, Verdict, is_recoded, named_plainly
+from .body import (
+    MAX_VALUE_BYTES,
+    WATCHED,
+    BodyVerdict,
+    Finding,
+    Findings,
+    Undecidable,
+    UndecidableBody,
+    is_recoded,
+    names_credential,
+)
 from .query import form_decode, top_level_name
 from .target import percent_decode
 
@@ -92,25 +102,25 @@ class MultipartScanner:
             try:
                 while self._step():
                     pass
-            except Doubt as doubt:
+            except UndecidableBody as doubt:
                 self._doubt = doubt.reason
                 self._buffer = b""
 
-    def so_far(self) -> Verdict:
-        return Verdict(self._findings.all(), self._doubt)
+    def so_far(self) -> BodyVerdict:
+        return BodyVerdict(self._findings.all(), self._doubt)
 
-    def finish(self) -> Verdict:
+    def finish(self) -> BodyVerdict:
         doubt = self._doubt
         if doubt is None and not self._done and (self._at or self._buffer):
             doubt = Undecidable.INCOMPLETE
-        return Verdict(self._findings.all(), doubt)
+        return BodyVerdict(self._findings.all(), doubt)
 
     @property
     def blind(self) -> bool:
         return self._doubt is not None
 
     def may_name(self, octets: bytes) -> bool:
-        return named_plainly(octets)
+        return names_credential(octets)
 
     def cut(self, body: bytes, finding: Finding) -> bytes:
         """The ``body`` without the part and the delimiter before it."""
@@ -129,16 +139,16 @@ class MultipartScanner:
             self._drop(2)
             buffer = self._buffer
         if not buffer.startswith(self._delimiter):
-            raise Doubt(Undecidable.BOUNDARY)
+            raise UndecidableBody(Undecidable.BOUNDARY)
         return self._delimited(0)
 
     def _head(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0 or end > _MAX_HEAD_BYTES:
             if len(self._buffer) > _MAX_HEAD_BYTES:
-                raise Doubt(Undecidable.TOO_MANY)
+                raise UndecidableBody(Undecidable.TOO_MANY)
             if b"\n" in self._buffer.replace(b"\r\n", b""):  # Workhorse may see the end of the head here, and of the body
-                raise Doubt(Undecidable.MALFORMED)
+                raise UndecidableBody(Undecidable.MALFORMED)
             return False
         self._read_head(self._buffer[:end])
         self._drop(end + 4)
@@ -155,7 +165,7 @@ class MultipartScanner:
         if len(buffer) < found + len(self._delimiter) + 2:
             return False
         if buffer[max(0, found - 2) : found] != b"\r\n":
-            raise Doubt(Undecidable.BOUNDARY)
+            raise UndecidableBody(Undecidable.BOUNDARY)
         self._take(found - 2)
         self._end_part(self._at + 2)
         self._drop(2)
@@ -163,7 +173,7 @@ class MultipartScanner:
 
     def _epilogue(self) -> bool:
         if self._delimiter in self._buffer:
-            raise Doubt(Undecidable.BOUNDARY)
+            raise UndecidableBody(Undecidable.BOUNDARY)
         self._drop(max(0, len(self._buffer) - len(self._delimiter)))
         return False
 
@@ -180,10 +190,10 @@ class MultipartScanner:
             self._step = self._epilogue
             return True
         if follow != b"\r\n":
-            raise Doubt(Undecidable.BOUNDARY)
+            raise UndecidableBody(Undecidable.BOUNDARY)
         self._parts += 1
         if self._parts > _MAX_PARTS:
-            raise Doubt(Undecidable.TOO_MANY)
+            raise UndecidableBody(Undecidable.TOO_MANY)
         self._step = self._head
         return True
 
@@ -191,24 +201,24 @@ class MultipartScanner:
         lines = head.split(b"\r\n")
         # A bare line end, a fold, or the field's name anywhere else: some parser sees another head.
         if b"\n" in head.replace(b"\r\n", b"") or b"\r" in head.replace(b"\r\n", b"") or b"\0" in head:
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
         if any(line[:1] in {b" ", b"\t"} for line in lines) or head.lower().count(b"content-disposition") != 1:
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
         line = next((line for line in lines if line.lower().startswith(b"content-disposition")), b"")
         match = _DISPOSITION.fullmatch(line)
         if match is None or len(line) > _MAX_DISPOSITION_BYTES or not all(_FIELD.match(other) for other in lines):
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
         parameters = list(_PARAMETER.finditer(match[1]))
         # To Rack 3 `NAME` is another parameter. Like Rack 2, it calls a part without a name by its type.
         names = [parameter for parameter in parameters if parameter[1] == b"name"]
         # A `name=` after a `;` inside another parameter's quotes is the name to Rack 2.
         if _NAME.findall(match[1]) != [b""] or len(names) != 1 or len(parameters) > _MAX_PARAMETERS:
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
         if is_recoded(head) and not any(parameter[1] in {b"filename", b"filename*"} for parameter in parameters):
-            raise Doubt(Undecidable.CHARSET)
+            raise UndecidableBody(Undecidable.CHARSET)
         value = _NAME_VALUE.fullmatch(names[0][2])
         if value is None or (b":" in match[1][: names[0].start()] and not _is_called_as_its_file(lines, line, parameters)):
-            raise Doubt(Undecidable.MALFORMED)
+            raise UndecidableBody(Undecidable.MALFORMED)
         raw: bytes = value[1] if value[1] is not None else value[2]
         name = top_level_name(percent_decode(raw)).decode("utf-8", "surrogateescape")
         self._name = name if name in WATCHED else None

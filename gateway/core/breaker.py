@@ -160,10 +160,10 @@ class Breaker:
         slot = int(now / self._step_s)
         passed = slot - self._slot
         if passed > 0:  # otherwise it is the same slot, or the clock stood still
-            self._go_on(slot, passed)
+            self._advance(slot, passed)
         self._sure_until = (self._slot + _SURE) * self._step_s
 
-    def _go_on(self, slot: int, passed: int) -> None:
+    def _advance(self, slot: int, passed: int) -> None:
         self._slot = slot
         if passed >= _SLOTS:
             self._clear()

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from .answer_shape import Pick, Shape, shape_of, shaped
+from .answer_shape import Pick, Shape, shape_of, shape_of_head
 from .byte_ranges import ContentRange, parse_content_range
 from .cache_control import ResponseDirectives, response_directives
 from .conditional import is_etag, none_match
@@ -45,7 +45,7 @@ _FIELD_COST = 100  # octets for one (name, value) tuple and its two bytes object
 _ENTRY_COST = 600  # the struct, its tuples, the store's slot and index
 
 
-class LateEntry(Protocol):
+class LazyEntry(Protocol):
     """An entry, or something that becomes one when it is first asked for: most of what is stored never is."""
 
     @property
@@ -53,7 +53,7 @@ class LateEntry(Protocol):
         """The memory that the entry takes once it is made."""
         ...
 
-    def made(self) -> Entry: ...
+    def materialise(self) -> Entry: ...
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -98,7 +98,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         octets = len(b"".join(chain.from_iterable(self.fields)))
         return _ENTRY_COST + len(self.body) + octets + _FIELD_COST * (len(self.fields) + len(self.selecting))
 
-    def made(self) -> Entry:
+    def materialise(self) -> Entry:
         return self
 
     def age_s(self, now: float) -> float:
@@ -150,7 +150,7 @@ def make_entry(
         selecting: The request's side of ``Vary``.
         asked_range: For a 206: the request's ``Range``.
     """
-    fields, telling, shape, has_length = _sorted(head, directives, dropped)
+    fields, telling, shape, has_length = _select_fields(head, directives, dropped)
     if not has_length and head.status != 204:
         fields = (*fields, (b"Content-Length", b"%d" % len(body)))
     place = shape.place
@@ -200,12 +200,12 @@ def _date(fields: Fields, shape: Shape, name: bytes, now: float) -> float | None
     return parse_date(fields[place][1].strip(), year_of(now))
 
 
-def _sorted(
+def _select_fields(
     head: ResponseHead, directives: ResponseDirectives, dropped: frozenset[bytes]
 ) -> tuple[Fields, Fields, Shape, bool]:
     """The fields to keep; the fields that may describe the entry, and their shape; whether a length is among the kept."""
-    fields, shape = head.fields, head.shape or shaped(head)
-    keep = kept_of(shape, directives, dropped)
+    fields, shape = head.fields, head.shape or shape_of_head(head)
+    keep = pick_kept(shape, directives, dropped)
     if keep is not None:
         return keep(fields), fields, shape, b"content-length" in shape.place and b"content-length" not in dropped
     hop = nominated(fields)
@@ -215,11 +215,11 @@ def _sorted(
     return tuple(kept), told, shape_of(told), any(lower(field[0]) == b"content-length" for field in kept)
 
 
-def kept_of(shape: Shape, directives: ResponseDirectives, dropped: frozenset[bytes]) -> Pick | None:
+def pick_kept(shape: Shape, directives: ResponseDirectives, dropped: frozenset[bytes]) -> Pick | None:
     """The pick of fields kept from answers of ``shape``; None where each answer names fields that are not kept."""
     if b"connection" in shape.place or directives.no_cache_fields or directives.private_fields:
         return None
-    key = (kept_of, dropped)
+    key = (pick_kept, dropped)
     keep: Pick | None = shape.memo.get(key)
     if keep is None:
         keep = shape.memo[key] = shape.without(_together(HOP_BY_HOP, dropped))
@@ -261,7 +261,7 @@ def freshen(
     """
     merged = updated_fields(entry.fields, head.fields, dropped)
     # Age and Date come from the new message or not at all: an old Date would make the validated answer look old at once.
-    timed = merged if first(head.fields, b"date") is not None else _less_date(merged)
+    timed = merged if first(head.fields, b"date") is not None else _without_date(merged)
     age = first(head.fields, b"age")
     described = ResponseHead(entry.status, (*timed, (b"Age", age)) if age is not None else timed, entry.reason)
     return make_entry(
@@ -276,7 +276,7 @@ def freshen(
     )
 
 
-def _less_date(fields: Fields) -> Fields:
+def _without_date(fields: Fields) -> Fields:
     return tuple(field for field in fields if lower(field[0]) != b"date")
 
 
@@ -299,7 +299,7 @@ def not_modified(fields: Fields) -> Fields:
     return tuple(field for field in fields if lower(field[0]) not in _OF_CONTENT)
 
 
-def replaced(fields: Fields, *new: Field) -> Fields:
+def replace_fields(fields: Fields, *new: Field) -> Fields:
     """``fields`` with each of ``new`` in place of all lines of its name."""
     names = {lower(name) for name, _ in new}
     return (*(field for field in fields if lower(field[0]) not in names), *new)

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import msgspec
 
-from .correlation import NAMES
+from .correlation import CORRELATION_FIELDS
 from .messages import Fields, joined, lower
 
 # These fields are forwarded, but GitLab's answer does not depend on them: tracing, what sends, what the client holds.
@@ -30,7 +30,7 @@ INERT = frozenset(
         b"user-agent",
         b"via",
     }
-    | NAMES
+    | CORRELATION_FIELDS
 )
 
 _CODINGS = (b"br", b"deflate", b"gzip", b"zstd")
@@ -66,7 +66,7 @@ def _weighted(value: bytes) -> list[tuple[bytes, float]]:
     return found
 
 
-class Reading(msgspec.Struct, frozen=True, gc=False):
+class RequestTraits(msgspec.Struct, frozen=True, gc=False):
     """What a cache needs to know of a request's fields, read in one pass."""
 
     variance: bytes
@@ -109,7 +109,7 @@ class RequestReader(dict[bytes, int]):
             self[name] = role
         return role
 
-    def _read(self, fields: Fields) -> Reading:
+    def _read(self, fields: Fields) -> RequestTraits:
         coding = cache_control = if_none_match = None
         refused = b""
         lines: list[bytes] = []
@@ -128,7 +128,7 @@ class RequestReader(dict[bytes, int]):
             else:
                 refused = lower(name)
         lines.append(b"+" + coding_class(coding) if coding is not None else b"-")
-        return Reading(b"\n".join(lines), cache_control, if_none_match, refused)
+        return RequestTraits(b"\n".join(lines), cache_control, if_none_match, refused)
 
 
 def private_key(partition: bytes, target: bytes, sudo: str, variance: bytes, reached_as: bytes = b"") -> bytes:

@@ -16,16 +16,16 @@ from functools import lru_cache
 import msgspec
 
 from .catalogue import Operation, ReferenceKind, Surface
-from .project_names import ProjectNames, is_telling, spelling
+from .project_names import ProjectNames, may_name_projects, normalise_name
 from .target import percent_decode
 
 ANONYMOUS = b"anonymous"
 """The partition of all callers without a credential. A 401 tells them that one is required, not that one has died."""
 ALL = b"all"
 """On every answer: purged by events that nobody understands."""
-UNNAMED = b"unnamed"
+PATH_UNKNOWN = b"unnamed"
 """On answers requested by a project's number whose path is not known: every write by a path purges them."""
-UNNUMBERED = b"unnumbered"
+NUMBER_UNKNOWN = b"unnumbered"
 """The reverse, on answers requested by a path whose number is not known: every write by a number purges them."""
 
 _OWNERS = {
@@ -38,7 +38,7 @@ _OWNERS = {
 """Collections whose next segment names the thing that everything below belongs to."""
 
 
-PUSHED = (b"projects", b"events", b"issues", b"merge_requests", b"search")
+PUSH_LISTS = (b"projects", b"events", b"issues", b"merge_requests", b"search")
 """Lists across projects that differ after a push."""
 _SHOWN_IN = {
     b"issues": (b"issues_statistics", b"todos", b"events", b"user_counts"),
@@ -50,10 +50,10 @@ _SHOWN_IN = {
 """Lists and counts across projects that show a thing, besides the lists of its own kind."""
 _ANYWHERE = frozenset({Surface.GRAPHQL, Surface.MCP})
 # GitLab answers even an anonymous mutation with 200: whoever sent those would empty the partition of all anonymous callers.
-_NOBODYS = frozenset({b"", ANONYMOUS})
+_ANONYMOUS_PARTITIONS = frozenset({b"", ANONYMOUS})
 
 
-class Place(msgspec.Struct, frozen=True, gc=False):
+class Resource(msgspec.Struct, frozen=True, gc=False):
     """What a target is about, among the things that GitLab holds."""
 
     owner: bytes
@@ -67,7 +67,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     """The kinds of thing on the path, in order."""
     segments: tuple[bytes, ...]
     """The segments after ``/api/v4``, with the owner's spelling normalised."""
-    teaches: bool
+    names_projects: bool
     """Whether answers from there may name projects."""
 
 
@@ -78,7 +78,7 @@ def partition_tag(partition: bytes) -> bytes:
 
 def answer_tags(partition: bytes, target: bytes, names: ProjectNames) -> tuple[bytes, ...]:
     """The tags of a stored answer."""
-    place = place_of(target)
+    place = resource_of(target)
     everybody = (partition_tag(partition), ALL)
     if place.owner == b"project":
         number = names.number_of(place.spelt)
@@ -86,7 +86,7 @@ def answer_tags(partition: bytes, target: bytes, names: ProjectNames) -> tuple[b
         part = b"%b:%b%b" % (place.area, number or place.spelt, place.within)
         if others:
             return (*everybody, *(b"project:" + name for name in (place.spelt, *others)), part)
-        return (*everybody, b"project:" + place.spelt, UNNAMED if number else UNNUMBERED, part)
+        return (*everybody, b"project:" + place.spelt, PATH_UNKNOWN if number else NUMBER_UNKNOWN, part)
     kinds = tuple(dict.fromkeys(b"kind:" + kind for kind in (*place.kinds[:1], *place.kinds[-1:])))
     if place.owner:
         return (*everybody, b"%b:%b" % (place.owner, place.spelt), *kinds[-1:])
@@ -95,7 +95,7 @@ def answer_tags(partition: bytes, target: bytes, names: ProjectNames) -> tuple[b
 
 def write_tags(target: bytes, names: ProjectNames) -> tuple[bytes, ...]:
     """The tags of what a write to ``target`` makes doubtful, in every partition."""
-    place = place_of(target)
+    place = resource_of(target)
     shown = [other for kind in place.kinds for other in _SHOWN_IN.get(kind, ())]
     kinds = tuple(dict.fromkeys([b"kind:" + kind for kind in (*place.kinds, *shown)]))
     if place.owner == b"project":
@@ -103,7 +103,9 @@ def write_tags(target: bytes, names: ProjectNames) -> tuple[bytes, ...]:
     return ((b"%b:%b" % (place.owner, place.spelt), *kinds)) if place.owner else kinds
 
 
-def reach_tags(operation: Operation, segments: tuple[str, ...], partition: bytes, names: ProjectNames) -> tuple[bytes, ...]:
+def extra_write_tags(
+    operation: Operation, segments: tuple[str, ...], partition: bytes, names: ProjectNames
+) -> tuple[bytes, ...]:
     """The tags of what a write makes doubtful besides ``write_tags``: the project that is pushed to, or a second one in the
     path. Where the path doesn't say what is changed, everything the caller has: callers must read what they wrote.
 
@@ -123,8 +125,8 @@ def reach_tags(operation: Operation, segments: tuple[str, ...], partition: bytes
         else:
             found.append(b"%b:%b" % (reference.kind.value.encode(), spelt))
     if operation.surface is Surface.GIT:
-        found += [b"kind:" + kind for kind in PUSHED]
-    elif partition not in _NOBODYS and (operation.surface in _ANYWHERE or "/suggestions/" in operation.name):
+        found += [b"kind:" + kind for kind in PUSH_LISTS]
+    elif partition not in _ANONYMOUS_PARTITIONS and (operation.surface in _ANYWHERE or "/suggestions/" in operation.name):
         found.append(partition_tag(partition))
     return tuple(found)
 
@@ -132,7 +134,7 @@ def reach_tags(operation: Operation, segments: tuple[str, ...], partition: bytes
 def project_tags(spelt: tuple[bytes, ...], names: ProjectNames) -> tuple[bytes, ...]:
     """The tags of everything that belongs to a project, by whichever name it was requested."""
     known = dict.fromkeys(name for one in spelt for name in (one, *names.others(one)))
-    unlearnt = dict.fromkeys(UNNUMBERED if one.isdigit() else UNNAMED for one in spelt)
+    unlearnt = dict.fromkeys(NUMBER_UNKNOWN if one.isdigit() else PATH_UNKNOWN for one in spelt)
     # If both a number and a path are given, an answer requested by either one carries that one's tag.
     return (*(b"project:" + name for name in known), *(unlearnt if len(unlearnt) == 1 else ()))
 
@@ -142,13 +144,13 @@ def part_tags(area: bytes, spelt: tuple[bytes, ...], within: bytes = b"") -> tup
     return tuple(b"%b:%b%b" % (area, name, within) for name in spelt)
 
 
-def place_of(target: bytes) -> Place:
+def resource_of(target: bytes) -> Resource:
     """The place that a raw target is about."""
     return _place_of(target.partition(b"?")[0])  # pages of one list are one place
 
 
 @lru_cache(maxsize=4096)
-def _place_of(path: bytes) -> Place:
+def _place_of(path: bytes) -> Resource:
     spellings = path.split(b"/")
     # Decoded, as GitLab does when it finds its routes: `merge%5Frequests` matches one.
     segments = [percent_decode(segment) for segment in spellings]
@@ -157,7 +159,7 @@ def _place_of(path: bytes) -> Place:
     owner = spelt = area = within = b""
     if len(segments) > 1 and segments[0] in _OWNERS and segments[1]:
         owner = _OWNERS[segments[0]]
-        spelt = segments[1] = spelling(spellings[above + 1])
+        spelt = segments[1] = normalise_name(spellings[above + 1])
     if owner == b"project":
         area = b"rest"
         if len(segments) > 3 and segments[2] == b"merge_requests":
@@ -166,4 +168,4 @@ def _place_of(path: bytes) -> Place:
             area = b"repo"  # commits show pipelines
     kinds = tuple(dict.fromkeys([segment.removesuffix(b".json") for segment in segments[::2] if segment]))
     below = tuple(segments)
-    return Place(owner, spelt, area, within, kinds, below, is_telling(below))
+    return Resource(owner, spelt, area, within, kinds, below, may_name_projects(below))

@@ -12,7 +12,7 @@ import msgspec
 
 from .byte_ranges import content_range, parse_content_range, parse_range, unsatisfied
 from .cache_control import RequestDirectives, ResponseDirectives, response_directives
-from .cache_entry import Entry, may_answer_304, not_modified, replaced, updated_fields
+from .cache_entry import Entry, may_answer_304, not_modified, replace_fields, updated_fields
 from .cache_key import selects, vary_names
 from .cache_status import CacheReason, Stored
 from .conditional import is_etag, is_strong, strong_equal, weak_equal
@@ -103,7 +103,7 @@ def _is_everybodys(said: ResponseDirectives) -> bool:
     return said.public or said.must_revalidate or said.shared_max_age
 
 
-def takes_stored(why: Stored) -> bool:
+def must_drop_stored(why: Stored) -> bool:
     """Whether the reason not to update a stored answer is also one not to keep it, and not just about one client."""
     return why is not Stored.REQUEST and why is not Stored.AUTHORIZATION
 
@@ -133,7 +133,7 @@ class Use(enum.Enum):
     MISS = "miss"
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class ReuseVerdict(msgspec.Struct, frozen=True):
     """The decision about one request."""
 
     use: Use
@@ -150,35 +150,37 @@ def select(entries: tuple[Entry, ...], fields: Fields) -> tuple[Entry, ...]:
     return tuple(chosen)
 
 
-def judge(entries: tuple[Entry, ...], fields: Fields, asked: RequestDirectives, now: float, method: str = "GET") -> Verdict:
+def judge(
+    entries: tuple[Entry, ...], fields: Fields, asked: RequestDirectives, now: float, method: str = "GET"
+) -> ReuseVerdict:
     """Whether, and how, a stored answer may be used for this GET or HEAD."""
     if not entries:
-        return Verdict(Use.MISS, CacheReason.URI_MISS)
+        return ReuseVerdict(Use.MISS, CacheReason.URI_MISS)
     chosen = select(entries, fields)
     if not chosen:
-        return Verdict(Use.MISS, CacheReason.VARY_MISS)
+        return ReuseVerdict(Use.MISS, CacheReason.VARY_MISS)
     wanted = first(fields, b"range") if method == "GET" else None
     entry = next((candidate for candidate in chosen if _covers(candidate, wanted, fields)), None)
     if entry is None:
-        return Verdict(Use.MISS, CacheReason.PARTIAL, chosen[0])
+        return ReuseVerdict(Use.MISS, CacheReason.PARTIAL, chosen[0])
     if asked.no_cache:
-        return Verdict(Use.VALIDATE, CacheReason.REQUEST, entry)
+        return ReuseVerdict(Use.VALIDATE, CacheReason.REQUEST, entry)
     if entry.no_cache:
-        return Verdict(Use.VALIDATE, CacheReason.NO_CACHE, entry)
+        return ReuseVerdict(Use.VALIDATE, CacheReason.NO_CACHE, entry)
     age = entry.age_s(now)
     left = entry.lifetime_s - age
     if asked.max_age_s is not None and age > asked.max_age_s and not asked.max_stale_s:
-        return Verdict(Use.VALIDATE, CacheReason.REQUEST, entry)
+        return ReuseVerdict(Use.VALIDATE, CacheReason.REQUEST, entry)
     if left > 0:
         if left >= asked.min_fresh_s:
-            return Verdict(Use.REUSE, CacheReason.FRESH, entry)
-        return Verdict(Use.VALIDATE, CacheReason.REQUEST, entry)
+            return ReuseVerdict(Use.REUSE, CacheReason.FRESH, entry)
+        return ReuseVerdict(Use.VALIDATE, CacheReason.REQUEST, entry)
     if not entry.must_revalidate:
         if -left < asked.max_stale_s:
-            return Verdict(Use.REUSE_STALE, CacheReason.MAX_STALE, entry)
+            return ReuseVerdict(Use.REUSE_STALE, CacheReason.MAX_STALE, entry)
         if -left < entry.stale_while_revalidate_s:
-            return Verdict(Use.REUSE_STALE, CacheReason.STALE_WHILE_REVALIDATE, entry, background=True)
-    return Verdict(Use.VALIDATE, CacheReason.STALE, entry)
+            return ReuseVerdict(Use.REUSE_STALE, CacheReason.STALE_WHILE_REVALIDATE, entry, background=True)
+    return ReuseVerdict(Use.VALIDATE, CacheReason.STALE, entry)
 
 
 def _covers(entry: Entry, wanted: bytes | None, fields: Fields) -> bool:
@@ -193,7 +195,7 @@ def _covers(entry: Entry, wanted: bytes | None, fields: Fields) -> bool:
     return piece is not None and entry.holds(piece) is not None
 
 
-def may_stand_in(entry: Entry, asked: RequestDirectives, now: float, default_s: float) -> bool:
+def may_serve_stale(entry: Entry, asked: RequestDirectives, now: float, default_s: float) -> bool:
     """Whether a stored answer may be served while the origin fails (RFC 9111 §4.2.4, RFC 5861 §4).
 
     Args:
@@ -227,14 +229,14 @@ def validators(entry: Entry, others: tuple[Entry, ...] = ()) -> Fields:
     return tuple(found)
 
 
-def rest_of(entry: Entry) -> Fields:
+def remainder_conditions(entry: Entry) -> Fields:
     """The conditions that fetch what a partial answer lacks. Pieces may only be joined with a strong validator (§3.4)."""
     if not (entry.partial and entry.first_octet == 0 and is_strong(entry.etag) and len(entry.body) < entry.total):
         return ()
     return ((b"Range", b"bytes=%d-" % len(entry.body)), (b"If-Range", entry.etag))
 
 
-def validated(candidates: tuple[Entry, ...], head: ResponseHead) -> Entry | None:
+def find_validated(candidates: tuple[Entry, ...], head: ResponseHead) -> Entry | None:
     """The stored answer that a 304 is about (§4.3.4); None if it is none of the candidates.
 
     If only one answer was asked about, the 304 is about that one, whatever ``ETag`` it carries.
@@ -245,7 +247,7 @@ def validated(candidates: tuple[Entry, ...], head: ResponseHead) -> Entry | None
     return candidates[0] if candidates else None
 
 
-def joinable(entry: Entry, head: ResponseHead, first_octet: int, total: int) -> bool:
+def is_continuation(entry: Entry, head: ResponseHead, first_octet: int, total: int) -> bool:
     """Whether a 206 continues what is stored (RFC 9110 §15.3.7.3)."""
     etag = (first(head.fields, b"etag") or b"").strip()
     return strong_equal(entry.etag, etag) and first_octet == len(entry.body) and total == entry.total
@@ -253,7 +255,7 @@ def joinable(entry: Entry, head: ResponseHead, first_octet: int, total: int) -> 
 
 def joined_head(entry: Entry, head: ResponseHead) -> ResponseHead:
     """The head of the whole answer, made from two pieces: the newer fields win."""
-    fields = replaced(updated_fields(entry.fields, head.fields), (b"Content-Length", b"%d" % entry.total))
+    fields = replace_fields(updated_fields(entry.fields, head.fields), (b"Content-Length", b"%d" % entry.total))
     return ResponseHead(200, tuple(field for field in fields if lower(field[0]) != b"content-range"), b"OK")
 
 
@@ -273,7 +275,7 @@ def describes(entry: Entry, head: ResponseHead) -> bool:
 # Answering (§4.3.2, RFC 9110 §14)
 
 
-def answer(entry: Entry, method: str, fields: Fields, now: float) -> tuple[ResponseHead, bytes]:
+def answer_from_entry(entry: Entry, method: str, fields: Fields, now: float) -> tuple[ResponseHead, bytes]:
     """The head and content that a client gets from a stored answer; ``Age`` and ``Cache-Status`` are added elsewhere."""
     condition = joined(fields, b"if-none-match")
     since = date_of(fields, b"if-modified-since", now) if condition is None else None
@@ -306,18 +308,20 @@ def _piece(entry: Entry, wanted: bytes) -> tuple[ResponseHead, bytes]:
     total = entry.total if entry.partial else len(entry.body)
     piece = asked.within(total)
     if piece is None:
-        fields = replaced(entry.fields, (b"Content-Range", unsatisfied(total)), (b"Content-Length", b"0"))
+        fields = replace_fields(entry.fields, (b"Content-Range", unsatisfied(total)), (b"Content-Length", b"0"))
         return ResponseHead(416, fields, b"Range Not Satisfiable"), b""
     content = entry.holds(piece)
     assert content is not None, "judged to hold it"
-    fields = replaced(entry.fields, (b"Content-Range", content_range(piece)), (b"Content-Length", b"%d" % len(content)))
+    fields = replace_fields(
+        entry.fields, (b"Content-Range", content_range(piece)), (b"Content-Length", b"%d" % len(content))
+    )
     return ResponseHead(206, fields, b"Partial Content"), content
 
 
 # Invalidating (§4.4)
 
 
-def invalidated(method: str, target: bytes, head: ResponseHead, host: bytes) -> tuple[bytes, ...]:
+def invalidated_targets(method: str, target: bytes, head: ResponseHead, host: bytes) -> tuple[bytes, ...]:
     """The targets whose stored answers a successful unsafe request has made doubtful."""
     if method in SAFE_METHODS or not 200 <= head.status < 400:
         return ()

@@ -14,7 +14,7 @@ from .exchange import Exchange
 from .headers import request_id, trace_id
 from .messages import Fields, RequestHead, first, lower, values
 
-NAMES = frozenset(
+CORRELATION_FIELDS = frozenset(
     {
         # Ids: nginx, HAProxy, Envoy, Kong, Rails, Heroku, .NET, Varnish.
         b"x-request-id",
@@ -98,16 +98,16 @@ def _any_of(names: Iterable[bytes]) -> bytes:
 _LINE = re.compile(
     rb"\r\n((?i:x-(?:%b)|%b)):[ \t]*+((?>(?:[!-~]++(?: [!-~]++)*)?))[ \t]*+(?=\r\n)"
     % (
-        _any_of([name[2:] for name in NAMES if name.startswith(b"x-")]),
-        _any_of([name for name in NAMES if not name.startswith(b"x-")]),
+        _any_of([name[2:] for name in CORRELATION_FIELDS if name.startswith(b"x-")]),
+        _any_of([name for name in CORRELATION_FIELDS if not name.startswith(b"x-")]),
     )
 )
 
-Rest = tuple[bytes, ...]
+FixedLines = tuple[bytes, ...]
 """A block of field lines without the values of its correlation fields: what stands between them, and their names."""
 
 
-def set_aside(block: bytes) -> tuple[Rest, Fields]:
+def split_correlation(block: bytes) -> tuple[FixedLines, Fields]:
     """Split a block of field lines into what repeats and what does not.
 
     Args:
@@ -128,18 +128,18 @@ def set_aside(block: bytes) -> tuple[Rest, Fields]:
     return tuple(pieces), correlation
 
 
-def rest_of(fields: Fields, correlation: Fields) -> Fields | None:
+def without_correlation(fields: Fields, correlation: Fields) -> Fields | None:
     """``fields`` less ``correlation``.
 
     Returns:
         None where the two do not agree, or ``Connection`` names one of them (RFC 9110 §7.6.1): it must not go up then.
     """
-    if tuple([field for field in fields if lower(field[0]) in NAMES]) != correlation:
+    if tuple([field for field in fields if lower(field[0]) in CORRELATION_FIELDS]) != correlation:
         return None
     for value in values(fields, b"connection"):
-        if not NAMES.isdisjoint({token.strip(b" \t").lower() for token in value.split(b",")}):
+        if not CORRELATION_FIELDS.isdisjoint({token.strip(b" \t").lower() for token in value.split(b",")}):
             return None
-    return tuple([field for field in fields if lower(field[0]) not in NAMES])
+    return tuple([field for field in fields if lower(field[0]) not in CORRELATION_FIELDS])
 
 
 def mark(x: Exchange, head: RequestHead, *, trusted: bool) -> bool:

@@ -19,7 +19,7 @@ from .rule_match import shapes_of
 
 READ_WEIGHT = 1.0
 WRITE_WEIGHT = 5.0
-HEAVIEST = 50.0
+MAX_WEIGHT = 50.0
 """The highest default weight: archives and exports (5 or 6 per minute at GitLab) would otherwise cost hundreds, which no
 ordinary burst holds."""
 
@@ -64,7 +64,7 @@ class Weights:
     def __init__(self, configured: Mapping[str, float]) -> None:
         self._table: dict[tuple[str, str], float] = {}
         for name, per_minute in PUBLISHED_PER_MINUTE.items():
-            self._add(name, min(HEAVIEST, round(_GENERAL / per_minute)))
+            self._add(name, min(MAX_WEIGHT, round(_GENERAL / per_minute)))
         for name, weight in configured.items():
             self._add(name, weight)
 
@@ -84,7 +84,7 @@ class Weights:
         return READ_WEIGHT if method in SAFE_METHODS else WRITE_WEIGHT
 
 
-class Spent(msgspec.Struct, frozen=True, gc=False):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What a request really used."""
 
     asked: bool
@@ -109,7 +109,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     per_mebibyte: float = 0.0
     """Tokens for each MiB of the answer."""
 
-    def change(self, cost: float, spent: Spent) -> float:
+    def change(self, cost: float, spent: Usage) -> float:
         """Tokens owed beyond ``cost``, which has been taken already; if negative, tokens to give back."""
         share = self.cached if not spent.asked else self.not_modified if spent.not_modified else 1.0
         used = cost * share + self.per_mebibyte * spent.sent_bytes / (1 << 20)

@@ -22,7 +22,7 @@ from .secret import Secret
 from .target import Target
 
 
-class Kind(enum.StrEnum):
+class CredentialKind(enum.StrEnum):
     """What sort of credential was presented (by its carrier, not by its text: prefixes are configurable in GitLab)."""
 
     NONE = "none"
@@ -55,7 +55,7 @@ class Carrier(enum.StrEnum):
 class Claim(msgspec.Struct, frozen=True, gc=False):
     """The one credential that a request presents, not yet verified."""
 
-    kind: Kind
+    kind: CredentialKind
     secret: Secret
     carrier: Carrier | None = None
     parameter: str = ""
@@ -73,20 +73,20 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     sudo_fields: Fields = ()
     """``Sudo`` as received, if it came as a field."""
     beside: tuple[Secret, ...] = ()
-    """The values of ``token`` in the query that are not this credential; ``second_token`` says what they are."""
+    """The values of ``token`` in the query that are not this credential; ``is_second_token`` says what they are."""
 
     def __repr__(self) -> str:
         return f"Claim({self.kind.value}, {self.carrier and self.carrier.value})"
 
     @property
-    def stays(self) -> bool:
+    def stays_in_target(self) -> bool:
         """Whether the secret stays in ``target``, where only GitLab can judge it."""
-        return self.kind is Kind.OPAQUE and self.carrier is Carrier.QUERY
+        return self.kind is CredentialKind.OPAQUE and self.carrier is Carrier.QUERY
 
     @property
-    def lies_in_body(self) -> bool:
+    def is_in_body(self) -> bool:
         """Whether the credential is in the body, where only GitLab will find and judge it."""
-        return self.kind is Kind.OPAQUE and self.carrier is Carrier.BODY
+        return self.kind is CredentialKind.OPAQUE and self.carrier is Carrier.BODY
 
 
 # Which field or parameter carries what
@@ -117,14 +117,14 @@ _SURFACES = {
 _TWINS = frozenset(name.replace(b"-", b"_") for name in _SLOTS if b"-" in name)
 
 CREDENTIAL_FIELDS = frozenset(_SLOTS) | _TWINS
-"""Lower-cased names of the fields that a caller's request brings up only by :func:`injection`; in ``-`` and ``_``
+"""Lower-cased names of the fields that a caller's request brings up only by :func:`credential_fields`; in ``-`` and ``_``
 spellings, which Rack reads alike."""
 
 TOKEN_PARAMETERS = {
-    "private_token": (Kind.TOKEN, b"PRIVATE-TOKEN", b""),
-    "access_token": (Kind.TOKEN, b"Authorization", b"Bearer "),
-    "bearer_token": (Kind.TOKEN, b"Authorization", b"Bearer "),
-    "job_token": (Kind.JOB_TOKEN, b"JOB-TOKEN", b""),
+    "private_token": (CredentialKind.TOKEN, b"PRIVATE-TOKEN", b""),
+    "access_token": (CredentialKind.TOKEN, b"Authorization", b"Bearer "),
+    "bearer_token": (CredentialKind.TOKEN, b"Authorization", b"Bearer "),
+    "job_token": (CredentialKind.JOB_TOKEN, b"JOB-TOKEN", b""),
 }
 """Parameter → its kind, and the field and scheme it is moved to."""
 CREDENTIAL_PARAMETERS = frozenset(TOKEN_PARAMETERS)
@@ -164,7 +164,7 @@ class _Slots(dict[bytes, int]):
 _slots = _Slots()
 
 
-def second_token(kind: Kind, operation: Operation, *, brokered: bool) -> bool:
+def is_second_token(kind: CredentialKind, operation: Operation, *, brokered: bool) -> bool:
     """Whether a parameter ``token`` beside a credential of ``kind`` is one too many.
 
     It is the token of a trigger, a runner, a job, a module, or of a user for raw files, and GitLab may go by it alone: then
@@ -179,14 +179,16 @@ def second_token(kind: Kind, operation: Operation, *, brokered: bool) -> bool:
         return False
     if brokered or trigger:
         return brokered
-    return kind is Kind.JOB_TOKEN or (operation.job_token and (kind is Kind.SESSION or kind is Kind.NONE))
+    return kind is CredentialKind.JOB_TOKEN or (
+        operation.job_token and (kind is CredentialKind.SESSION or kind is CredentialKind.NONE)
+    )
 
 
-def left_in_body(claim: Claim, operation: Operation) -> frozenset[str]:
+def allowed_in_body(claim: Claim, operation: Operation) -> frozenset[str]:
     """The credential parameters that may stay in a body for GitLab to judge, if the head holds no credential: OAuth's own,
     and ``job_token`` where the operation takes one. Other bodies that GitLab judges (with a runner's ``token``) may hold
     none: given a user's token as well, GitLab lists that user's runners."""
-    if not claim.lies_in_body:
+    if not claim.is_in_body:
         return frozenset()
     if operation.surface is Surface.OAUTH:
         return CREDENTIAL_PARAMETERS
@@ -201,7 +203,7 @@ def without_carriers(fields: Fields) -> tuple[Fields, list[Field]]:
     return tuple([field for field in fields if not _slots[field[0]]]), carriers
 
 
-class _Found:
+class _GatheredCredentials:
     """The credentials in a head, gathered in one pass."""
 
     __slots__ = ("authorization", "cookies", "dpop", "parameters", "session", "sudo_fields", "sudos", "surface", "tokens")
@@ -234,7 +236,7 @@ def read_claim(fields: Iterable[Field], method: str, target: Target, operation: 
         if slot <= _DEPLOY and carriers[0][1]:
             read = _read(slot, carriers[0], operation.surface)
             return Claim(read[0], Secret(read[2]), read[1], "", read[3], None, target.raw, (carriers[0],))
-    found = _Found()
+    found = _GatheredCredentials()
     for field in carriers:
         _gather(found, _slots[field[0]], field, operation.surface)
     if query is not None and suspect:
@@ -245,7 +247,7 @@ def read_claim(fields: Iterable[Field], method: str, target: Target, operation: 
     return claim
 
 
-def _gather(found: _Found, slot: int, field: Field, surface: Surface) -> None:
+def _gather(found: _GatheredCredentials, slot: int, field: Field, surface: Surface) -> None:
     name, value = field
     if slot == _TWIN:
         # Rack would read it as the real field. No client of GitLab can mean that, since GitLab's NGINX drops such names.
@@ -272,7 +274,7 @@ def _gather(found: _Found, slot: int, field: Field, surface: Surface) -> None:
             found.surface.append(field)
 
 
-def _gather_parameters(found: _Found, query: bytes) -> None:
+def _gather_parameters(found: _GatheredCredentials, query: bytes) -> None:
     for parameter in query_parameters(query):
         name = parameter.name
         if name == "sudo":
@@ -289,7 +291,7 @@ def _gather_parameters(found: _Found, query: bytes) -> None:
             raise bad_request(code=Code.METHOD_OVERRIDE)
 
 
-def _judge(found: _Found, target: Target, operation: Operation, method: str) -> Claim:
+def _judge(found: _GatheredCredentials, target: Target, operation: Operation, method: str) -> Claim:
     if len(set(found.sudos)) > 1:
         raise two_credentials()
     sudo = found.sudos[0] if found.sudos else None
@@ -301,7 +303,7 @@ def _judge(found: _Found, target: Target, operation: Operation, method: str) -> 
     if parameter is not None:
         return _from_parameter(parameter, found, sudo, raw)
     if not found.tokens:
-        return _without(found, raw, sudo, operation, method)
+        return _claim_without_credential(found, raw, sudo, operation, method)
     kind, carrier, secret, username, field = _one_field(found, operation.surface)
     return Claim(
         kind,
@@ -312,11 +314,11 @@ def _judge(found: _Found, target: Target, operation: Operation, method: str) -> 
         target=raw,
         passing=(field, *found.surface, *found.dpop),
         sudo_fields=tuple(found.sudo_fields[:1]),
-        beside=_beside(found),
+        beside=_other_tokens(found),
     )
 
 
-def _leaks_key(found: _Found, claim: Claim) -> bool:
+def _leaks_key(found: _GatheredCredentials, claim: Claim) -> bool:
     """Whether a gateway key is where GitLab would see it. If one is the credential itself, no credential field goes up."""
     if any(each.name == "token" and holds_gateway_key(_text(each.value)) for each in found.parameters):
         return True
@@ -326,7 +328,7 @@ def _leaks_key(found: _Found, claim: Claim) -> bool:
     return any(field in claim.passing and holds_gateway_key(_text(field[1])) for field in beside)
 
 
-def _one_parameter(found: _Found) -> Parameter | None:
+def _one_parameter(found: _GatheredCredentials) -> Parameter | None:
     """The credential in the query, if there is one. Raises Rejection if there is another beside it."""
     present = [parameter for parameter in found.parameters if parameter.name != "token" and parameter.value]
     if not present:
@@ -340,11 +342,11 @@ def _one_parameter(found: _Found) -> Parameter | None:
     return present[0]
 
 
-def _from_parameter(parameter: Parameter, found: _Found, sudo: str | None, raw: bytes) -> Claim:
+def _from_parameter(parameter: Parameter, found: _GatheredCredentials, sudo: str | None, raw: bytes) -> Claim:
     if _VISIBLE.fullmatch(parameter.value) is None:
         # No token holds a blank or a control octet, which in a field could end the line.
         raise unauthenticated()
-    kind, passing = Kind.OPAQUE, tuple[Field, ...]()
+    kind, passing = CredentialKind.OPAQUE, tuple[Field, ...]()
     if parameter.name in CREDENTIAL_PARAMETERS:
         kind, passing = moved_parameter(parameter.name, parameter.value)
     return Claim(
@@ -356,11 +358,11 @@ def _from_parameter(parameter: Parameter, found: _Found, sudo: str | None, raw: 
         target=raw,
         passing=passing + tuple(found.dpop),
         sudo_fields=tuple(found.sudo_fields[:1]),
-        beside=_beside(found),
+        beside=_other_tokens(found),
     )
 
 
-def _one_field(found: _Found, surface: Surface) -> tuple[Kind, Carrier, str, str, Field]:
+def _one_field(found: _GatheredCredentials, surface: Surface) -> tuple[CredentialKind, Carrier, str, str, Field]:
     """The credential in the field that GitLab would read first; any other field must carry the same secret."""
     tokens = sorted(found.tokens, key=lambda token: token[0])
     slot, field = tokens[0]
@@ -372,27 +374,27 @@ def _one_field(found: _Found, surface: Surface) -> tuple[Kind, Carrier, str, str
     return kind, carrier, secret, username, field
 
 
-def _read(slot: int, field: Field, surface: Surface) -> tuple[Kind, Carrier, str, str]:
+def _read(slot: int, field: Field, surface: Surface) -> tuple[CredentialKind, Carrier, str, str]:
     """Kind, carrier, secret and user name of one field."""
     if slot == _PRIVATE:
-        return Kind.TOKEN, Carrier.PRIVATE_TOKEN, _text(field[1]), ""
+        return CredentialKind.TOKEN, Carrier.PRIVATE_TOKEN, _text(field[1]), ""
     if slot == _AUTHORIZATION:
         return _authorization(field[1], surface)
     if slot == _DEPLOY:
-        return Kind.DEPLOY_TOKEN, Carrier.DEPLOY_TOKEN, _text(field[1]), ""
+        return CredentialKind.DEPLOY_TOKEN, Carrier.DEPLOY_TOKEN, _text(field[1]), ""
     # On the runners' surface a runner speaks for its job; only GitLab knows which runner may.
-    kind = Kind.OPAQUE if surface is Surface.RUNNER else Kind.JOB_TOKEN
+    kind = CredentialKind.OPAQUE if surface is Surface.RUNNER else CredentialKind.JOB_TOKEN
     return kind, Carrier.JOB_TOKEN, _text(field[1]), ""
 
 
-def _authorization(value: bytes, surface: Surface) -> tuple[Kind, Carrier, str, str]:
+def _authorization(value: bytes, surface: Surface) -> tuple[CredentialKind, Carrier, str, str]:
     scheme, _, rest = value.partition(b" ")
     scheme = scheme.lower()
     rest = rest.strip(b" ")
     if scheme == b"bearer":
         if not rest:
             raise unauthenticated()
-        return Kind.OPAQUE if surface in _OPAQUE_BEARER else Kind.TOKEN, Carrier.BEARER, _text(rest), ""
+        return CredentialKind.OPAQUE if surface in _OPAQUE_BEARER else CredentialKind.TOKEN, Carrier.BEARER, _text(rest), ""
     if scheme == b"basic":
         try:
             decoded = binascii.a2b_base64(rest, strict_mode=True)
@@ -401,27 +403,29 @@ def _authorization(value: bytes, surface: Surface) -> tuple[Kind, Carrier, str, 
         username, password = map(_text, decoded.partition(b":")[::2])
         if holds_gateway_key(username) and not is_gateway_key(password):
             raise unauthenticated()  # a gateway key belongs in the password, whatever the user name
-        return Kind.BASIC, Carrier.BASIC, password, username
+        return CredentialKind.BASIC, Carrier.BASIC, password, username
     # Negotiate, GL-Geo, a RubyGems key as the whole value.
-    return Kind.OPAQUE, Carrier.AUTHORIZATION, _text(value), ""
+    return CredentialKind.OPAQUE, Carrier.AUTHORIZATION, _text(value), ""
 
 
-def _without(found: _Found, raw: bytes, sudo: str | None, operation: Operation, method: str) -> Claim:
+def _claim_without_credential(
+    found: _GatheredCredentials, raw: bytes, sudo: str | None, operation: Operation, method: str
+) -> Claim:
     """The claim of a head without a user's credential: a surface's own, a session, one GitLab will find in the body, or
     none."""
     surface = operation.surface
-    kind, carrier, parameter, secret, passing = Kind.NONE, None, "", b"", tuple[Field, ...]()
+    kind, carrier, parameter, secret, passing = CredentialKind.NONE, None, "", b"", tuple[Field, ...]()
     token = next((each for each in found.parameters if each.name == "token" and each.value), None)
     trigger = operation.name.endswith(_TRIGGER)
     if found.surface:
-        kind, carrier, secret = Kind.OPAQUE, Carrier.SURFACE, found.surface[0][1]
+        kind, carrier, secret = CredentialKind.OPAQUE, Carrier.SURFACE, found.surface[0][1]
         passing = tuple(found.surface)
     elif token is not None and (trigger or surface in _TOKEN_PARAMETER):
-        kind, carrier, parameter, secret = Kind.OPAQUE, Carrier.QUERY, "token", token.value
+        kind, carrier, parameter, secret = CredentialKind.OPAQUE, Carrier.QUERY, "token", token.value
     elif found.session:
-        kind, carrier, secret, passing = Kind.SESSION, Carrier.COOKIE, found.session, tuple(found.cookies)
+        kind, carrier, secret, passing = CredentialKind.SESSION, Carrier.COOKIE, found.session, tuple(found.cookies)
     elif surface in _JUDGED_BY_GITLAB or (trigger and method == "POST"):
-        kind, carrier, parameter = Kind.OPAQUE, Carrier.BODY, "token"
+        kind, carrier, parameter = CredentialKind.OPAQUE, Carrier.BODY, "token"
     elif surface in _COOKIES_WITHOUT_LOGIN:
         passing = tuple(found.cookies)
     return Claim(
@@ -433,20 +437,20 @@ def _without(found: _Found, raw: bytes, sudo: str | None, operation: Operation, 
         target=raw,
         passing=passing,
         sudo_fields=tuple(found.sudo_fields[:1]),
-        beside=_beside(found) if parameter != "token" or carrier is Carrier.BODY else (),
+        beside=_other_tokens(found) if parameter != "token" or carrier is Carrier.BODY else (),
     )
 
 
-def _beside(found: _Found) -> tuple[Secret, ...]:
+def _other_tokens(found: _GatheredCredentials) -> tuple[Secret, ...]:
     return tuple([Secret(_text(each.value)) for each in found.parameters if each.name == "token" and each.value])
 
 
-def injection(claim: Claim) -> Fields:
+def credential_fields(claim: Claim) -> Fields:
     """The fields with which a caller's own credential goes up, including ``Sudo``."""
     return claim.passing + claim.sudo_fields
 
 
-def moved_parameter(name: str, value: bytes) -> tuple[Kind, Fields]:
+def moved_parameter(name: str, value: bytes) -> tuple[CredentialKind, Fields]:
     """The kind of a credential parameter, and the field that carries it upstream. ``value`` is decoded and visible."""
     kind, field, scheme = TOKEN_PARAMETERS[name]
     return kind, ((field, scheme + value),)

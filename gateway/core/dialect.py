@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .access import Principal
-from .answer_shape import shaped
+from .answer_shape import shape_of_head
 from .catalogue import Operation
-from .limit_headers import LIMIT_FIELDS, LimitHeaders, own, stricter
+from .limit_headers import LIMIT_FIELDS, LimitHeaders, merge_limit_fields, replace_limit_fields
 from .limit_plan import Limits
 from .limits import Decision, Takes
 from .messages import Fields, ResponseHead
@@ -57,16 +57,18 @@ class LimitDialect:
         ours = self.told(decision, principal)
         if stored:
             return fields + ours
-        merge = own if principal.brokered else stricter
+        merge = replace_limit_fields if principal.brokered else merge_limit_fields
         return merge(ours, fields, status=status, now=now)
 
-    def beside(self, decision: Decision | None, principal: Principal, head: ResponseHead) -> tuple[Fields, bytes] | None:
+    def merged_parts(
+        self, decision: Decision | None, principal: Principal, head: ResponseHead
+    ) -> tuple[Fields, bytes] | None:
         """The same as ``merged``, in two parts: the answer's own fields that stay, and the lines to add. None where
         GitLab's numbers have to be weighed against the gateway's."""
         fields = head.fields
         if head.status == 429:
             return None
-        shape = head.shape or shaped(head)
+        shape = head.shape or shape_of_head(head)
         if shape.has_any(LIMIT_FIELDS):
             if not principal.brokered:
                 return None
@@ -102,6 +104,8 @@ class NoDialect:
         del decision, principal, status, now, stored
         return fields
 
-    def beside(self, decision: Decision | None, principal: Principal, head: ResponseHead) -> tuple[Fields, bytes] | None:
+    def merged_parts(
+        self, decision: Decision | None, principal: Principal, head: ResponseHead
+    ) -> tuple[Fields, bytes] | None:
         del decision, principal
         return head.fields, b""

@@ -20,7 +20,7 @@ SHARES = {Priority.CRITICAL: 16, Priority.INTERACTIVE: 4, Priority.BACKGROUND: 1
 _HIGHEST_FIRST = (Priority.CRITICAL, Priority.INTERACTIVE, Priority.BACKGROUND)
 
 
-class _Lane(Generic[T]):
+class _ClassQueue(Generic[T]):
     """The callers of one class, in the order of their turns."""
 
     __slots__ = ("credit", "lines")
@@ -36,7 +36,7 @@ class FairQueue(Generic[T]):
     def __init__(self, *, bound: int, per_caller: int) -> None:
         self._bound = bound
         self._per_caller = per_caller
-        self._lanes: dict[Priority, _Lane[T]] = {priority: _Lane() for priority in _HIGHEST_FIRST}
+        self._queues: dict[Priority, _ClassQueue[T]] = {priority: _ClassQueue() for priority in _HIGHEST_FIRST}
         self.waiting = 0
         """The same as ``len``, without the call: every request reads it."""
         self._credits: dict[Priority, int] = {}
@@ -47,8 +47,8 @@ class FairQueue(Generic[T]):
 
     def push(self, caller: str, priority: Priority, item: T) -> T | None:
         """Queue ``item``. Returns the item that has no place, if any: ``item`` itself, or the last of a lower class."""
-        lane = self._lanes[priority]
-        line = lane.lines.get(caller)
+        queue = self._queues[priority]
+        line = queue.lines.get(caller)
         if line is not None and len(line) >= self._per_caller:
             return item
         shed: T | None = None
@@ -57,64 +57,64 @@ class FairQueue(Generic[T]):
             if shed is None:
                 return item
         if line is None:
-            line = lane.lines[caller] = deque()
+            line = queue.lines[caller] = deque()
         line.append(item)
         self.waiting += 1
         return shed
 
     def push_front(self, caller: str, priority: Priority, item: T) -> None:
         """Put what ``pop`` gave last back where it was, as if it had had no turn. Never refused, because it had a place."""
-        lane = self._lanes[priority]
-        line = lane.lines.get(caller)
+        queue = self._queues[priority]
+        line = queue.lines.get(caller)
         if line is None:
-            line = lane.lines[caller] = deque()
+            line = queue.lines[caller] = deque()
         line.appendleft(item)
-        lane.lines.move_to_end(caller, last=False)
+        queue.lines.move_to_end(caller, last=False)
         for each, credit in self._credits.items():
-            self._lanes[each].credit = credit
+            self._queues[each].credit = credit
         self.waiting += 1
 
     def pop(self, among: Collection[Priority] = _HIGHEST_FIRST) -> T | None:
         """The next item of the classes ``among``; None if nothing of theirs waits."""
-        waiting = [priority for priority in _HIGHEST_FIRST if priority in among and self._lanes[priority].lines]
+        waiting = [priority for priority in _HIGHEST_FIRST if priority in among and self._queues[priority].lines]
         if not waiting:
             return None
-        self._credits = {priority: lane.credit for priority, lane in self._lanes.items()}
+        self._credits = {priority: queue.credit for priority, queue in self._queues.items()}
         for priority in waiting:
-            self._lanes[priority].credit += SHARES[priority]
+            self._queues[priority].credit += SHARES[priority]
         chosen = max(waiting, key=self._credit)
-        lane = self._lanes[chosen]
-        lane.credit -= sum([SHARES[priority] for priority in waiting])
-        caller, line = next(iter(lane.lines.items()))
+        queue = self._queues[chosen]
+        queue.credit -= sum([SHARES[priority] for priority in waiting])
+        caller, line = next(iter(queue.lines.items()))
         item = line.popleft()
         if line:
-            lane.lines.move_to_end(caller)
+            queue.lines.move_to_end(caller)
         else:
-            del lane.lines[caller]
-            if not lane.lines:
-                lane.credit = 0
+            del queue.lines[caller]
+            if not queue.lines:
+                queue.credit = 0
         self.waiting -= 1
         return item
 
     def discard(self, caller: str, priority: Priority, item: T) -> bool:
         """Remove ``item`` from the queue. False if it was not in it."""
-        lane = self._lanes[priority]
-        line = lane.lines.get(caller)
+        queue = self._queues[priority]
+        line = queue.lines.get(caller)
         if line is None or item not in line:
             return False
         line.remove(item)
         self.waiting -= 1
         if not line:
-            del lane.lines[caller]
+            del queue.lines[caller]
         return True
 
     def _credit(self, priority: Priority) -> int:
-        return self._lanes[priority].credit
+        return self._queues[priority].credit
 
     def _shed_below(self, priority: Priority) -> T | None:
         """Remove the last request of the longest line in the lowest waiting class below ``priority``."""
         for lower in reversed(_HIGHEST_FIRST[_HIGHEST_FIRST.index(priority) + 1 :]):
-            lines = self._lanes[lower].lines
+            lines = self._queues[lower].lines
             if lines:
                 caller = max(lines, key=lambda name: len(lines[name]))
                 shed = lines[caller].pop()

@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import re
 
-from .asked import LIGHT_BYTES, MOST_TOGETHER, UNCOUNTED, UNKNOWN, Asked, Unread, is_plain_json, parse_json
 from .body_credentials import scanner_for
 from .catalogue import Access
 from .messages import RequestHead, first
 from .query import query_parameters
+from .request_intent import (
+    LIGHT_BYTES,
+    MOST_TOGETHER,
+    UNCOUNTED,
+    UNKNOWN,
+    ParsingDeferred,
+    RequestIntent,
+    is_plain_json,
+    parse_json,
+)
 from .target import Target
 
 _MAX_DOCUMENT_BYTES = 10_000
@@ -39,7 +48,7 @@ _Kinds = tuple[tuple[str, bool], ...]
 _memo: dict[bytes, _Kinds] = {}
 
 
-def asked_in_query(target: Target, *, parse: bool = True) -> Asked:
+def parse_query_intent(target: Target, *, parse: bool = True) -> RequestIntent:
     """What a GET without a body asks for. (GitLab refuses mutations there, but only after it has parsed them.)
 
     Without ``parse``, raises Unread for a document that was not read lately.
@@ -55,10 +64,10 @@ def asked_in_query(target: Target, *, parse: bool = True) -> Asked:
     if "query" not in found or not told_once:
         return UNKNOWN
     name = found.get("operationName", b"").decode("utf-8", "replace")
-    return Asked(_access(found["query"], name, parse=parse))
+    return RequestIntent(_access(found["query"], name, parse=parse))
 
 
-def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int = MOST_TOGETHER) -> Asked:
+def parse_body_intent(head: RequestHead, target: Target, body: bytes, *, room: int = MOST_TOGETHER) -> RequestIntent:
     """What a POST asks for. A multipart request carries an upload, and only mutations take uploads.
 
     Raises Unread for a long body without any ``room``, and for documents that were not read lately in a body that holds
@@ -73,7 +82,7 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int =
     if not is_plain_json(head, _TYPES):
         return UNCOUNTED
     if len(body) > LIGHT_BYTES and not room:
-        raise Unread
+        raise ParsingDeferred
     try:
         asked = parse_json(body)
     except ValueError:
@@ -84,10 +93,10 @@ def asked_in_body(head: RequestHead, target: Target, body: bytes, *, room: int =
     count = max(1, len(requests))
     few = 0 < len(requests) <= MOST_TOGETHER and _tokens_in(requests) <= _MAX_TOKENS
     try:
-        reads = few and beside.isdisjoint(_PARAMETERS) and all(_queries(one, parse=count <= room) for one in requests)
-    except Unread:
-        raise Unread(count) from None
-    return Asked(Access.READ if reads else Access.WRITE, count)
+        reads = few and beside.isdisjoint(_PARAMETERS) and all(_is_query(one, parse=count <= room) for one in requests)
+    except ParsingDeferred:
+        raise ParsingDeferred(count) from None
+    return RequestIntent(Access.READ if reads else Access.WRITE, count)
 
 
 def _tokens_in(requests: list[object]) -> int:
@@ -101,7 +110,7 @@ def _tokens_in(requests: list[object]) -> int:
     return tokens
 
 
-def _queries(request: object, *, parse: bool) -> bool:
+def _is_query(request: object, *, parse: bool) -> bool:
     if not isinstance(request, dict) or "_json" in request:
         return False
     document, name = request.get("query"), request.get("operationName")
@@ -114,7 +123,7 @@ def _access(document: bytes, name: str, *, parse: bool) -> Access:
     kinds = _memo.get(document)
     if kinds is None:
         if not parse:
-            raise Unread
+            raise ParsingDeferred
         kinds = _parse(document)
         if len(_memo) >= _MEMO_BOUND:
             _memo.clear()

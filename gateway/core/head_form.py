@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from .answer_shape import Shape, picking, shape_of
+from .answer_shape import Shape, make_picker, shape_of
 from .messages import Fields, ResponseHead
 
 Values = tuple[bytes, ...]
@@ -80,9 +80,9 @@ class HeadForm:
             patterns.append(re.escape(name) + b": " + (_LENGTH if names[at] == _LENGTH_NAME else _VALUE))
         self._own = re.compile(rb"\r\n".join(patterns)).fullmatch
         self._pick: Callable[[Sequence[bytes]], tuple[bytes, ...]]
-        self._pick = picking([0, *(at + 1 for at in range(len(fields)) if at not in places)])  # type: ignore[assignment]
+        self._pick = make_picker([0, *(at + 1 for at in range(len(fields)) if at not in places)])  # type: ignore[assignment]
         self._own_lines: Callable[[Sequence[bytes]], tuple[bytes, ...]]
-        self._own_lines = picking([at + 1 for at in places])  # type: ignore[assignment]  # any sequence will do, as above
+        self._own_lines = make_picker([at + 1 for at in places])  # type: ignore[assignment]  # any sequence will do, as above
         self._common = self._pick(lines)
         # Values that differ are kept neither here nor in `fields`.
         self._lines = tuple([b"" if at - 1 in places else line for at, line in enumerate(lines)])
@@ -99,13 +99,13 @@ class HeadForm:
         found = self._own(b"\r\n".join(self._own_lines(lines)))
         return None if found is None else found.groups()
 
-    def met(self, instead: bytes) -> None:
+    def count_match(self, instead: bytes) -> None:
         """Count one more head of this form. ``instead``: a line, always the same, that may stand in place of the length."""
         self._met += 1
         if self._met == _OFTEN and sum(map(len, self._common)) <= _LONGEST_PATTERN:
             self._opening = re.compile(self._pattern(instead)).match
 
-    def starts(self, data: bytes) -> tuple[Values, bytes] | None:
+    def match_start(self, data: bytes) -> tuple[Values, bytes] | None:
         """If ``data`` starts with a head of this form: its values, and the data after its blank line. The length is empty
         where the other line stands in its place. None if it doesn't, or while the form has been met too seldom."""
         opening = self._opening
@@ -126,12 +126,12 @@ class HeadForm:
                 patterns.append(re.escape(name) + b": " + _LENGTH)
         return rb"\r\n".join([*patterns, b"", b""])
 
-    def telling(self, values: Values, length: int) -> Values:
+    def with_content_length(self, values: Values, length: int) -> Values:
         """``values`` of a head without a length, with this length put in."""
         at = self.length
         return (*values[:at], b"%d" % length, *values[at + 1 :])
 
-    def apart(self, other: HeadForm) -> list[bytes] | None:
+    def conflicting_names(self, other: HeadForm) -> list[bytes] | None:
         """The names of the fields that are constant in this form and in ``other``, of the same shape, but not equal.
 
         None if the status lines differ, or if a field is the same in both and only its line is spelt differently: then
@@ -151,7 +151,7 @@ class HeadForm:
         return ResponseHead(200, tuple(fields), self.reason, self.shape)
 
 
-class Blanks:
+class HeadPlaceholders:
     """A head with a blank for each differing value: passed through code that transforms heads, it shows where each goes."""
 
     def __init__(self, form: HeadForm) -> None:
@@ -160,31 +160,31 @@ class Blanks:
         self._marks = [b"\0%d" % number for number in range(len(form.names))]
         self.head = form.head(self._marks)
 
-    def filling(self, fields: Fields) -> Callable[[Sequence[bytes]], Fields]:
-        """A function that puts another head's values, as picked by ``within``, into the blanks of ``fields``.
+    def filler_for(self, fields: Fields) -> Callable[[Sequence[bytes]], Fields]:
+        """A function that puts another head's values, as picked by ``picker_for``, into the blanks of ``fields``.
 
         ``fields`` were made from ``self.head``.
 
         Raises:
             ValueError: A blank is no longer there as a whole value.
         """
-        self.within(fields)
+        self.picker_for(fields)
         blank = [at for at, (_, value) in enumerate(fields) if b"\0" in value]
         names = [fields[at][0] for at in blank]
         # Picks from ``fields`` followed by the new ones.
-        arranged = picking([len(fields) + blank.index(at) if at in blank else at for at in range(len(fields))])
+        arranged = make_picker([len(fields) + blank.index(at) if at in blank else at for at in range(len(fields))])
 
         def filled(picked: Sequence[bytes]) -> Fields:
             return arranged((*fields, *zip(names, picked)))  # noqa: B905 — `strict` costs as much again
 
         return filled
 
-    def within(self, fields: Fields) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
-        """A function that picks the values found in ``fields``, made from ``self.head``. Raises as ``filling`` does."""
-        return picking([self._number(value) for _, value in fields if b"\0" in value])  # type: ignore[return-value]
+    def picker_for(self, fields: Fields) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
+        """A function that picks the values found in ``fields``, made from ``self.head``. Raises as ``filler_for`` does."""
+        return make_picker([self._number(value) for _, value in fields if b"\0" in value])  # type: ignore[return-value]
 
     def template(self, fields: Fields) -> tuple[bytes, Callable[[Sequence[bytes]], tuple[bytes, ...]]]:
-        """``fields`` as lines for ``%``, and a function that picks the values for it. Raises as ``filling`` does."""
+        """``fields`` as lines for ``%``, and a function that picks the values for it. Raises as ``filler_for`` does."""
         lines, numbers = [], []
         for name, value in fields:
             text = b"%b: %b\r\n" % (name, value)
@@ -193,7 +193,7 @@ class Blanks:
                 lines.append(name.replace(b"%", b"%%") + b": %b\r\n")
             else:
                 lines.append(text.replace(b"%", b"%%"))
-        return b"".join(lines), picking(numbers)  # type: ignore[return-value]  # any sequence will do
+        return b"".join(lines), make_picker(numbers)  # type: ignore[return-value]  # any sequence will do
 
     def _number(self, value: bytes) -> int:
         return self._marks.index(value)

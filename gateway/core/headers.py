@@ -95,7 +95,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PLAIN_CONNECTION = frozenset({b"keep-alive", b"close", b""})
 
 
-class Judgement(enum.IntEnum):
+class FieldAction(enum.IntEnum):
     """What becomes of a field with a given name."""
 
     DROP = 0
@@ -105,7 +105,7 @@ class Judgement(enum.IntEnum):
     TRACE = 4
 
 
-class _Judgements(dict[bytes, int]):
+class _FieldActions(dict[bytes, int]):
     """Name as spelt → judgement, made when the name is first seen and remembered up to a bound."""
 
     __slots__ = ("_judge",)
@@ -151,29 +151,29 @@ class RequestHeaderRules:
         self._drop = frozenset(drop)
         self.shared = shared
         self._trusted = trusted
-        self._judgements = _Judgements(self)
+        self._judgements = _FieldActions(self)
 
-    def judge(self, name: bytes) -> Judgement:
+    def judge(self, name: bytes) -> FieldAction:
         """What becomes of fields named ``name``."""
         key = name.lower()
         if key == b"connection":
-            return Judgement.CONNECTION
+            return FieldAction.CONNECTION
         if key == b"via":
-            return Judgement.VIA
+            return FieldAction.VIA
         if key in self._drop or key.startswith(b"proxy-"):
-            return Judgement.DROP
+            return FieldAction.DROP
         if self.shared:
             # Fields that we write ourselves are ours in every mode.
-            return Judgement.DROP if key.startswith(b"x-forwarded-") or key == b"forwarded" else Judgement.KEEP
+            return FieldAction.DROP if key.startswith(b"x-forwarded-") or key == b"forwarded" else FieldAction.KEEP
         # Rack folds `_` into `-`: such a twin of any field would be read as that field, past every check and cache key.
         # GitLab's own NGINX drops such names, so no client of GitLab can need them.
         if b"_" in key or key.startswith(_SPOOFABLE_PREFIXES):
-            return Judgement.DROP
+            return FieldAction.DROP
         if key in {b"traceparent", b"tracestate"}:
-            return Judgement.TRACE
+            return FieldAction.TRACE
         if key == b"baggage" and not self._trusted:
-            return Judgement.DROP
-        return Judgement.KEEP
+            return FieldAction.DROP
+        return FieldAction.KEEP
 
     def forwardable(self, fields: Fields, *, http_10: bool = False) -> list[Field]:
         """The end-to-end fields of a request in wire order, without those that are ours to write, with our ``Via`` last.
@@ -193,12 +193,12 @@ class RequestHeaderRules:
                 kept.append(field)
             elif judgement == 0:
                 continue
-            elif judgement == Judgement.CONNECTION:
+            elif judgement == FieldAction.CONNECTION:
                 value = field[1]
                 if value not in _PLAIN_CONNECTION:
                     names = _nominated(value)
                     nominated = names if nominated is None else nominated | names
-            elif judgement == Judgement.VIA:
+            elif judgement == FieldAction.VIA:
                 _check_loop(field[1])
                 kept.append(field)
             else:
@@ -209,15 +209,15 @@ class RequestHeaderRules:
                 raise bad_request(close=True)
             kept = [field for field in kept if lower(field[0]) not in nominated]
         if traced and not _is_sound_trace(values(traced, b"traceparent")):
-            kept = [field for field in kept if judgements[field[0]] != Judgement.TRACE]
+            kept = [field for field in kept if judgements[field[0]] != FieldAction.TRACE]
         kept.append(_OWN_VIA[http_10])
         return kept
 
-    def correlated(self, fields: Fields) -> Fields:
+    def forwardable_correlation(self, fields: Fields) -> Fields:
         """Those of a request's correlation fields that are forwarded."""
         judgements = self._judgements
         traced = _is_sound_trace(values(fields, b"traceparent"))
-        passing = {int(Judgement.KEEP), int(Judgement.TRACE)} if traced else {int(Judgement.KEEP)}
+        passing = {int(FieldAction.KEEP), int(FieldAction.TRACE)} if traced else {int(FieldAction.KEEP)}
         return tuple([field for field in fields if judgements[field[0]] in passing])
 
 

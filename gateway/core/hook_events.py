@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .cache_tags import ALL, PUSHED, part_tags, project_tags
+from .cache_tags import ALL, PUSH_LISTS, part_tags, project_tags
 from .project_names import ProjectNames
 
 # Events that change neither the repository's files nor any merge request but the one they are about, each with the lists
@@ -42,7 +42,7 @@ class _Attributes(msgspec.Struct):
     """For a merge request, its source project; for a pipeline, a word for what triggered it."""
 
 
-class _Request(msgspec.Struct):
+class _MergeRequest(msgspec.Struct):
     iid: int | None = None
     target_project_id: int | None = None
 
@@ -57,7 +57,7 @@ class _Event(msgspec.Struct):
     old_path_with_namespace: str | None = None
     project_path_with_namespace: str | None = None
     object_attributes: _Attributes | None = None
-    merge_request: _Request | None = None
+    merge_request: _MergeRequest | None = None
     group_id: int | None = None
     user_id: int | None = None
 
@@ -83,7 +83,7 @@ def read_event(body: bytes, names: ProjectNames) -> HookEvent:
     spelt = _spellings(event, names)
     found: list[bytes] = []
     if spelt:
-        found += _of_project(name, event, spelt, names)
+        found += _project_event_tags(name, event, spelt, names)
     # A group's new name or parent changes the paths of everything in the group; a change of members, what they may see.
     if event.group_id is not None and not spelt:
         return HookEvent(name, (ALL,))
@@ -105,12 +105,12 @@ def _spellings(event: _Event, names: ProjectNames) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _of_project(name: str, event: _Event, spelt: tuple[bytes, ...], names: ProjectNames) -> list[bytes]:
+def _project_event_tags(name: str, event: _Event, spelt: tuple[bytes, ...], names: ProjectNames) -> list[bytes]:
     lists = _PARTIAL.get(name)
     request = _merge_request(name, event)
     if lists is None or (name in {"pipeline", "build", "deployment"} and request is None):
         # A push, or a pipeline of a branch: merge requests show its head.
-        return [*project_tags(spelt, names), *(b"kind:" + kind for kind in (*PUSHED, *_WHOLE.get(name, ())))]
+        return [*project_tags(spelt, names), *(b"kind:" + kind for kind in (*PUSH_LISTS, *_WHOLE.get(name, ())))]
     everyone = tuple(dict.fromkeys(other for one in spelt for other in (one, *names.others(one))))
     if len({other.isdigit() for other in everyone}) == 1:  # answers stored by the other kind of name are unknown
         return [*project_tags(spelt, names), *(b"kind:" + kind.encode() for kind in lists)]

@@ -25,7 +25,7 @@ LAST_INSTANT = datetime.datetime.max.replace(microsecond=0, tzinfo=datetime.UTC)
 """The bounds of what RFC 3339 can express: the years 1 to 9999, in UTC."""
 
 
-def is_tellable(at: float) -> bool:
+def is_representable(at: float) -> bool:
     """Whether these Unix seconds are an instant that RFC 3339 can express; a number that is not finite isn't."""
     try:
         datetime.datetime.fromtimestamp(at, datetime.UTC)
@@ -34,9 +34,9 @@ def is_tellable(at: float) -> bool:
     return True
 
 
-def told(at: float, timespec: str = "seconds") -> str:
+def format_instant(at: float, timespec: str = "seconds") -> str:
     """These Unix seconds in RFC 3339 format; beyond what that can express, its first or last instant."""
-    if is_tellable(at):
+    if is_representable(at):
         instant = datetime.datetime.fromtimestamp(at, datetime.UTC)
     else:
         instant = LAST_INSTANT if at > 0 else FIRST_INSTANT
@@ -110,14 +110,14 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return f"KeyRecord({self.id}, {self.identity})"
 
 
-class Replacing(msgspec.Struct, frozen=True):
+class Replacement(msgspec.Struct, frozen=True):
     """What a rotation does to the key that it replaces."""
 
     id: str
     until: float
     """Unix seconds."""
 
-    def refuses(self, older: KeyRecord | None, newer: KeyRecord) -> str | None:
+    def refusal_reason(self, older: KeyRecord | None, newer: KeyRecord) -> str | None:
         """Why ``older`` cannot make room for ``newer``; None: it can."""
         if older is None or older.identity != newer.identity:
             return f"{newer.identity} has no key {self.id}"

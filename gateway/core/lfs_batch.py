@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from .asked import LIGHT_BYTES, UNKNOWN, Asked, Unread, is_plain_json, parse_json
 from .catalogue import Access, Operation
 from .credentials import CREDENTIAL_FIELDS
 from .errors import Code, Rejection, Source
 from .messages import RequestHead
+from .request_intent import LIGHT_BYTES, UNKNOWN, ParsingDeferred, RequestIntent, is_plain_json, parse_json
 from .target import Target
 
 MEDIA_TYPE = "application/vnd.git-lfs+json"
@@ -26,7 +26,7 @@ MAX_BYTES = 4 << 20
 
 _BATCH = "/info/lfs/objects/batch"
 _TYPES = frozenset({MEDIA_TYPE, "application/json"})
-_DOWNLOAD = Asked(Access.READ)
+_DOWNLOAD = RequestIntent(Access.READ)
 
 
 def is_batch(operation: Operation) -> bool:
@@ -34,7 +34,7 @@ def is_batch(operation: Operation) -> bool:
     return operation.name.endswith(_BATCH)
 
 
-def asked_in_batch(head: RequestHead, target: Target, body: bytes, *, room: int = 1) -> Asked:
+def parse_batch_intent(head: RequestHead, target: Target, body: bytes, *, room: int = 1) -> RequestIntent:
     """Whether a batch only asks for objects: ``"operation": "download"``, as git-lfs writes it. In Rails a parameter in the
     query wins over one in the body, so a batch with a query does not count as a download.
 
@@ -43,7 +43,7 @@ def asked_in_batch(head: RequestHead, target: Target, body: bytes, *, room: int 
     if target.query or not is_plain_json(head, _TYPES):
         return UNKNOWN
     if len(body) > LIGHT_BYTES and not room:
-        raise Unread
+        raise ParsingDeferred
     try:
         asked = parse_json(body)
     except ValueError:

@@ -76,7 +76,7 @@ class LimitHeaders:
         )
         self._rank = limits.rank
         self._name_fields: dict[str, Field] = {limit.id: (_NAME, limit.id.encode()) for limit in limits.limits}
-        self._told: dict[str, _Told] = {}
+        self._caller_fields: dict[str, _CallerFields] = {}
 
     def nominal(self) -> Fields:
         """The fields for answers without a decision of their own: the probe of Go clients, refusals before the limiter."""
@@ -99,16 +99,16 @@ class LimitHeaders:
                 tightest = found
         if tightest is None:
             return self._nominal
-        told = self._told_to(caller, decision.states)
+        caller_fields = self._caller_fields_for(caller, decision.states)
         remaining = max(0, int(tightest.remaining))
         return (
-            told.quota,
+            caller_fields.quota,
             self._name_fields[tightest.limit.id],
             (_OBSERVED, b"%d" % max(0, ceil(tightest.limit.burst) - remaining)),
             (_REMAINING, b"%d" % remaining),
             (_RESET, b"%d" % ceil(decision.now + min(tightest.full_in_s, _FURTHEST_S))),
-            told.policy,
-            told.standing(decision.states, 0),
+            caller_fields.policy,
+            caller_fields.ratelimit_field(decision.states, 0),
         )
 
     def lines_for(self, decision: Decision, caller: str) -> bytes:
@@ -119,15 +119,15 @@ class LimitHeaders:
             if refusal is not None:
                 return self._refused_lines(decision, refusal, caller)
             return self._lines_of(decision, caller)
-        told = takes.told
-        if not isinstance(told, _Told) or told.by is not self or told.caller != caller:
-            told = takes.told = self._told_to(caller, decision.states)
+        caller_fields = takes.caller_fields
+        if not isinstance(caller_fields, _CallerFields) or caller_fields.by is not self or caller_fields.caller != caller:
+            caller_fields = takes.caller_fields = self._caller_fields_for(caller, decision.states)
         # Callers within their rate find their buckets full, and leave the same number of tokens each time.
-        if decision.lefts == told.lefts and ceil(decision.now + told.full_in_s) == told.reset:
-            return told.lines
-        return self._lines_anew(told, decision)
+        if decision.lefts == caller_fields.lefts and ceil(decision.now + caller_fields.full_in_s) == caller_fields.reset:
+            return caller_fields.lines
+        return self._render_lines(caller_fields, decision)
 
-    def _lines_anew(self, told: _Told, decision: Decision) -> bytes:
+    def _render_lines(self, caller_fields: _CallerFields, decision: Decision) -> bytes:
         """The lines where plain takes have left other levels than last time, or a second has passed."""
         lefts, tight, least = decision.lefts, decision.limit, decision.remaining
         assert tight is not None, "one of them is"
@@ -137,17 +137,17 @@ class LimitHeaders:
             full_in_s = _FURTHEST_S
         reset = ceil(decision.now + full_in_s)
         numbers: list[float] = [ceil(tight.burst) - remaining, remaining, reset]
-        for at, limit in enumerate(told.limits):  # `zip` with its `strict` costs as much as all the rest
+        for at, limit in enumerate(caller_fields.limits):  # `zip` with its `strict` costs as much as all the rest
             left = lefts[at]
             until = ceil((limit.burst - left) / limit.rate)
             if until > _FURTHEST_S:  # noqa: PLR1730 — as above
                 until = _FURTHEST_S
             numbers += (left, until)  # sent in whole tokens: the template drops the fraction
-        template = told.templates.get(tight.id) or self._template(told, tight.id)
-        told.lefts = lefts
-        told.full_in_s = full_in_s
-        told.reset = reset
-        lines = told.lines = template % tuple(numbers)
+        template = caller_fields.templates.get(tight.id) or self._template(caller_fields, tight.id)
+        caller_fields.lefts = lefts
+        caller_fields.full_in_s = full_in_s
+        caller_fields.reset = reset
+        lines = caller_fields.lines = template % tuple(numbers)
         return lines
 
     def _lines_of(self, decision: Decision, caller: str) -> bytes:
@@ -160,9 +160,9 @@ class LimitHeaders:
                 tightest = found
         if tightest is None or not decision.allowed:
             return b"".join([b"%b: %b\r\n" % field for field in self.fields_for(decision, caller)])
-        told = self._told_to(caller, states)
+        caller_fields = self._caller_fields_for(caller, states)
         limit = tightest.limit
-        template = self._template(told, limit.id)
+        template = self._template(caller_fields, limit.id)
         remaining = max(0, int(tightest.remaining))
         numbers = [
             max(0, ceil(limit.burst) - remaining),
@@ -171,41 +171,41 @@ class LimitHeaders:
         ]
         for found in states:
             if not found.limit.shadow:
-                numbers += told.numbers(found)
+                numbers += caller_fields.numbers(found)
         return template % tuple(numbers)
 
-    def _template(self, told: _Told, limit_id: str) -> bytes:
-        template = told.templates.get(limit_id)
+    def _template(self, caller_fields: _CallerFields, limit_id: str) -> bytes:
+        template = caller_fields.templates.get(limit_id)
         if template is None:
-            template = told.templates[limit_id] = told.template(self._name_fields[limit_id])
+            template = caller_fields.templates[limit_id] = caller_fields.template(self._name_fields[limit_id])
         return template
 
     def _refused(self, decision: Decision, refusal: BucketState, caller: str) -> Fields:
-        told = self._told_to(caller, decision.states)
+        caller_fields = self._caller_fields_for(caller, decision.states)
         wait_s = whole_wait_s(refusal.retry_after_s)
         # Counted from the end of the current second: a client that waits for Reset by its own truncated clock is not early.
         reset = ceil(decision.now) + wait_s
         return (
-            told.quota,
+            caller_fields.quota,
             self._name_fields[refusal.limit.id],
             (_OBSERVED, b"%d" % ceil(refusal.limit.burst)),
             (_REMAINING, b"0"),
             (_RESET, b"%d" % reset),
             (_RESET_TIME, format_date(reset)),
             (_RETRY_AFTER, b"%d" % wait_s),
-            told.policy,
-            told.standing(decision.states, wait_s),
+            caller_fields.policy,
+            caller_fields.ratelimit_field(decision.states, wait_s),
         )
 
     def _refused_lines(self, decision: Decision, refusal: BucketState, caller: str) -> bytes:
         """``lines_for`` of a refusal. A caller that asks again and again gets the same lines until a second has passed."""
         states = decision.found
         asked = decision.asked
-        told = asked.told if asked is not None else None
-        if not isinstance(told, _Told) or told.by is not self or told.caller != caller:
-            told = self._told_to(caller, states)
+        caller_fields = asked.caller_fields if asked is not None else None
+        if not isinstance(caller_fields, _CallerFields) or caller_fields.by is not self or caller_fields.caller != caller:
+            caller_fields = self._caller_fields_for(caller, states)
             if asked is not None:
-                asked.told = told
+                asked.caller_fields = caller_fields
         wait_s = ceil(refusal.retry_after_s - 1e-6)
         if not 1 <= wait_s <= _FURTHEST_S:
             wait_s = whole_wait_s(refusal.retry_after_s)
@@ -215,19 +215,19 @@ class LimitHeaders:
                 numbers += (int(found.remaining), ceil(found.full_in_s))
             elif found is not refusal:
                 numbers += (None, whole_wait_s(found.retry_after_s))
-        if told.refused[0] != numbers:
+        if caller_fields.refused[0] != numbers:
             fields = self._refused(decision, refusal, caller)
-            told.refused = (numbers, b"".join([b"%b: %b\r\n" % field for field in fields]))
-        return told.refused[1]
+            caller_fields.refused = (numbers, b"".join([b"%b: %b\r\n" % field for field in fields]))
+        return caller_fields.refused[1]
 
-    def _told_to(self, caller: str, states: tuple[BucketState, ...]) -> _Told:
-        told = self._told.get(caller)
-        if told is None or not told.covers(states):
+    def _caller_fields_for(self, caller: str, states: tuple[BucketState, ...]) -> _CallerFields:
+        caller_fields = self._caller_fields.get(caller)
+        if caller_fields is None or not caller_fields.covers(states):
             digest = hashlib.blake2b(caller.encode("utf-8", "surrogatepass"), key=self._key, digest_size=6).digest()
             applying = [found.limit for found in states if not found.limit.shadow]
             ranked = [limit for limit in applying if not limit.concurrent]
             quota = min(ranked, key=lambda limit: self._rank[limit.id], default=None)
-            told = _Told(
+            caller_fields = _CallerFields(
                 by=self,
                 caller=caller,
                 limits=tuple([found.limit for found in states]),
@@ -235,13 +235,13 @@ class LimitHeaders:
                 policies=[_policy(limit) for limit in applying],
                 partition=b";pk=:%s:" % base64.b64encode(digest),
             )
-            if len(self._told) >= _MEMO_BOUND:
-                self._told.clear()
-            self._told[caller] = told
-        return told
+            if len(self._caller_fields) >= _MEMO_BOUND:
+                self._caller_fields.clear()
+            self._caller_fields[caller] = caller_fields
+        return caller_fields
 
 
-class _Told:
+class _CallerFields:
     """The parts that stay the same from answer to answer for one caller, ready as octets."""
 
     __slots__ = (
@@ -315,7 +315,7 @@ class _Told:
         until = ceil(found.full_in_s) if found.allowed else min(0, whole_wait_s(found.retry_after_s))
         return (left, min(_FURTHEST_S, until))
 
-    def standing(self, states: tuple[BucketState, ...], wait_s: int) -> Field:
+    def ratelimit_field(self, states: tuple[BucketState, ...], wait_s: int) -> Field:
         """The ``RateLimit`` field (draft-ietf-httpapi-ratelimit-headers-11 §4). ``wait_s`` is sent as ``Retry-After``."""
         items = []
         for name, found in zip(self._names, states, strict=True):
@@ -357,18 +357,18 @@ def whole_wait_s(seconds: float) -> int:
 # Beside GitLab's own set
 
 
-def own(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fields:
+def replace_limit_fields(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fields:
     """The fields for brokered callers: GitLab's set describes the shared credential and is replaced by ours, as a unit.
 
     GitLab's ``Retry-After`` stays, and on a 429 our set is adapted to it: client-go waits for ``RateLimit-Reset`` alone.
     """
     kept = tuple([field for field in upstream if not _is_limit[field[0]]])
     if status == 429:
-        ours = _bent(ours, upstream, now)
+        ours = _with_upstream_wait(ours, upstream, now)
     return kept + ours
 
 
-def stricter(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fields:
+def merge_limit_fields(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fields:
     """The fields for callers with their own token: the upstream's, with exactly one set, the stricter of GitLab's and ours.
 
     Stricter means the lower ``RateLimit-Limit``, so that the choice stays the same from answer to answer; if those are
@@ -379,7 +379,7 @@ def stricter(ours: Fields, upstream: Fields, *, status: int, now: float) -> Fiel
     if theirs is not None and (status == 429 or _is_stricter(theirs, _numbers(ours))):
         kept = [field for field in upstream if lower(field[0]) not in IETF_SET]
         return tuple(kept)
-    return own(ours, upstream, status=status, now=now)
+    return replace_limit_fields(ours, upstream, status=status, now=now)
 
 
 def _is_stricter(theirs: tuple[int, int], ours: tuple[int, int] | None) -> bool:
@@ -406,7 +406,7 @@ def _number(value: bytes | None) -> int | None:
     return int(value) if value is not None and value.isdigit() and len(value) <= 15 else None
 
 
-def _bent(ours: Fields, upstream: Fields, now: float) -> Fields:
+def _with_upstream_wait(ours: Fields, upstream: Fields, now: float) -> Fields:
     """Our set, changed to a refusal that ends when GitLab's ``Retry-After`` does."""
     wait_s = next((_number(value.strip()) for name, value in upstream if lower(name) == b"retry-after"), None)
     if wait_s is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from .access import Principal, PrincipalKind
 from .catalogue import Operation, ReferenceKind
 from .cost import Weights
-from .limits import EVERY, MOST_BURST, MOST_RATE, Era, Limit, Scope, Take, Takes
+from .limits import EVERY, MOST_BURST, MOST_RATE, Limit, Scope, Take, Takes, Validity
 from .peer_guard import subject as address_subject
 from .project_names import ProjectNames
 from .rule_match import Clause, Matcher, spelt_in_path
@@ -26,7 +26,7 @@ _PLAIN_SUBJECT = re.compile(r"(?!#)[\x21-\x7e]{1,100}")
 _MEMO_BOUND = 4096
 _MEMO_NAME = 512
 """The most characters of a project's name in the memo: the takes for a longer one are worked out anew each time."""
-_OVER = Era(over=True)
+_OVER = Validity(over=True)
 _PLACES = (ReferenceKind.PROJECT,)
 
 
@@ -40,7 +40,7 @@ class _Tariff:
         self.by_project = any(limit.by is Scope.PROJECT for limit, _ in charges)
 
 
-class _Matched:
+class _LimitMatcher:
     __slots__ = ("access", "limit", "matcher")
 
     def __init__(self, limit: Limit) -> None:
@@ -62,7 +62,7 @@ class Limits:
         self.limits = limits
         self._weights = weights
         self._names = names
-        self._matched = tuple(_Matched(limit) for limit in limits)
+        self._matched = tuple(_LimitMatcher(limit) for limit in limits)
         self._alike = all(limit.match == EVERY and not limit.weighted for limit in limits)
         enforced = [limit for limit in limits if not limit.shadow and not limit.concurrent]
         ranked = sorted(enforced, key=_rank)
@@ -74,7 +74,7 @@ class Limits:
         self._memo: dict[tuple[str, str, str, str, str, _Tariff], Takes] = {}
         self._shared: dict[tuple[tuple[Limit, float], ...], _Tariff] = {}
         self._changed: dict[str, Limit | None] = {}
-        self._era = Era()
+        self._validity = Validity()
         self._everything = _Tariff(tuple([(limit, 1.0) for limit in limits]))
 
     @classmethod
@@ -108,7 +108,9 @@ class Limits:
         if takes is None:
             found = _takes(tariff, principal, address_subject(peer) if unnamed else "", project)
             # Which project a path names may be learnt at any moment, so those takes are looked up anew for each request.
-            takes = Takes(self._as_changed(found) if self._changed else found, _OVER if tariff.by_project else self._era)
+            takes = Takes(
+                self._as_changed(found) if self._changed else found, _OVER if tariff.by_project else self._validity
+            )
             if len(self._memo) >= _MEMO_BOUND:
                 self._memo.clear()
             if len(project) <= _MEMO_NAME:
@@ -118,17 +120,17 @@ class Limits:
     def change(self, key: str, limit: Limit | None) -> None:
         """Apply ``limit`` to one bucket instead of the configured one, until ``restore``; None: no limit at all."""
         self._changed[key] = limit
-        self._begin_anew()
+        self._expire_takes()
 
     def restore(self, key: str) -> None:
         """Apply the configured limit to a bucket again."""
         self._changed.pop(key, None)
-        self._begin_anew()
+        self._expire_takes()
 
-    def _begin_anew(self) -> None:
+    def _expire_takes(self) -> None:
         self._memo.clear()
-        self._era.over = True
-        self._era = Era()
+        self._validity.over = True
+        self._validity = Validity()
 
     def _project(self, operation: Operation, target: Target) -> str:
         """The project of the path by its number, or as it is spelt there until an answer has told the number: GitLab is not
@@ -167,14 +169,14 @@ class Limits:
         return tariff
 
 
-def key_of(limit_id: str, subject: str) -> str:
+def bucket_key(limit_id: str, subject: str) -> str:
     """The key of ``subject``'s bucket under a limit: short, printable, and different for each subject."""
     if not _PLAIN_SUBJECT.fullmatch(subject):
         subject = "#" + hashlib.blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{_PREFIX}{limit_id}:{subject}"
 
 
-def bucket_of(key: str) -> tuple[str, str]:
+def parse_bucket_key(key: str) -> tuple[str, str]:
     """The limit's id and the subject (or its hash) in a bucket's key; two empty strings if it is not such a key."""
     if not key.startswith(_PREFIX) or len(key) > KEY_BYTES:
         return "", ""
@@ -195,4 +197,6 @@ def _takes(tariff: _Tariff, principal: Principal, address: str, project: str) ->
         Scope.ORGANISATION: "all",
         Scope.PROJECT: project,
     }
-    return [Take(key_of(limit.id, subjects[limit.by]), limit, cost) for limit, cost in tariff.charges if subjects[limit.by]]
+    return [
+        Take(bucket_key(limit.id, subjects[limit.by]), limit, cost) for limit, cost in tariff.charges if subjects[limit.by]
+    ]

@@ -109,7 +109,7 @@ class Take(msgspec.Struct, frozen=True, gc=False):
     cost: float = 1.0
 
 
-class Era:
+class Validity:
     """The time for which the takes that were worked out for a caller hold."""
 
     __slots__ = ("over",)
@@ -118,7 +118,7 @@ class Era:
         self.over = over
 
 
-_ALWAYS = Era()
+_ALWAYS = Validity()
 
 
 class Takes(tuple[Take, ...]):
@@ -130,15 +130,15 @@ class Takes(tuple[Take, ...]):
     keys: tuple[str, ...]
     """The keys of the plain takes."""
     limits: tuple[Limit, ...]
-    owing: bool
-    era: Era
+    settles_later: bool
+    validity: Validity
     """Once it is over, the takes of the same request may be different."""
-    told: object
+    caller_fields: object
     """A place for ``LimitHeaders`` to keep what stays the same in the fields it writes for these takes."""
     packed: tuple[bytes, bytes] | None
     """Keys and wanted tokens in the encoding of a store that asks over the network."""
 
-    def __init__(self, takes: Iterable[Take] = (), era: Era = _ALWAYS) -> None:
+    def __init__(self, takes: Iterable[Take] = (), validity: Validity = _ALWAYS) -> None:
         del takes  # they are in place by now
         strange = any(
             take.limit.shadow or take.limit.concurrent or not 0.0 <= take.cost <= take.limit.burst for take in self
@@ -146,12 +146,12 @@ class Takes(tuple[Take, ...]):
         self.plain = () if strange else tuple([_plain(take) for take in self])
         self.keys = tuple([one[0] for one in self.plain])
         self.limits = tuple([one[1] for one in self.plain])
-        self.owing = any(take.limit.concurrent or take.limit.settlement is not None for take in self)
-        self.era = era
-        self.told = None
+        self.settles_later = any(take.limit.concurrent or take.limit.settlement is not None for take in self)
+        self.validity = validity
+        self.caller_fields = None
         self.packed = None
 
-    def __new__(cls, takes: Iterable[Take] = (), era: Era = _ALWAYS) -> Self:
+    def __new__(cls, takes: Iterable[Take] = (), validity: Validity = _ALWAYS) -> Self:
         """As a tuple's ``__new__``, which takes no era."""
         return super().__new__(cls, takes)
 
@@ -161,26 +161,27 @@ def _plain(take: Take) -> tuple[str, Limit, float, float, float]:
     return (take.key, limit, limit.burst, limit.per_us, take.cost)
 
 
-def heavier(takes: Takes, weight: int) -> Takes:
+def scale_takes(takes: Takes, weight: int) -> Takes:
     """The takes of ``weight`` requests sent as one; it still holds only one place among those in progress."""
     return Takes(
-        [take if take.limit.concurrent else Take(take.key, take.limit, take.cost * weight) for take in takes], takes.era
+        [take if take.limit.concurrent else Take(take.key, take.limit, take.cost * weight) for take in takes],
+        takes.validity,
     )
 
 
-def beforehand(takes: Takes, weight: int) -> Takes:
+def preliminary_takes(takes: Takes, weight: int) -> Takes:
     """The takes of ``weight`` requests sent as one, before it is known whether the caller may make them: nothing is taken
     from a bucket that a project's callers share. A caller without access must neither use it up nor learn what is left."""
-    wanted = heavier(takes, weight) if weight > 1 else takes
+    wanted = scale_takes(takes, weight) if weight > 1 else takes
     if any(take.limit.by is Scope.PROJECT for take in wanted):
-        return Takes([take for take in wanted if take.limit.by is not Scope.PROJECT], takes.era)
+        return Takes([take for take in wanted if take.limit.by is not Scope.PROJECT], takes.validity)
     return wanted
 
 
-def owes(takes: Sequence[Take]) -> bool:
+def needs_settling(takes: Sequence[Take]) -> bool:
     """Whether something is left to do when the request is over: give back a place, settle a cost. Mostly nothing is."""
     if isinstance(takes, Takes):
-        return takes.owing
+        return takes.settles_later
     for take in takes:  # noqa: SIM110 — half of what `any` with a generator costs
         if take.limit.concurrent or take.limit.settlement is not None:
             return True
@@ -230,7 +231,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         """Each bucket, in the order of the takes. For plain takes they are computed when asked for, which is rare."""
         if self.takes is None:
             return self.found
-        return tuple([state(take.limit, True, left, 0.0) for take, left in zip(self.takes, self.lefts, strict=True)])
+        return tuple([bucket_state(take.limit, True, left, 0.0) for take, left in zip(self.takes, self.lefts, strict=True)])
 
     @property
     def refusal(self) -> BucketState | None:
@@ -249,7 +250,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     def tightest(self) -> BucketState | None:
         """The enforced bucket with the least left."""
         if self.limit is not None:
-            return state(self.limit, True, self.remaining, 0.0)
+            return bucket_state(self.limit, True, self.remaining, 0.0)
         tightest: BucketState | None = None
         for found in self.states:
             if not found.limit.shadow and (tightest is None or found.remaining < tightest.remaining):
@@ -279,7 +280,7 @@ def paired(takes: Sequence[Take], decision: Decision) -> list[tuple[Take, Bucket
     return found
 
 
-def after(takes: Sequence[Take], refused: Decision, kept: Iterable[Take]) -> Decision:
+def refusal_after(takes: Sequence[Take], refused: Decision, kept: Iterable[Take]) -> Decision:
     """The refusal ``refused`` of ``takes``, as it stands once ``kept`` has been taken."""
     gone = {take.key: take.cost for take in kept}
     states = [
@@ -290,7 +291,7 @@ def after(takes: Sequence[Take], refused: Decision, kept: Iterable[Take]) -> Dec
 
 
 def _lower(take: Take, tokens: float) -> BucketState:
-    return state(take.limit, tokens >= affordable(take.limit, take.cost), tokens, take.cost)
+    return bucket_state(take.limit, tokens >= affordable(take.limit, take.cost), tokens, take.cost)
 
 
 # Arithmetic
@@ -333,7 +334,7 @@ def affordable(limit: Limit, cost: float) -> float:
     return max(0.0, cost)
 
 
-def state(limit: Limit, allowed: bool, tokens: float, cost: float) -> BucketState:
+def bucket_state(limit: Limit, allowed: bool, tokens: float, cost: float) -> BucketState:
     """The state of a bucket with ``tokens`` left."""
     missing = 0.0 if allowed else (affordable(limit, cost) - tokens) / limit.rate
     return BucketState(limit, allowed, tokens, missing, (limit.burst - tokens) / limit.rate)
@@ -377,7 +378,7 @@ def decide(takes: Sequence[Take], levels: Sequence[Level | None], now_us: int) -
     return Decision(allowed, tuple(states), now_us / 1_000_000), stored
 
 
-def settled(limit: Limit, level: Level | None, change: float, now_us: int) -> Level | None:
+def settle_level(limit: Limit, level: Level | None, change: float, now_us: int) -> Level | None:
     """The level to store after ``change`` more tokens turned out to be owed (below 0: too many were taken).
 
     A bucket never holds more than its burst, and never owes more than that. None: nothing is stored, because an absent

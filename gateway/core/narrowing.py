@@ -16,7 +16,7 @@ import msgspec
 from .catalogue import Operation, ReferenceKind
 from .messages import Field, Fields
 from .query import query_parameters
-from .rule_match import Fit, Matcher, Named, Place, Question
+from .rule_match import Fit, Matcher, NamedPlace, Place, PlaceLookup
 from .target import Target
 
 
@@ -39,18 +39,18 @@ class _Issuable(msgspec.Struct):
     references: _References
 
 
-class Shape(msgspec.Struct, frozen=True):
+class ItemKind(msgspec.Struct, frozen=True):
     """What kind of items a list has."""
 
     item: type[msgspec.Struct]
     kind: ReferenceKind
 
 
-_PROJECTS = Shape(_ProjectItem, ReferenceKind.PROJECT)
-_GROUPS = Shape(_GroupItem, ReferenceKind.GROUP)
-_ISSUABLES = Shape(_Issuable, ReferenceKind.PROJECT)
+_PROJECTS = ItemKind(_ProjectItem, ReferenceKind.PROJECT)
+_GROUPS = ItemKind(_GroupItem, ReferenceKind.GROUP)
+_ISSUABLES = ItemKind(_Issuable, ReferenceKind.PROJECT)
 
-LISTS: dict[str, Shape] = {
+LISTS: dict[str, ItemKind] = {
     "GET /api/v4/projects": _PROJECTS,
     "GET /api/v4/projects/:id/forks": _PROJECTS,
     "GET /api/v4/groups/:id/projects": _PROJECTS,
@@ -68,7 +68,7 @@ group at its top level, whatever the parameters."""
 
 SEARCHES = frozenset({"GET /api/v4/search"})
 """Lists whose kind of items depends on ``scope``."""
-SCOPES: dict[bytes, Shape] = {b"projects": _PROJECTS, b"issues": _ISSUABLES, b"merge_requests": _ISSUABLES}
+SCOPES: dict[bytes, ItemKind] = {b"projects": _PROJECTS, b"issues": _ISSUABLES, b"merge_requests": _ISSUABLES}
 
 _FULL = re.compile(r"([A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)+)[#!][0-9]+")
 _LAST = re.compile(rb'>[^>]*;\s*rel\s*=\s*"?[^"]*\blast\b', re.IGNORECASE)
@@ -99,10 +99,10 @@ class Narrowing(msgspec.Struct, frozen=True, gc=False):
     allow: tuple[Matcher, ...]
     deny: tuple[Matcher, ...] = ()
 
-    def keeps(self, thing: Named, place: Place) -> bool:
+    def keeps(self, thing: NamedPlace, place: Place) -> bool:
         """Whether an item of ``thing`` certainly stays: one that can't be decided goes."""
         assert thing.spelt is not None
-        resolved = {Question(thing.kind, thing.spelt): place}
+        resolved = {PlaceLookup(thing.kind, thing.spelt): place}
         if any(clause.fits(thing, resolved) is not Fit.NO for clause in self.deny):
             return False
         return any(clause.fits(thing, resolved) is Fit.YES for clause in self.allow)
@@ -113,7 +113,7 @@ def is_list(operation: Operation) -> bool:
     return operation.name in LISTS or operation.name in SEARCHES
 
 
-def shape_of(operation: Operation, target: Target) -> Shape | None:
+def item_kind_of(operation: Operation, target: Target) -> ItemKind | None:
     """The kind of the answer's items; None: that answer has not been reviewed."""
     if operation.name not in SEARCHES:
         return LISTS.get(operation.name)
@@ -121,10 +121,14 @@ def shape_of(operation: Operation, target: Target) -> Shape | None:
     return SCOPES.get(scopes[0].value) if len(scopes) == 1 and scopes[0].plain else None
 
 
-def narrow(body: bytes, shape: Shape, narrowing: Narrowing) -> bytes | None:
+def narrow(body: bytes, item_kind: ItemKind, narrowing: Narrowing) -> bytes | None:
     """The list without what the caller may not see; None if ``body`` is not a list."""
     try:
-        kept = [_alone(item, shape, narrowing) for item in _items(body) if _stays(item, shape, narrowing)]
+        kept = [
+            _without_hidden_members(item, item_kind, narrowing)
+            for item in _items(body)
+            if _stays(item, item_kind, narrowing)
+        ]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return b"[" + b",".join(kept) + b"]"
@@ -132,14 +136,14 @@ def narrow(body: bytes, shape: Shape, narrowing: Narrowing) -> bytes | None:
 
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_SAYS = "path_with_namespace"
+_PROJECT_MEMBER = "path_with_namespace"
 """The member that every project has, wherever in an answer the project stands."""
 
 
-def _alone(raw: msgspec.Raw, shape: Shape, narrowing: Narrowing) -> bytes:
+def _without_hidden_members(raw: msgspec.Raw, item_kind: ItemKind, narrowing: Narrowing) -> bytes:
     """An item that stays, without the members that contain a project that doesn't."""
     octets = bytes(raw)
-    if octets.count(_SAYS.encode()) <= (shape is _PROJECTS) and b"\\u00" not in octets:
+    if octets.count(_PROJECT_MEMBER.encode()) <= (item_kind is _PROJECTS) and b"\\u00" not in octets:
         return octets
     members = _members(raw)
     left = {name: value for name, value in members.items() if _may_stay(value, narrowing)}
@@ -156,18 +160,18 @@ def _may_stay(value: msgspec.Raw, narrowing: Narrowing) -> bool:
     while left:
         one = left.pop()
         if isinstance(one, dict):
-            others += one is not top and _SAYS in one
+            others += one is not top and _PROJECT_MEMBER in one
             left += one.values()
         elif isinstance(one, list):
             left += one
-    if isinstance(top, dict) and _SAYS in top:
+    if isinstance(top, dict) and _PROJECT_MEMBER in top:
         return not others and _stays(value, _PROJECTS, narrowing)
     return not others
 
 
-def _stays(raw: msgspec.Raw, shape: Shape, narrowing: Narrowing) -> bool:
+def _stays(raw: msgspec.Raw, item_kind: ItemKind, narrowing: Narrowing) -> bool:
     try:
-        item = msgspec.json.decode(raw, type=shape.item)
+        item = msgspec.json.decode(raw, type=item_kind.item)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     match item:
@@ -182,7 +186,7 @@ def _stays(raw: msgspec.Raw, shape: Shape, narrowing: Narrowing) -> bool:
             raise AssertionError("a shape without a reader")
     if number <= 0 or not path:
         return False
-    return narrowing.keeps(Named(shape.kind, str(number)), Place(str(number), path))
+    return narrowing.keeps(NamedPlace(item_kind.kind, str(number)), Place(str(number), path))
 
 
 def narrowed_fields(fields: Fields) -> Fields:

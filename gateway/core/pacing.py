@@ -14,7 +14,7 @@ import math
 
 import msgspec
 
-from .answer_shape import shaped
+from .answer_shape import shape_of_head
 from .limits import Limit, Scope
 from .messages import ResponseHead
 
@@ -31,11 +31,11 @@ _WORTH_TELLING_S = 0.5
 _FASTEST = 1e6
 _OPERATIONS = 256
 _REFUSED = frozenset({429, 503})
-TELLING = frozenset({b"ratelimit-observed", b"ratelimit-remaining", b"ratelimit-reset", b"retry-after"})
+PACE_FIELDS = frozenset({b"ratelimit-observed", b"ratelimit-remaining", b"ratelimit-reset", b"retry-after"})
 """The fields of an answer that may say something about the limit."""
 
 
-class Told(msgspec.Struct, frozen=True, gc=False):
+class PaceReport(msgspec.Struct, frozen=True, gc=False):
     """What one gateway has learnt about a credential, for the others. Times are relative, since clocks differ."""
 
     blocked_s: float = 0.0
@@ -107,7 +107,7 @@ class Pace:
                 self._slow(max(SPEND * remaining, 0.5) / (reset - now), reset)
         return self._blocked_until >= blocked_until + _WORTH_TELLING_S or self.limit(now) is not limit
 
-    def hear(self, told: Told, now: float) -> None:
+    def hear(self, told: PaceReport, now: float) -> None:
         """Learn what another gateway has learnt. A wait counts as if learnt here; of several rates the latest counts."""
         self._block(told.blocked_s, now)
         learnt_at = now - max(0.0, told.age_s)
@@ -122,13 +122,13 @@ class Pace:
         else:
             self._limit = None
 
-    def told(self, now: float) -> Told:
+    def told(self, now: float) -> PaceReport:
         """What the other gateways should be told."""
         limit = self.limit(now)
         age_s = max(0.0, now - self._learnt_at)
         if limit is None:
-            return Told(self.blocked_s(now), age_s=age_s)
-        return Told(self.blocked_s(now), limit.rate, self._until - now, age_s)
+            return PaceReport(self.blocked_s(now), age_s=age_s)
+        return PaceReport(self.blocked_s(now), limit.rate, self._until - now, age_s)
 
     def _refused(self, status: int, numbers: dict[bytes, float], now: float, operation: str) -> None:
         # A refusal by one endpoint's limit may carry the throttle's fields, too, but then something is left.
@@ -161,13 +161,13 @@ class Pace:
 
 
 def _numbers(head: ResponseHead) -> dict[bytes, float]:
-    fields, shape = head.fields, shaped(head)
-    if not shape.has_any(TELLING):
+    fields, shape = head.fields, shape_of_head(head)
+    if not shape.has_any(PACE_FIELDS):
         return {}
     places: list[tuple[bytes, int]] | None = shape.memo.get(_numbers)
     if places is None:
         places = shape.memo[_numbers] = [
-            (name, place) for name, place in shape.place.items() if name in TELLING and shape.names.count(name) == 1
+            (name, place) for name, place in shape.place.items() if name in PACE_FIELDS and shape.names.count(name) == 1
         ]
     found: dict[bytes, float] = {}
     for name, place in places:

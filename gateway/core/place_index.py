@@ -23,7 +23,7 @@ class PlaceIndex(Generic[_T]):
                 self._by_place.setdefault(place, []).append(at)
         self._elsewhere = tuple(self.all[at] for at in self._anywhere)
 
-    def about(self, places: Iterable[str]) -> tuple[_T, ...]:
+    def candidates(self, places: Iterable[str]) -> tuple[_T, ...]:
         """The things that may be about any of ``places``, in their original order."""
         named = [at for place in places for at in self._by_place.get(place, ())]
         if not named:

@@ -9,7 +9,7 @@ LONGEST_S = 60.0
 _PREFER = b"prefer"
 
 
-def wait_of(fields: Fields) -> float:
+def preferred_wait_s(fields: Fields) -> float:
     """The preferred wait in seconds; 0 without one. The first of several counts, and a malformed one is ignored (§2)."""
     for name, value in fields:
         if len(name) == 6 and lower(name) == _PREFER:

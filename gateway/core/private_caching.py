@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 import msgspec
 
-from .answer_shape import Shape, picking, shaped
+from .answer_shape import Shape, make_picker, shape_of_head
 from .cache_control import RequestDirectives, ResponseDirectives, plain_directives
 from .cache_entry import Entry
 from .cache_key import vary_list
 from .cache_status import CacheReason, Stored
 from .catalogue import Operation, Surface
 from .conditional import is_etag
-from .correlation import NAMES
+from .correlation import CORRELATION_FIELDS
 from .errors import Code
 from .messages import Fields, ResponseHead, first, lower
 
@@ -71,7 +71,7 @@ class PrivatePolicy(msgspec.Struct, frozen=True):
         return min(self.route_ttl_s.get(operation, self.ttl_s), self.access_ttl_s)
 
 
-def refuses_request(
+def bypass_reason(
     operation: Operation, refused_field: bytes, *, partition: bytes, has_body: bool, session: bool
 ) -> CacheReason | None:
     """Why this GET must bypass the cache; None: it may be looked up and stored."""
@@ -108,13 +108,13 @@ REFUSED_FIELDS = {
 
 _NOT_RAILS = frozenset({b"gitlab-workhorse-send-data", b"content-range", b"content-disposition"})
 """Fields that show that something other than Rails makes the body."""
-SAYING = frozenset({b"cache-control", b"content-encoding", b"content-type", b"vary"})
+STORAGE_FIELDS = frozenset({b"cache-control", b"content-encoding", b"content-type", b"vary"})
 """The fields whose values decide whether an answer is stored, besides the presence of others."""
 _VERDICTS_BOUND = 64
 _STORED = Stored.STORED
 
 
-class Verdict(msgspec.Struct, frozen=True, gc=False):
+class StorageVerdict(msgspec.Struct, frozen=True, gc=False):
     """Whether an answer to an eligible GET may be stored for its partition."""
 
     stored: Stored
@@ -124,36 +124,36 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     """The fields that ``Vary`` names."""
 
 
-def storable(head: ResponseHead, reuse_s: float) -> Verdict:
+def storable(head: ResponseHead, reuse_s: float) -> StorageVerdict:
     """The verdict on an answer with this head. ``reuse_s``: how long it would be reused without asking."""
-    fields, shape = head.fields, head.shape or shaped(head)
-    verdicts: _Verdicts | None = shape.memo.get(_Verdicts)
+    fields, shape = head.fields, head.shape or shape_of_head(head)
+    verdicts: _StorageVerdicts | None = shape.memo.get(_StorageVerdicts)
     if verdicts is None:
-        verdicts = shape.memo[_Verdicts] = _Verdicts(shape)
+        verdicts = shape.memo[_StorageVerdicts] = _StorageVerdicts(shape)
     verdict = verdicts.of(fields)
     if head.status != 200:
-        return Verdict(Stored.STATUS, verdict.said, verdict.varies)
+        return StorageVerdict(Stored.STATUS, verdict.said, verdict.varies)
     if verdict.stored is not _STORED:
         return verdict
     modified = shape.first(fields, b"last-modified")
     if modified is not None and modified.strip() == b"0":  # GitLab's way of saying that the ETag is not of this body
-        return Verdict(Stored.DELEGATED, verdict.said, verdict.varies)
+        return StorageVerdict(Stored.DELEGATED, verdict.said, verdict.varies)
     if reuse_s <= 0 and not is_etag((shape.first(fields, b"etag") or b"").strip()):
-        return Verdict(Stored.UNVALIDATABLE, verdict.said, verdict.varies)
+        return StorageVerdict(Stored.UNVALIDATABLE, verdict.said, verdict.varies)
     return verdict
 
 
-class _Verdicts:
-    """The verdicts on answers of one shape, by the values of ``SAYING``, which are the same in nearly all of them."""
+class _StorageVerdicts:
+    """The verdicts on answers of one shape, by the values of ``STORAGE_FIELDS``, the same in nearly all of them."""
 
     __slots__ = ("_known", "_pick", "_shape")
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
-        self._pick = picking([place for place, name in enumerate(shape.names) if name in SAYING])
-        self._known: dict[Fields, Verdict] = {}
+        self._pick = make_picker([place for place, name in enumerate(shape.names) if name in STORAGE_FIELDS])
+        self._known: dict[Fields, StorageVerdict] = {}
 
-    def of(self, fields: Fields) -> Verdict:
+    def of(self, fields: Fields) -> StorageVerdict:
         saying = self._pick(fields)
         verdict = self._known.get(saying)
         if verdict is None:
@@ -162,7 +162,7 @@ class _Verdicts:
             verdict = self._known[saying] = self._judged(fields)
         return verdict
 
-    def _judged(self, fields: Fields) -> Verdict:
+    def _judged(self, fields: Fields) -> StorageVerdict:
         shape = self._shape
         said = plain_directives(shape.joined(fields, b"cache-control"))
         varies = vary_list(shape.joined(fields, b"vary"))
@@ -180,8 +180,8 @@ class _Verdicts:
             stored = Stored.CONTENT_ENCODING
         else:
             # What marks a single request is no part of what an answer is stored under, nor need it stand among its fields.
-            stored = Stored.VARY_ANY if varies is None or not NAMES.isdisjoint(varies) else _STORED
-        return Verdict(stored, said, varies or ())
+            stored = Stored.VARY_ANY if varies is None or not CORRELATION_FIELDS.isdisjoint(varies) else _STORED
+        return StorageVerdict(stored, said, varies or ())
 
 
 def _is_json(media_type: bytes) -> bool:
@@ -189,7 +189,7 @@ def _is_json(media_type: bytes) -> bool:
     return kind == b"application/json" or kind.endswith(b"+json")
 
 
-def must_ask(entry: Entry, asked: RequestDirectives | None, reuse_s: float, now: float) -> CacheReason | None:
+def revalidation_reason(entry: Entry, asked: RequestDirectives | None, reuse_s: float, now: float) -> CacheReason | None:
     """Why GitLab has to be asked first about a stored answer; None: it may be served as it is.
 
     Its age counts from the last time that GitLab vouched for both the body and the caller's access: one request does both.
@@ -205,7 +205,7 @@ def must_ask(entry: Entry, asked: RequestDirectives | None, reuse_s: float, now:
     return None
 
 
-def may_stand_in(entry: Entry, asked: RequestDirectives | None, policy: PrivatePolicy, now: float) -> bool:
+def may_serve_stale(entry: Entry, asked: RequestDirectives | None, policy: PrivatePolicy, now: float) -> bool:
     """Whether the last answer that GitLab vouched for may be served while GitLab fails."""
     if asked is not None and asked.no_cache:
         return False
@@ -239,12 +239,12 @@ def is_failure(status: int) -> bool:
     return status in _FAILURES
 
 
-def takes_entry(status: int) -> bool:
+def must_drop_entry(status: int) -> bool:
     """Whether the status says that this caller may no longer have the stored answer."""
     return status in _TAKES_ENTRY
 
 
-def of_this_answer(fields: Fields) -> Fields:
+def per_answer_fields(fields: Fields) -> Fields:
     """The fields of a 304 that belong to this one answer: passed on to the client, never stored."""
     return tuple(field for field in fields if lower(field[0]) in PER_ANSWER)
 

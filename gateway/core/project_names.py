@@ -36,7 +36,7 @@ class _Thing(msgspec.Struct):
 _decode = msgspec.json.Decoder(list[_Thing] | _Thing).decode
 
 
-def spelling(segment: bytes) -> bytes:
+def normalise_name(segment: bytes) -> bytes:
     """A project's number or path, normalised from any of its spellings: decoded once, in lower case, without ``.json``."""
     return percent_decode(segment).removesuffix(b".json").lower()
 
@@ -85,8 +85,9 @@ class ProjectNames:
         return (number, *(path for path in self._paths.get(number, ()) if path != spelt))
 
 
-def is_telling(below: tuple[bytes, ...]) -> bool:
-    """Whether an answer of GitLab's at this place may name projects, and can be believed; ``below`` as for ``names_in``."""
+def may_name_projects(below: tuple[bytes, ...]) -> bool:
+    """Whether an answer of GitLab's to a request for this path may name projects, and can be believed. ``below`` is as for
+    ``parse_project_names``."""
     return _own(below) or _composed(below)
 
 
@@ -98,7 +99,7 @@ def _composed(below: tuple[bytes, ...]) -> bool:
     return 1 <= len(below) <= 3 and below[0] in _COMPOSED and below[-1] not in _UPLOADED
 
 
-def names_in(
+def parse_project_names(
     below: tuple[bytes, ...], body: bytes, prefix: str = "", *, written: bool = False
 ) -> Iterator[tuple[bytes, bytes]]:
     """(number, path) of each project that a JSON answer of GitLab's names.

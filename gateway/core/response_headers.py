@@ -1,6 +1,6 @@
 """Which response fields come down, and how GitLab's addresses of itself are made to lead back through the gateway.
 
-Only whole origins are rewritten, and only in the fields of ``LOOKED_AT`` (in a challenge, only in its realm). Presigned
+Only whole origins are rewritten, and only in the fields of ``URL_FIELDS`` (in a challenge, only in its realm). Presigned
 storage addresses, relative ones and bodies stay as they are.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from .answer_shape import Pick, Shape, picking, shaped
+from .answer_shape import Pick, Shape, make_picker, shape_of_head
 from .credentials import CREDENTIAL_PARAMETERS
 from .errors import Code, Rejection, Source
 from .framing import has_control, is_token
@@ -20,15 +20,15 @@ from .messages import Field, Fields, ResponseHead, lower
 from .query import cut_parameters
 
 # Instructions from Rails to Workhorse or a file server. They appear only if the gateway is pointed at Puma by mistake.
-LEAKED = frozenset({b"gitlab-workhorse-send-data", b"x-sendfile", b"x-accel-redirect"})
-_DROPPED = HOP_BY_HOP | LEAKED | {b"server", b"proxy-connection", b"proxy-authenticate"}
+SENDFILE_FIELDS = frozenset({b"gitlab-workhorse-send-data", b"x-sendfile", b"x-accel-redirect"})
+_DROPPED = HOP_BY_HOP | SENDFILE_FIELDS | {b"server", b"proxy-connection", b"proxy-authenticate"}
 
 _OWN_VIA = (b"Via", b"1.1 " + PSEUDONYM)
 _PASS, _DROP, _LOOK = 1, 0, 2
 _NAMES_BOUND = 2048
 _PASSING_BOUND = 256
 _NOMINATES_NOTHING = frozenset({b"close", b"keep-alive"})
-LOOKED_AT = frozenset({b"link", b"links", b"location", b"content-location", b"www-authenticate"})
+URL_FIELDS = frozenset({b"link", b"links", b"location", b"content-location", b"www-authenticate"})
 """The fields, in lower case, whose values may lead to GitLab."""
 _LINK_TARGET = re.compile(rb"<([^<>]*)>")
 _ORIGIN = re.compile(r"(https?)://([^/?#@]+)(/[^?#]*)?")
@@ -43,7 +43,7 @@ class Forwarded(msgspec.Struct, frozen=True, gc=False):
     """The names, in lower case, of dropped instructions to Workhorse: a reason for an alarm."""
 
 
-class _Passing(msgspec.Struct, frozen=True):
+class _ShapeFilter(msgspec.Struct, frozen=True):
     """What passes of answers of one shape."""
 
     pick: Pick
@@ -93,7 +93,7 @@ class ResponseHeaderRules:
         self._shared = shared
         self._drop = (_DROPPED - {b"server"}) if shared else _DROPPED
         self._names: dict[bytes, int] = {}
-        self._passing: dict[Shape, _Passing | None] = {}
+        self._passing: dict[Shape, _ShapeFilter | None] = {}
         self._link_origins: tuple[bytes, ...] = ()
         if self._rewrites:
             self._link_origins = tuple(origin for url in external_urls for origin in _link_origins(url))
@@ -122,7 +122,7 @@ class ResponseHeaderRules:
                 kept.append((name, self._rewritten(lower(name), value)))
             else:
                 key = lower(name)
-                if key in LEAKED:
+                if key in SENDFILE_FIELDS:
                     leaked += (key,)
                 elif key == b"connection" and value.lower() not in _NOMINATES_NOTHING:
                     nominated.update(part.strip(b" \t").lower() for part in value.split(b","))
@@ -140,12 +140,12 @@ class ResponseHeaderRules:
         None if the shape doesn't decide it (instructions to Workhorse, a ``Connection`` that names fields): then use
         ``forwardable``.
         """
-        fields, shape = head.fields, head.shape or shaped(head)
+        fields, shape = head.fields, head.shape or shape_of_head(head)
         passing = self._passing.get(shape, _UNKNOWN)
         if passing is _UNKNOWN:
             if len(self._passing) >= _PASSING_BOUND:
                 self._passing.clear()
-            passing = self._passing[shape] = self._passing_of(shape)
+            passing = self._passing[shape] = self._filter_for(shape)
         if passing is None:
             return None
         connection = passing.connection
@@ -160,25 +160,25 @@ class ResponseHeaderRules:
             kept = tuple(looked_at)
         return ResponseHead(head.status, (*kept, _OWN_VIA), head.reason, passing.shape)
 
-    def _passing_of(self, shape: Shape) -> _Passing | None:
+    def _filter_for(self, shape: Shape) -> _ShapeFilter | None:
         judged = [self._judge(name) for name in shape.names]
-        if shape.has_any(LEAKED) or shape.names.count(b"connection") > 1:
+        if shape.has_any(SENDFILE_FIELDS) or shape.names.count(b"connection") > 1:
             return None
         kept = [place for place, judgement in enumerate(judged) if judgement != _DROP]
         looks = tuple([at for at, place in enumerate(kept) if judged[place] == _LOOK])
-        pick = picking(kept)
-        stays = shape.picked(kept).plus(_OWN_VIA[0])
-        return _Passing(pick, looks, shape.place.get(b"connection", -1), stays)
+        pick = make_picker(kept)
+        stays = shape.picked(kept).with_names(_OWN_VIA[0])
+        return _ShapeFilter(pick, looks, shape.place.get(b"connection", -1), stays)
 
     def looked_at(self, name: bytes, value: bytes) -> bytes:
-        """The value to pass on for a field of ``LOOKED_AT``."""
+        """The value to pass on for a field of ``URL_FIELDS``."""
         return value if self._shared else self._rewritten(name, value)
 
     def turned(self, address: bytes) -> bytes | None:
         """The address that leads through the gateway to where ``address`` leads; None if that is not GitLab."""
         if address.startswith(self._public) and address[len(self._public) :][:1] in {b"", b"/", b"?", b"#"}:
             return address
-        turned = self._anywhere(address, self._origins)
+        turned = self._replace_origin(address, self._origins)
         return turned if turned is not address else None
 
     def _judge(self, name: bytes) -> int:
@@ -187,7 +187,7 @@ class ResponseHeaderRules:
         key = name.lower()
         if key in self._drop:
             judgement = _DROP
-        elif key in LOOKED_AT and not self._shared:
+        elif key in URL_FIELDS and not self._shared:
             judgement = _LOOK
         else:
             judgement = _PASS
@@ -204,15 +204,15 @@ class ResponseHeaderRules:
             return value
         if key == b"www-authenticate":
             return self._realm.sub(lambda match: match[1] + self._public, value)
-        return self._anywhere(value, self._origins)
+        return self._replace_origin(value, self._origins)
 
     def _link(self, address: bytes) -> bytes:
         # GitLab builds it from every parameter that it was sent, credentials included.
         if b"token" in address or b"%" in address:
             address = cut_parameters(address, CREDENTIAL_PARAMETERS)
-        return self._anywhere(address, self._link_origins)
+        return self._replace_origin(address, self._link_origins)
 
-    def _anywhere(self, address: bytes, origins: tuple[bytes, ...]) -> bytes:
+    def _replace_origin(self, address: bytes, origins: tuple[bytes, ...]) -> bytes:
         for origin in origins:
             if address.startswith(origin) and address[len(origin) : len(origin) + 1] in {b"", b"/", b"?", b"#"}:
                 return self._public + address[len(origin) :]

@@ -38,7 +38,7 @@ def split(template: str) -> tuple[str, ...]:
     return tuple(template.strip("/").split("/")) if template.strip("/") else ()
 
 
-def shape(template: str) -> str:
+def template_shape(template: str) -> str:
     """The template with its names taken out: two templates of the same shape match the same paths."""
     return _NAME.sub(lambda name: name[0][0], template.rstrip("/"))
 

@@ -19,7 +19,7 @@ _NOWHERE = Target(b"/", b"/", None, ())
 _BEST_KNOWN = ("POST /api/graphql", "GET /api/v4/events")
 
 
-class Finding(msgspec.Struct, frozen=True):
+class RuleFinding(msgspec.Struct, frozen=True):
     """One thing to look at, and the clause it is about."""
 
     rule: int
@@ -30,18 +30,18 @@ class Finding(msgspec.Struct, frozen=True):
     message: str
 
 
-def findings(rules: Sequence[Rule], catalogue: Catalogue) -> list[Finding]:
+def review_rules(rules: Sequence[Rule], catalogue: Catalogue) -> list[RuleFinding]:
     """All things to look at, in the order of the rules."""
     return list(_Review(catalogue).look(rules))
 
 
-def near(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
+def suggestion(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
     """The end of a message about ``name``, suggesting which of ``names`` may be meant; empty if none resembles it."""
     found = difflib.get_close_matches(name, list(names), 1, likeness)
     return f"; did you mean `{found[0]}`?" if found else ""
 
 
-def idle_route(route: str, catalogue: Catalogue, hint: str) -> str:
+def unmatched_route_message(route: str, catalogue: Catalogue, hint: str) -> str:
     """Why a route, of a rule or a limit, holds for no operation of the catalogue; empty if it holds for one. ``hint``:
     where to put the projects that the route names."""
     method, template = parse_route(route)
@@ -52,7 +52,7 @@ def idle_route(route: str, catalogue: Catalogue, hint: str) -> str:
     if found is None or template.endswith("/**"):
         known = () if template.endswith("/**") else catalogue.operations()
         names = [one.name.partition(" ")[2] if method == "ANY" else one.name for one in known]
-        return f"route `{route}` is not in the catalogue: it matches only if GitLab adds it{near(route, names, 0.9)}"
+        return f"route `{route}` is not in the catalogue: it matches only if GitLab adds it{suggestion(route, names, 0.9)}"
     return f"route `{route}` never matches: the catalogue calls it `{found.name}`; {hint}"
 
 
@@ -63,25 +63,25 @@ class _Review:
         self._permissions = sorted({name for operation in self._operations for name in operation.permissions})
         self._selected: dict[tuple[bytes, bool], frozenset[str]] = {}
         self._picked: dict[tuple[bytes, bool], tuple[Operation, ...]] = {}
-        self._idle = cache(partial(idle_route, catalogue=catalogue, hint="name projects in `projects`"))
-        self._near = cache(partial(near, names=self._permissions))
+        self._idle = cache(partial(unmatched_route_message, catalogue=catalogue, hint="name projects in `projects`"))
+        self._near = cache(partial(suggestion, names=self._permissions))
         self._far = frozenset(one.name for one in self._operations if reaches_beyond(one) and not is_list(one))
         """Names of the operations that a deny by project always refuses, if its other conditions hold for them."""
 
-    def look(self, rules: Sequence[Rule]) -> Iterator[Finding]:
+    def look(self, rules: Sequence[Rule]) -> Iterator[RuleFinding]:
         numbered = list(enumerate(rules))
         for number, rule in numbered:
             for deny, position, clause in _clauses(rule):
-                yield from (Finding(number, deny, position, message) for message in self._clause(clause, deny))
+                yield from (RuleFinding(number, deny, position, message) for message in self._clause(clause, deny))
         by_identity: dict[str, list[tuple[int, Rule]]] = {}
         for number, rule in numbered:
             for identity in dict.fromkeys(rule.identities):
                 by_identity.setdefault(identity, [])
                 if not rule.shadow:
                     by_identity[identity].append((number, rule))
-        told: set[Finding] = set()
+        told: set[RuleFinding] = set()
         for together in by_identity.values():
-            for finding in self._together(together):
+            for finding in self._review_identity(together):
                 if finding not in told:
                     told.add(finding)
                     yield finding
@@ -123,27 +123,27 @@ class _Review:
 
     # The rules of one identity
 
-    def _together(self, rules: Sequence[tuple[int, Rule]]) -> Iterator[Finding]:
+    def _review_identity(self, rules: Sequence[tuple[int, Rule]]) -> Iterator[RuleFinding]:
         clauses = [(number, rule, *clause) for number, rule in rules for clause in _clauses(rule)]
         allows = [(number, rule, position, clause) for number, rule, deny, position, clause in clauses if not deny]
         denies = [(rule, clause) for _, rule, deny, _, clause in clauses if deny]
-        before = _Before()
+        before = _EarlierAllows()
         for number, rule, position, clause in allows:
             mine = self._select(clause, deny=False)
             for other, refusal in denies:
                 if mine and refusal.projects is None and mine <= self._select(refusal, deny=True):
-                    yield Finding(number, False, position, f"never holds: rule `{other.id}` denies all of it")
+                    yield RuleFinding(number, False, position, f"never holds: rule `{other.id}` denies all of it")
                     break
             hidden = before.hides(mine, rule, clause)
             if hidden:
-                yield Finding(number, False, position, hidden)
+                yield RuleFinding(number, False, position, hidden)
             before.add(mine, rule, clause)
         for number, _, position, clause in allows:
-            lost = self._lost(self._select(clause, deny=False), denies) if clause.projects is None else ""
+            lost = self._lost_to_denies(self._select(clause, deny=False), denies) if clause.projects is None else ""
             if lost:
-                yield Finding(number, False, position, lost)
+                yield RuleFinding(number, False, position, lost)
 
-    def _lost(self, mine: frozenset[str], denies: Sequence[tuple[Rule, Clause]]) -> str:
+    def _lost_to_denies(self, mine: frozenset[str], denies: Sequence[tuple[Rule, Clause]]) -> str:
         """What an allow without projects loses to the first deny by project that takes any of it away; empty: nothing."""
         for other, refusal in denies:
             lost = mine & self._far & self._select(refusal, deny=True) if refusal.projects is not None else frozenset()
@@ -167,7 +167,7 @@ class _Review:
         return self._picked[key]
 
 
-class _Before:
+class _EarlierAllows:
     """The allows of an identity that precede another: only the first of each kind, since thousands may select the same."""
 
     def __init__(self) -> None:

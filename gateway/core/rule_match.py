@@ -17,7 +17,7 @@ import msgspec
 from .catalogue import SAFE_METHODS, Access, Operation, Reference, ReferenceKind, Surface
 from .globs import Globs
 from .query import query_parameters
-from .route_tree import RouteTree, expand, shape, split
+from .route_tree import RouteTree, expand, split, template_shape
 from .target import Target
 
 
@@ -65,7 +65,7 @@ class Rule(msgspec.Struct, frozen=True):
     shadow: bool = False
 
 
-class Question(msgspec.Struct, frozen=True):
+class PlaceLookup(msgspec.Struct, frozen=True):
     """A question that only GitLab can answer: what is the other name of this project or group?"""
 
     kind: ReferenceKind
@@ -74,7 +74,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """GitLab's answer to a :class:`Question`."""
+    """GitLab's answer to a :class:`PlaceLookup`."""
 
     id: str
     path: str
@@ -83,7 +83,7 @@ class Place(msgspec.Struct, frozen=True):
     """The numbers of the groups around it, for rules that name a group by number."""
 
 
-Resolved = Mapping[Question, Place]
+Resolved = Mapping[PlaceLookup, Place]
 
 
 class Fit(enum.Enum):
@@ -94,19 +94,19 @@ class Fit(enum.Enum):
     UNSURE = "unsure"
 
 
-class Named(msgspec.Struct, frozen=True):
+class NamedPlace(msgspec.Struct, frozen=True):
     """Something that a request names, read from its path or its query."""
 
     kind: ReferenceKind
     spelt: str | None
-    """The name as a :class:`Question` spells it; None if it is neither a number nor a path that GitLab could know."""
+    """The name as a :class:`PlaceLookup` spells it; None if it is neither a number nor a path that GitLab could know."""
     follows: bool = False
     """GitLab silently accepts a former path here, as for Git and LFS: only GitLab can tell where the project is now."""
 
     @property
-    def question(self) -> Question | None:
+    def lookup(self) -> PlaceLookup | None:
         """The question to GitLab about it; None if there is nothing to ask."""
-        return None if self.spelt is None else Question(self.kind, self.spelt)
+        return None if self.spelt is None else PlaceLookup(self.kind, self.spelt)
 
 
 # What a request names ------------------------------------------------------------------------------------------------
@@ -144,8 +144,8 @@ PARAMETERS: Mapping[bytes, ReferenceKind] = {
 """The parameters by which an operation reaches a project or group other than its path's."""
 
 
-def spell(value: str) -> str | None:
-    """``value`` as a :class:`Question` spells it; None if GitLab may read it in its own way.
+def normalise_spelling(value: str) -> str | None:
+    """``value`` as a :class:`PlaceLookup` spells it; None if GitLab may read it in its own way.
 
     GitLab takes any line of digits for an id and casts it: ``0042`` is 42, and so is ``42%0Ax``, by a multi-line anchor.
     The first is normalised here; the second is no path and stays undecidable.
@@ -156,57 +156,57 @@ def spell(value: str) -> str | None:
 
 
 def spelt_in_path(reference: Reference, segments: tuple[str, ...]) -> str | None:
-    """As :func:`spell`, for a reference in the path. If the reference spans segments, GitLab looks up paths only:
-    ``/42.git`` is not project 42, and what belongs to a group named 42 is undecidable."""
-    spelt = spell(reference.value(segments))
+    """As :func:`normalise_spelling`, for a reference in the path. If the reference spans segments, GitLab looks up paths
+    only: ``/42.git`` is not project 42, and what belongs to a group named 42 is undecidable."""
+    spelt = normalise_spelling(reference.value(segments))
     return None if reference.end and spelt is not None and spelt.isdigit() else spelt
 
 
-def _in_path(reference: Reference, spelt: str | None, follows: bool) -> Named:
+def _place_in_path(reference: Reference, spelt: str | None, follows: bool) -> NamedPlace:
     # No project is outside a namespace: ``/platform.wiki.git`` is a group's.
     alone = reference.end and spelt is not None and "/" not in spelt
-    return Named(ReferenceKind.GROUP if alone else reference.kind, spelt, follows)
+    return NamedPlace(ReferenceKind.GROUP if alone else reference.kind, spelt, follows)
 
 
-def named(operation: Operation, target: Target) -> tuple[Named, ...]:
+def named(operation: Operation, target: Target) -> tuple[NamedPlace, ...]:
     """Every project and group that the request names, first those in its path, then those in its query."""
     segments = target.segments
     follows = operation.surface in _FOLLOWING
     found = [
-        _in_path(reference, spelt_in_path(reference, segments), follows)
+        _place_in_path(reference, spelt_in_path(reference, segments), follows)
         for reference in operation.references
         if reference.kind in _POLICED
     ]
     if target.query and _SUSPECT.search(target.query):
-        found += _in_query(target.query)
+        found += _places_in_query(target.query)
     return tuple(found)
 
 
-def questions_of(operation: Operation, target: Target) -> tuple[Question, ...]:
+def lookups_of(operation: Operation, target: Target) -> tuple[PlaceLookup, ...]:
     """The questions to GitLab about the places that the request names, because its body may use their other names."""
-    asked = dict.fromkeys(thing.question for thing in named(operation, target))
-    return tuple(question for question in asked if question is not None)
+    asked = dict.fromkeys(thing.lookup for thing in named(operation, target))
+    return tuple(lookup for lookup in asked if lookup is not None)
 
 
-Spelling = tuple[bool, str]
+PlaceSpelling = tuple[bool, str]
 """Whether it is a project, and how it is spelt: 42 may be a project's number or a namespace's, two different things."""
 
 
-def spellings(operation: Operation, target: Target, resolved: Resolved) -> frozenset[Spelling]:
+def spellings(operation: Operation, target: Target, resolved: Resolved) -> frozenset[PlaceSpelling]:
     """How a body may spell the places that the request's path and query already name."""
-    allowed: set[Spelling] = set()
+    allowed: set[PlaceSpelling] = set()
     for thing in named(operation, target):
         if thing.spelt is None:
             continue
         is_project = thing.kind is ReferenceKind.PROJECT
         allowed.add((is_project, thing.spelt))
-        place = resolved.get(Question(thing.kind, thing.spelt))
+        place = resolved.get(PlaceLookup(thing.kind, thing.spelt))
         if place is not None:
             allowed |= {(is_project, place.id), (is_project, place.path.lower())}
     return frozenset(allowed)
 
 
-def spelling(parameter: str, value: str) -> Spelling | None:
+def parameter_spelling(parameter: str, value: str) -> PlaceSpelling | None:
     """What a parameter of ``PARAMETERS`` names by ``value``; None if GitLab may read it in its own way."""
     name = parameter.encode()
     spelt = _spelt_by(name, value)
@@ -214,15 +214,15 @@ def spelling(parameter: str, value: str) -> Spelling | None:
 
 
 def _spelt_by(parameter: bytes, value: str) -> str | None:
-    """As :func:`spell`, but digits in a ``…_path`` are a path to GitLab, never a number: undecidable."""
-    spelt = spell(value)
+    """As :func:`normalise_spelling`, but digits in a ``…_path`` are a path to GitLab, never a number: undecidable."""
+    spelt = normalise_spelling(value)
     return None if spelt is not None and spelt.isdigit() and parameter.endswith(b"_path") else spelt
 
 
-def asked_of(operation: Operation, target: Target) -> object:
+def named_places_key(operation: Operation, target: Target) -> object:
     """What :func:`named` derives its result from: equal for requests that name the same things, and much cheaper to get."""
     references, segments = operation.references, target.segments
-    query = tuple(_in_query(target.query)) if target.query and _SUSPECT.search(target.query) else ()
+    query = tuple(_places_in_query(target.query)) if target.query and _SUSPECT.search(target.query) else ()
     if len(references) == 1 and not query:
         return references[0].value(segments)
     return (query, *(reference.value(segments) for reference in references))
@@ -232,12 +232,12 @@ def asked_of(operation: Operation, target: Target) -> object:
 _SUSPECT = re.compile(rb"project|group|namespace|fork|%", re.IGNORECASE)
 
 
-def _in_query(query: bytes) -> Iterable[Named]:
+def _places_in_query(query: bytes) -> Iterable[NamedPlace]:
     for parameter in query_parameters(query):
         name = parameter.name.encode("utf-8", "surrogateescape")
         kind = PARAMETERS.get(name)
         if kind is not None and parameter.value:
-            yield Named(kind, _spelt_by(name, parameter.value.decode("latin-1")))
+            yield NamedPlace(kind, _spelt_by(name, parameter.value.decode("latin-1")))
 
 
 # Projects ------------------------------------------------------------------------------------------------------------
@@ -258,11 +258,11 @@ class _ProjectTest:
         self.by_path = bool(self.paths or globs or self.groups)
         self.by_id = bool(self.ids or self.group_ids)
 
-    def fit(self, thing: Named, resolved: Resolved) -> Fit:
+    def fit(self, thing: NamedPlace, resolved: Resolved) -> Fit:
         if thing.spelt is None:
             return Fit.UNSURE
         numeric = thing.spelt.isdigit()
-        place = resolved.get(Question(thing.kind, thing.spelt))
+        place = resolved.get(PlaceLookup(thing.kind, thing.spelt))
         as_spelt = place is None or not thing.follows
         if as_spelt and self._fits(thing.kind, thing.spelt if numeric else "", "" if numeric else thing.spelt):
             return Fit.YES
@@ -273,12 +273,12 @@ class _ProjectTest:
         unsure = (self.by_path or bool(self.group_ids)) if numeric else self.by_id
         return Fit.UNSURE if unsure else Fit.NO
 
-    def touch(self, thing: Named, resolved: Resolved) -> Fit:
+    def touch(self, thing: NamedPlace, resolved: Resolved) -> Fit:
         """As :meth:`fit`, but a group also touches those of the projects that lie in it: its lists show them."""
         found = self.fit(thing, resolved)
         if found is not Fit.NO or thing.kind is ReferenceKind.PROJECT or thing.spelt is None:
             return found
-        place = resolved.get(Question(thing.kind, thing.spelt))
+        place = resolved.get(PlaceLookup(thing.kind, thing.spelt))
         path = place.path.lower() if place is not None else thing.spelt
         if any(inner.startswith(path + "/") for inner in (*self.paths, *self.groups)):
             return Fit.YES
@@ -309,10 +309,10 @@ class _RouteTest:
             method, template = parse_route(route)
             if template.endswith("/**"):
                 template = template.removesuffix("**")
-                self._prefixes += [(method, shape(path) + "/") for path in expand(template)]
+                self._prefixes += [(method, template_shape(path) + "/") for path in expand(template)]
                 template += "*rest"
             else:
-                self._shapes |= {(method, shape(path)) for path in expand(template)}
+                self._shapes |= {(method, template_shape(path)) for path in expand(template)}
             if "?" not in template:  # a row for one particular query is known
                 for path in expand(template):
                     self._tree.add(method, split(path), True)
@@ -331,7 +331,7 @@ class _RouteTest:
 def shapes_of(name: str) -> tuple[str, tuple[str, ...]]:
     """An operation's method, and the shapes of all expansions of its template."""
     method, template = name.split(" ", 1)
-    return method, tuple(shape(path) for path in expand(template))
+    return method, tuple(template_shape(path) for path in expand(template))
 
 
 def parse_route(route: str) -> tuple[str, str]:
@@ -397,7 +397,7 @@ class Matcher:
             return "routes"
         return ""
 
-    def may_reach(self, operation: Operation, things: tuple[Named, ...], resolved: Resolved, screened: bool) -> Fit:
+    def may_reach(self, operation: Operation, things: tuple[NamedPlace, ...], resolved: Resolved, screened: bool) -> Fit:
         """For an allow: whether everything that the request can reach is among the clause's projects."""
         if self._projects is None:
             return Fit.YES
@@ -406,14 +406,14 @@ class Matcher:
         fits = {self._projects.fit(thing, resolved) for thing in things}
         return Fit.NO if Fit.NO in fits else Fit.UNSURE if Fit.UNSURE in fits else Fit.YES
 
-    def may_narrow(self, things: tuple[Named, ...], resolved: Resolved) -> Fit:
+    def may_narrow(self, things: tuple[NamedPlace, ...], resolved: Resolved) -> Fit:
         """For an allow that filters, and a list: whether what the request itself names is among the clause's projects."""
         if self._projects is None or not self.narrows:
             return Fit.NO
         fits = {self._projects.fit(thing, resolved) for thing in things}
         return Fit.NO if Fit.NO in fits else Fit.UNSURE if Fit.UNSURE in fits else Fit.YES
 
-    def fits(self, thing: Named, resolved: Resolved) -> Fit:
+    def fits(self, thing: NamedPlace, resolved: Resolved) -> Fit:
         """Whether ``thing``, whose number and path are ``resolved``, is among the clause's projects."""
         if self._projects is None:
             return Fit.YES
@@ -422,7 +422,7 @@ class Matcher:
         return Fit.UNSURE if found is Fit.NO and self._projects.group_ids else found
 
     def may_touch(
-        self, operation: Operation, target: Target, things: tuple[Named, ...], resolved: Resolved, screened: bool
+        self, operation: Operation, target: Target, things: tuple[NamedPlace, ...], resolved: Resolved, screened: bool
     ) -> Fit:
         """For a deny: whether anything that the request names may be among the clause's projects.
 
@@ -430,7 +430,7 @@ class Matcher:
         """
         if self._projects is None:
             return Fit.YES
-        fits = {self._projects.touch(thing, resolved) for thing in (*things, *_taken_for(operation, target))}
+        fits = {self._projects.touch(thing, resolved) for thing in (*things, *_alternative_places(operation, target))}
         if Fit.YES in fits:
             return Fit.YES
         unsure = Fit.UNSURE in fits or not operation.known or (operation.names_in_body and not screened)
@@ -453,18 +453,18 @@ def names_place(operation: Operation) -> bool:
     return any(reference.kind in _POLICED for reference in operation.references)
 
 
-def _taken_for(operation: Operation, target: Target) -> Iterable[Named]:
+def _alternative_places(operation: Operation, target: Target) -> Iterable[NamedPlace]:
     """What else GitLab may take a reference for, so that a deny looks at it, too: a reference at the end of the path
     without its ``.json``, which Grape may take for a format, and each leading part of one that may be below a project."""
     segments = target.segments
     for reference in operation.references:
         if reference.below:
             for end in range(reference.index + 2, reference.end):
-                yield Named(reference.kind, spell("/".join(segments[reference.index : end])))
+                yield NamedPlace(reference.kind, normalise_spelling("/".join(segments[reference.index : end])))
         elif reference.kind in _POLICED and not reference.end and reference.index == len(segments) - 1:
             stem, dot, ending = segments[-1].rpartition(".")
             if dot and _FORMAT.fullmatch(dot + ending):
-                yield Named(reference.kind, spell(stem))
+                yield NamedPlace(reference.kind, normalise_spelling(stem))
 
 
 def access_of(operation: Operation, method: str, *, brokered: bool) -> Access:

@@ -22,7 +22,7 @@ MAX_BODY_BYTES = MAX_LENGTH + 4096
 _MOST_PARAMETERS = 20
 _SHORTEST_S = 60
 _KNOWN_ERRORS = {"scope": "invalid_scope", "audience": "invalid_target", "resource": "invalid_target"}
-_NOT_HERE = ("actor_token", "actor_token_type", "client_secret", "client_assertion")
+_UNSUPPORTED = ("actor_token", "actor_token_type", "client_secret", "client_assertion")
 
 
 class TokenRefused(Exception):  # noqa: N818 — an answer
@@ -41,7 +41,7 @@ class TokenRequest(msgspec.Struct, frozen=True):
     """The lifetime asked for; None: as long as possible."""
 
 
-class Granted(msgspec.Struct, frozen=True):
+class TokenGrant(msgspec.Struct, frozen=True):
     """What was granted, and to whom."""
 
     key: Secret
@@ -59,7 +59,7 @@ def read_token_request(media_type: str, body: bytes) -> TokenRequest:
         raise _invalid("grant_type is missing")
     if given["grant_type"] != GRANT:
         raise TokenRefused("unsupported_grant_type", f"grant_type must be {GRANT}")
-    for name in _NOT_HERE:
+    for name in _UNSUPPORTED:
         if given.get(name):
             raise _invalid(f"{name} has no meaning here")
     for name, error in _KNOWN_ERRORS.items():

@@ -63,7 +63,7 @@ def websocket_key(head: RequestHead, operation: Operation) -> bytes:
     return keys[0]
 
 
-def switched(reply: ResponseHead, key: bytes) -> ResponseHead:
+def check_switch(reply: ResponseHead, key: bytes) -> ResponseHead:
     """GitLab's 101 without the fields that agree to the switch (``SWITCH`` is added on its way down).
 
     Raises Rejection UPSTREAM_PROTOCOL (502) if it is not the answer to ``key``.

@@ -26,7 +26,7 @@ _LONGEST_KEY_ID = 512
 _HELD = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
 
 
-class Peeked(msgspec.Struct, frozen=True, gc=False):
+class UnverifiedToken(msgspec.Struct, frozen=True, gc=False):
     """What a token says about itself, unverified."""
 
     issuers: tuple[str, ...]
@@ -41,18 +41,18 @@ class Peeked(msgspec.Struct, frozen=True, gc=False):
         return f"Peeked({self.algorithm})"
 
 
-def looks_like_one(text: str) -> bool:
+def looks_like_jwt(text: str) -> bool:
     """Whether ``text`` looks like a JWT. ``eyJ`` is ``{"`` in base64: every JWT starts with it, and no GitLab token with a
     prefix does."""
     return text.startswith("eyJ")
 
 
-def held_in(text: str) -> list[str]:
+def find_jwts(text: str) -> list[str]:
     """What looks like a JWT within ``text``: in quotes, after a scheme, perhaps with something after it."""
     return _HELD.findall(text) if "eyJ" in text else []
 
 
-def peek(text: str) -> Peeked | None:
+def peek(text: str) -> UnverifiedToken | None:
     """Read a token without verifying it; None if it is no JWT at all. Never raises."""
     parts = text.split(".", 3)
     if len(text) > MAX_LENGTH or len(parts) != 3:
@@ -62,7 +62,7 @@ def peek(text: str) -> Peeked | None:
         return None
     issuers = tuple(payload.issuers)
     if header is None or not isinstance(header.value, dict) or len(parts[0]) > _MAX_HEADER:
-        return Peeked(issuers)
+        return UnverifiedToken(issuers)
     algorithm, key_id = header.value.get("alg"), header.value.get("kid")
     if (
         header.twice
@@ -72,8 +72,8 @@ def peek(text: str) -> Peeked | None:
         or "crit" in header.value  # RFC 7515 §4.1.11: an extension not understood refuses the token
         or _SEGMENT.fullmatch(parts[2]) is None
     ):
-        return Peeked(issuers)
-    return Peeked(issuers, algorithm, key_id, payload.value, sound=True)
+        return UnverifiedToken(issuers)
+    return UnverifiedToken(issuers, algorithm, key_id, payload.value, sound=True)
 
 
 class _Read:
@@ -159,7 +159,7 @@ class Requirement(msgspec.Struct, frozen=True):
                     return False
         return True
 
-    def over_at(self, claims: dict[str, Any]) -> float:
+    def valid_until(self, claims: dict[str, Any]) -> float:
         """The instant from which an admitted token is refused."""
         return (_instant(claims.get("exp")) or 0.0) + self.skew_s
 

@@ -42,7 +42,7 @@ class Caller:
     token: Token | None = None
     actor: User | None = None
 
-    def known(self) -> User:
+    def require_user(self) -> User:
         """The user. Raises the 401 of a route that needs one."""
         if self.user is None:
             raise unauthorized()
@@ -144,7 +144,7 @@ def _check_state(state: State, token: Token, request: Request) -> None:
         if request.path.endswith("/rotate"):
             state.revoke_family(token)
         raise invalid_token(REVOKED)
-    if state.has_ended(token):
+    if state.is_expired(token):
         raise invalid_token(EXPIRED)
 
 
@@ -167,7 +167,7 @@ def _sudo(state: State, request: Request, token: Token) -> Caller:
         raise forbidden("Must be authenticated using an OAuth or personal access token to use sudo")
     if "sudo" not in token.scopes:
         raise insufficient_scope("sudo")
-    user = state.user_named(wanted)
+    user = state.find_user(wanted)
     if user is None:
         raise not_found(f"User with ID or username '{wanted}'")
     return Caller(user, token, token.user)

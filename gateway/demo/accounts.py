@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .access import Surface
-from .answer import Answer, as_json, invalid_token, not_found, page_of
-from .request import whole
+from .answer import Answer, as_json, invalid_token, not_found, offset_page
+from .request import parse_id
 from .routing import Call, Route
 from .state import Json, Kind, User
 
@@ -14,32 +14,32 @@ LIFETIME_S = 7200
 
 
 def version(call: Call) -> Answer:
-    call.caller.known()
+    call.caller.require_user()
     return as_json({"version": VERSION, "revision": REVISION})
 
 
 def metadata(call: Call) -> Answer:
-    call.caller.known()
+    call.caller.require_user()
     kas = {"enabled": False, "externalUrl": None, "externalK8sProxyUrl": None, "version": None}
     return as_json({"version": VERSION, "revision": REVISION, "kas": kas, "enterprise": False})
 
 
 def current_user(call: Call) -> Answer:
-    user = call.caller.known()
+    user = call.caller.require_user()
     return as_json(
         _profile(call, user) | {"email": f"{user.username}@example.com"} | ({"is_admin": True} if user.admin else {})
     )
 
 
 def users(call: Call) -> Answer:
-    call.caller.known()
+    call.caller.require_user()
     wanted = call.request.text("username")
     rows = [_profile(call, user) for user in call.state.users.values() if wanted in {None, user.username}]
-    return page_of(call.request, rows, call.base_url)
+    return offset_page(call.request, rows, call.base_url)
 
 
 def user(call: Call) -> Answer:
-    found = call.state.users.get(whole(call["id"]) or 0)
+    found = call.state.users.get(parse_id(call["id"]) or 0)
     if found is None:
         raise not_found("User")
     return as_json(_profile(call, found))
@@ -67,7 +67,7 @@ def own_job(call: Call) -> Answer:
     token = call.caller.token
     if token is None or token.kind is not Kind.JOB:
         raise not_found("Job")
-    owner = call.caller.known()
+    owner = call.caller.require_user()
     return as_json(
         {
             "id": 64,

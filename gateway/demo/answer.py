@@ -49,34 +49,34 @@ def no_content() -> Answer:
 # Refusals
 
 
-def message(status: int, text: object) -> Refusal:
+def api_error(status: int, text: object) -> Refusal:
     """An error in the API's own form."""
     return Refusal(as_json({"message": text}, status))
 
 
-def error(status: int, text: str, headers: dict[str, str] | None = None) -> Refusal:
+def framework_error(status: int, text: str, headers: dict[str, str] | None = None) -> Refusal:
     """An error in the form of the framework below the API."""
     return Refusal(as_json({"error": text}, status, headers))
 
 
 def unauthorized() -> Refusal:
-    return message(401, "401 Unauthorized")
+    return api_error(401, "401 Unauthorized")
 
 
 def forbidden(reason: str = "") -> Refusal:
-    return message(403, f"403 Forbidden - {reason}" if reason else "403 Forbidden")
+    return api_error(403, f"403 Forbidden - {reason}" if reason else "403 Forbidden")
 
 
 def not_found(what: str = "") -> Refusal:
-    return message(404, f"404 {what} Not Found" if what else "404 Not found")
+    return api_error(404, f"404 {what} Not Found" if what else "404 Not found")
 
 
 def no_route() -> Refusal:
-    return error(404, "404 Not Found")
+    return framework_error(404, "404 Not Found")
 
 
 def missing(name: str) -> Refusal:
-    return error(400, f"{name} is missing")
+    return framework_error(400, f"{name} is missing")
 
 
 def invalid_token(description: str) -> Refusal:
@@ -116,14 +116,14 @@ def matches(if_none_match: str, tag: str) -> bool:
 # Pages
 
 
-def page_of(request: Request, rows: Sequence[object], base_url: str, *, max_offset_of: str = "") -> Answer:
+def offset_page(request: Request, rows: Sequence[object], base_url: str, *, max_offset_of: str = "") -> Answer:
     """One page by offset. Above 10,000 rows the totals and the link to the last page are left out, as in GitLab.
 
     ``max_offset_of`` names the type of objects whose offset is limited, for the error.
     """
     page, per_page = request.number("page", 1), min(request.number("per_page", 20), 100)
     if max_offset_of and (page - 1) * per_page > MAX_OFFSET:
-        raise error(
+        raise framework_error(
             405,
             f"Offset pagination has a maximum allowed offset of {MAX_OFFSET} for requests that return objects of type "
             f"{max_offset_of}. Remaining records can be retrieved using keyset pagination.",

@@ -19,8 +19,8 @@ from aiohttp import hdrs, web
 
 from . import accounts, packages, projects, releases, repository, tokens, tracker
 from .access import SAFE, identify
-from .answer import Answer, Refusal, as_json, as_text, error, etag, matches
-from .request import Content, Malformed, Params, Request, overridden, read_params, split_target
+from .answer import Answer, Refusal, as_json, as_text, etag, framework_error, matches
+from .request import Content, Malformed, Params, Request, effective_method, read_params, split_target
 from .routing import Call, Router
 from .seed import seed
 from .state import State
@@ -136,9 +136,9 @@ class DemoGitLab:
             answer = refusal.answer
         except Malformed as malformed:
             answer = as_text(str(malformed), 400)
-        answer = _validated(answer, incoming)
+        answer = _add_validators(answer, incoming)
         headers = {
-            **self._common(incoming),
+            **self._common_headers(incoming),
             **headers,
             **answer.headers,
             "X-Runtime": f"{time.perf_counter() - started:.6f}",
@@ -150,18 +150,20 @@ class DemoGitLab:
         if target.startswith("/-/demo/requests"):
             return self._show_journal()
         segments, query = split_target(target)
-        _guard(target, segments)
+        _refuse_path(target, segments)
         headers = _as_rack(incoming)
         if incoming.method == hdrs.METH_OPTIONS:
             return _preflight(headers)
         if segments[:2] == ("api", "v3"):
-            raise error(410, "API V3 is no longer supported. Use API V4 instead.")
+            raise framework_error(410, "API V3 is no longer supported. Use API V4 instead.")
         content = await _read(incoming)
         kind = headers.get("content-type", "")
         parsed = content.octets if kind.partition(";")[0].strip().lower() in PARSED_TYPES else b""
         params = read_params(query, kind, parsed)
         form: Params = params if "json" not in kind else {}
-        request = Request(overridden(incoming.method, headers, form), target, segments, query, headers, params, {}, content)
+        request = Request(
+            effective_method(incoming.method, headers, form), target, segments, query, headers, params, {}, content
+        )
         route, request.path_params = self._router.find(request.method, segments)
         caller = identify(self.state, request, route.surface)
         self._throttle(caller.user.username if caller.user else incoming.remote or "", extra)
@@ -191,7 +193,7 @@ class DemoGitLab:
             extra["Retry-After"] = str(window + WINDOW_S - now)
             raise Refusal(as_text("Retry later\n", 429))
 
-    def _common(self, incoming: web.BaseRequest) -> dict[str, str]:
+    def _common_headers(self, incoming: web.BaseRequest) -> dict[str, str]:
         number = hashlib.sha256(str(self._requests).encode()).hexdigest()[:26].upper()
         headers = {
             "Cache-Control": "no-cache",
@@ -275,11 +277,11 @@ async def _read(incoming: web.BaseRequest) -> Content:
         if size <= limit:
             kept += chunk
         elif parsed:
-            raise error(413, "413 Payload Too Large")
+            raise framework_error(413, "413 Payload Too Large")
     return Content(bytes(kept), size, digest.hexdigest())
 
 
-def _guard(target: str, segments: tuple[str, ...]) -> None:
+def _refuse_path(target: str, segments: tuple[str, ...]) -> None:
     """Refuse what GitLab's middleware refuses before any route is looked up."""
     if target.partition("?")[0].count("/") > MAX_DEPTH:
         raise Refusal(as_text("Request-URI Too Long: path exceeds maximum depth", 414))
@@ -302,7 +304,7 @@ def _preflight(headers: dict[str, str]) -> Answer:
 # Octets out
 
 
-def _validated(answer: Answer, incoming: web.BaseRequest) -> Answer:
+def _add_validators(answer: Answer, incoming: web.BaseRequest) -> Answer:
     """Act as Rack::ETag and Rack::ConditionalGet: after the work is done, so that a 304 saves only octets."""
     if answer.status not in {200, 201} or answer.stream is not None or not answer.body:
         return answer

@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncIterator
 
 from .access import Surface
-from .answer import Answer, as_json, error, not_found
+from .answer import Answer, as_json, framework_error, not_found
 from .routing import Call, Route
 from .state import Level
 
@@ -72,7 +72,7 @@ def _range(header: str | None, size: int) -> tuple[int, int, int, dict[str, str]
 def list_packages(call: Call) -> Answer:
     owner = call.project()
     if call.request.text("package_type") not in {None, "generic"}:
-        raise error(400, "package_type does not have a valid value")
+        raise framework_error(400, "package_type does not have a valid value")
     return as_json([{"name": name, "size": len(content)} for name, content in sorted(owner.packages.items())])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .access import Surface
-from .answer import Answer, as_json, error, message, missing, next_link, no_content, not_found, page_of
+from .answer import Answer, api_error, as_json, framework_error, missing, next_link, no_content, not_found, offset_page
 from .routing import Call, Route
 from .state import Branch, Entry, Group, Json, Level, Project, Visibility
 
@@ -15,7 +15,7 @@ def projects(call: Call) -> Answer:
     request = call.request
     rows = list(call.state.visible_projects(call.caller.user))
     if request.flag("membership") or request.flag("owned"):
-        user = call.caller.known()
+        user = call.caller.require_user()
         rows = [one for one in rows if call.state.level(user, one.full_path, one.members)]
     if (search := request.text("search")) is not None:
         rows = [one for one in rows if search.lower() in one.path.lower()]
@@ -25,13 +25,13 @@ def projects(call: Call) -> Answer:
     rows.sort(key=lambda one: one.id, reverse=not ascending)
     if request.text("pagination") == "keyset":
         return _keyset(call, rows, ascending=ascending)
-    return page_of(request, [_show(call, one) for one in rows], call.base_url, max_offset_of="Project")
+    return offset_page(request, [_show(call, one) for one in rows], call.base_url, max_offset_of="Project")
 
 
 def _keyset(call: Call, rows: list[Project], *, ascending: bool) -> Answer:
     request = call.request
     if request.text("order_by") not in {None, "id"}:
-        raise error(405, "Keyset pagination is not yet available for this type of request")
+        raise framework_error(405, "Keyset pagination is not yet available for this type of request")
     if (after := request.number("id_after", 0)) > 0:
         rows = [one for one in rows if one.id > after]
     if (before := request.number("id_before", 0)) > 0:
@@ -49,16 +49,16 @@ def project(call: Call) -> Answer:
 
 
 def create_project(call: Call) -> Answer:
-    user = call.caller.known()
+    user = call.caller.require_user()
     name = call.request.text("name") or call.request.text("path")
     if name is None:
-        raise error(400, "name, path are missing, at least one parameter must be provided")
+        raise framework_error(400, "name, path are missing, at least one parameter must be provided")
     path = f"{user.username}/{name.lower().replace(' ', '-')}"
-    if call.state.project_named(path) is not None:
-        raise message(400, {"project_namespace.name": ["has already been taken"], "name": ["has already been taken"]})
+    if call.state.find_project(path) is not None:
+        raise api_error(400, {"project_namespace.name": ["has already been taken"], "name": ["has already been taken"]})
     asked = call.request.text("visibility") or "private"
     if asked not in {one.value for one in Visibility}:
-        raise error(400, "visibility does not have a valid value")
+        raise framework_error(400, "visibility does not have a valid value")
     number = max(call.state.projects) + 1
     made = Project(number, path, Visibility(asked), call.state.now(), {user.id: Level.OWNER})
     made.branches["main"] = Branch({}, [])
@@ -124,8 +124,8 @@ def _permissions(call: Call, project: Project) -> Json:
 def groups(call: Call) -> Answer:
     rows = [_show_group(call, one) for one in call.state.groups.values() if call.state.may_see(call.caller.user, one)]
     if call.request.text("pagination") == "keyset":
-        raise error(405, "Keyset pagination is not yet available for this type of request")
-    return page_of(call.request, rows, call.base_url)
+        raise framework_error(405, "Keyset pagination is not yet available for this type of request")
+    return offset_page(call.request, rows, call.base_url)
 
 
 def group(call: Call) -> Answer:
@@ -135,7 +135,7 @@ def group(call: Call) -> Answer:
 def group_projects(call: Call) -> Answer:
     inside = f"{call.group().full_path}/"
     rows = [_show(call, one) for one in call.state.visible_projects(call.caller.user) if one.full_path.startswith(inside)]
-    return page_of(call.request, rows, call.base_url)
+    return offset_page(call.request, rows, call.base_url)
 
 
 def _show_group(call: Call, group: Group) -> Json:
@@ -153,7 +153,7 @@ def _show_group(call: Call, group: Group) -> Json:
 
 
 def variables(call: Call) -> Answer:
-    return page_of(call.request, list(call.project(Level.MAINTAINER).variables.values()), call.base_url)
+    return offset_page(call.request, list(call.project(Level.MAINTAINER).variables.values()), call.base_url)
 
 
 def variable(call: Call) -> Answer:
@@ -163,7 +163,7 @@ def variable(call: Call) -> Answer:
 def create_variable(call: Call) -> Answer:
     owner, key = call.project(Level.MAINTAINER), call.required("key")
     if key in owner.variables:
-        raise message(400, {"key": [f"({key}) has already been taken"]})
+        raise api_error(400, {"key": [f"({key}) has already been taken"]})
     owner.variables[key] = {
         "variable_type": "env_var",
         "key": key,
@@ -199,7 +199,7 @@ def _variable(call: Call) -> Json:
 
 
 def labels(call: Call) -> Answer:
-    return page_of(call.request, [one.fields for one in call.project().labels.values()], call.base_url)
+    return offset_page(call.request, [one.fields for one in call.project().labels.values()], call.base_url)
 
 
 def label(call: Call) -> Answer:
@@ -213,7 +213,7 @@ def create_label(call: Call) -> Answer:
     if color is None:
         raise missing("color")
     if name in owner.labels:
-        raise message(409, "Label already exists")
+        raise api_error(409, "Label already exists")
     fields: Json = {"id": call.state.number("label"), "name": name, "color": color, "description": None, "priority": None}
     owner.labels[name] = Entry(fields)
     return as_json(fields, 201)

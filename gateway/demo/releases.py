@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from .access import Surface
-from .answer import Answer, as_json, message, not_found, page_of
+from .answer import Answer, api_error, as_json, not_found, offset_page
 from .routing import Call, Route
 from .state import Branch, Json, Level
 
 
 def releases(call: Call) -> Answer:
     owner = call.project()
-    return page_of(call.request, list(reversed(owner.releases.values())), call.base_url)
+    return offset_page(call.request, list(reversed(owner.releases.values())), call.base_url)
 
 
 def release(call: Call) -> Answer:
@@ -24,11 +24,11 @@ def create_release(call: Call) -> Answer:
     """Create a release of an existing tag, or of one made now from ``ref``."""
     owner, tag = call.project(Level.DEVELOPER), call.required("tag_name")
     if tag in owner.releases:
-        raise message(409, "Release already exists")
+        raise api_error(409, "Release already exists")
     if tag not in owner.tags:
         start = owner.branches.get(call.request.text("ref") or "")
         if start is None:
-            raise message(422, "Ref is not specified")
+            raise api_error(422, "Ref is not specified")
         owner.tags[tag] = Branch(dict(start.files), list(start.commits))
     at = call.state.now()
     made: Json = {
@@ -37,7 +37,7 @@ def create_release(call: Call) -> Answer:
         "description": call.request.text("description"),
         "created_at": at,
         "released_at": at,
-        "author": {"id": call.caller.known().id, "username": call.caller.known().username},
+        "author": {"id": call.caller.require_user().id, "username": call.caller.require_user().username},
         "commit": {"id": owner.tags[tag].commits[0].id},
         "assets": {"links": _links(call)},
     }

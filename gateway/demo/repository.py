@@ -9,7 +9,7 @@ import re
 import tarfile
 
 from .access import Surface
-from .answer import Answer, as_json, error, matches, message, no_content, not_found, page_of
+from .answer import Answer, api_error, as_json, framework_error, matches, no_content, not_found, offset_page
 from .routing import Call, Route
 from .state import Branch, Commit, Json, Level, Project
 
@@ -22,7 +22,7 @@ UNCACHED = {
 def branches(call: Call) -> Answer:
     owner, search = call.project(), call.request.text("search") or ""
     rows = [_show_branch(call, owner, name) for name in sorted(owner.branches) if search in name]
-    return page_of(call.request, rows, call.base_url)
+    return offset_page(call.request, rows, call.base_url)
 
 
 def branch(call: Call) -> Answer:
@@ -33,12 +33,12 @@ def create_branch(call: Call) -> Answer:
     owner = call.project(Level.DEVELOPER)
     name, ref = call.required("branch"), call.required("ref")
     if name in owner.branches:
-        raise message(400, "Branch already exists")
+        raise api_error(400, "Branch already exists")
     if not re.fullmatch(r"[^\s~^:?*\[\\]+", name) or not name.isprintable():
-        raise message(400, f"Branch name is invalid: {name}")
+        raise api_error(400, f"Branch name is invalid: {name}")
     start = _find(owner, ref)
     if start is None:
-        raise message(400, f"Invalid reference name: {ref}")
+        raise api_error(400, f"Invalid reference name: {ref}")
     owner.branches[name] = Branch(dict(start.files), list(start.commits))
     return as_json(_show_branch(call, owner, name), 201)
 
@@ -53,7 +53,7 @@ def delete_branch(call: Call) -> Answer:
 
 def tags(call: Call) -> Answer:
     owner = call.project()
-    return page_of(call.request, [_show_tag(owner, name) for name in sorted(owner.tags)], call.base_url)
+    return offset_page(call.request, [_show_tag(owner, name) for name in sorted(owner.tags)], call.base_url)
 
 
 def tag(call: Call) -> Answer:
@@ -79,7 +79,7 @@ def tree(call: Call) -> Answer:
             found[here] = {"id": digest, "name": parts[depth - 1], "type": kind, "path": here, "mode": mode}
     if folder and not found:
         raise not_found("Tree")
-    return page_of(call.request, list(found.values()), call.base_url)
+    return offset_page(call.request, list(found.values()), call.base_url)
 
 
 def commits(call: Call) -> Answer:
@@ -87,7 +87,7 @@ def commits(call: Call) -> Answer:
     chosen = _find(owner, call.request.text("ref_name") or "main")
     if chosen is None:
         raise not_found("Ref")
-    return page_of(call.request, [_show_commit(one) for one in chosen.commits], call.base_url)
+    return offset_page(call.request, [_show_commit(one) for one in chosen.commits], call.base_url)
 
 
 def commit(call: Call) -> Answer:
@@ -95,7 +95,7 @@ def commit(call: Call) -> Answer:
     chosen = _find(owner, wanted)
     if chosen is not None and chosen.commits:
         return as_json(_show_commit(chosen.commits[0]))
-    for one in (each for line in owner.branches.values() for each in line.commits):
+    for one in (each for revision in owner.branches.values() for each in revision.commits):
         if len(wanted) >= 7 and one.id.startswith(wanted):
             return as_json(_show_commit(one))
     raise not_found("Commit")
@@ -104,91 +104,91 @@ def commit(call: Call) -> Answer:
 def commit_merge_requests(call: Call) -> Answer:
     """The merge requests that brought a commit in: those whose source branch holds it."""
     owner, wanted = call.project(), call["sha"]
-    holding = [name for name, line in owner.branches.items() if any(one.id == wanted for one in line.commits)]
+    holding = [name for name, revision in owner.branches.items() if any(one.id == wanted for one in revision.commits)]
     if not holding:
         raise not_found("Commit")
     rows = [one.fields for one in owner.merge_requests.values() if one.fields["source_branch"] in holding]
-    return page_of(call.request, rows, call.base_url)
+    return offset_page(call.request, rows, call.base_url)
 
 
 # Files: their facts travel in headers, and for HEAD only there
 
 
 def file(call: Call) -> Answer:
-    path, content, line = _file(call)
-    facts = _facts(call, path, content, line)
+    path, content, revision = _file(call)
+    file_headers = _file_headers(call, path, content, revision)
     body = {
-        "file_name": facts["X-Gitlab-File-Name"],
+        "file_name": file_headers["X-Gitlab-File-Name"],
         "file_path": path,
         "size": len(content),
         "encoding": "base64",
-        "content_sha256": facts["X-Gitlab-Content-Sha256"],
-        "ref": facts["X-Gitlab-Ref"],
-        "blob_id": facts["X-Gitlab-Blob-Id"],
-        "commit_id": facts["X-Gitlab-Commit-Id"],
-        "last_commit_id": facts["X-Gitlab-Last-Commit-Id"],
+        "content_sha256": file_headers["X-Gitlab-Content-Sha256"],
+        "ref": file_headers["X-Gitlab-Ref"],
+        "blob_id": file_headers["X-Gitlab-Blob-Id"],
+        "commit_id": file_headers["X-Gitlab-Commit-Id"],
+        "last_commit_id": file_headers["X-Gitlab-Last-Commit-Id"],
         "execute_filemode": False,
         "content": base64.b64encode(content).decode(),
     }
-    return as_json(body, headers=facts)
+    return as_json(body, headers=file_headers)
 
 
 def file_head(call: Call) -> Answer:
-    path, content, line = _file(call)
-    return Answer(200, b"", {"Content-Type": "application/json", **_facts(call, path, content, line)})
+    path, content, revision = _file(call)
+    return Answer(200, b"", {"Content-Type": "application/json", **_file_headers(call, path, content, revision)})
 
 
 def raw_file(call: Call) -> Answer:
-    path, content, line = _file(call)
+    path, content, revision = _file(call)
     name = path.rpartition("/")[2].encode("ascii", "replace").decode().replace('"', "")
     headers = {
         "Content-Type": "text/plain; charset=utf-8" if b"\0" not in content else "application/octet-stream",
         "Content-Disposition": f'inline; filename="{name}"',
         **UNCACHED,
-        **_facts(call, path, content, line),
+        **_file_headers(call, path, content, revision),
     }
     return Answer(200, content, headers)
 
 
 def create_file(call: Call) -> Answer:
-    line, path = _writable(call)
-    if path in line.files:
-        raise message(400, "A file with this name already exists")
-    return _write(call, line, path, 201)
+    revision, path = _writable(call)
+    if path in revision.files:
+        raise api_error(400, "A file with this name already exists")
+    return _write(call, revision, path, 201)
 
 
 def update_file(call: Call) -> Answer:
-    line, path = _writable(call)
-    if path not in line.files:
-        raise message(400, "A file with this name doesn't exist")
-    return _write(call, line, path, 200)
+    revision, path = _writable(call)
+    if path not in revision.files:
+        raise api_error(400, "A file with this name doesn't exist")
+    return _write(call, revision, path, 200)
 
 
 def delete_file(call: Call) -> Answer:
-    line, path = _writable(call)
-    if path not in line.files:
-        raise message(400, "A file with this name doesn't exist")
+    revision, path = _writable(call)
+    if path not in revision.files:
+        raise api_error(400, "A file with this name doesn't exist")
     title = call.required("commit_message")
-    del line.files[path]
-    call.state.commit(line, title, call.caller.known().username)
+    del revision.files[path]
+    call.state.commit(revision, title, call.caller.require_user().username)
     return no_content()
 
 
 def _writable(call: Call) -> tuple[Branch, str]:
     owner, path, name = call.project(Level.DEVELOPER), _file_path(call), call.required("branch")
     if name not in owner.branches:
-        raise message(400, "You can only create or edit files when you are on a branch")
+        raise api_error(400, "You can only create or edit files when you are on a branch")
     return owner.branches[name], path
 
 
-def _write(call: Call, line: Branch, path: str, status: int) -> Answer:
+def _write(call: Call, revision: Branch, path: str, status: int) -> Answer:
     content, title = call.required("content"), call.required("commit_message")
     try:
         octets = base64.b64decode(content) if call.request.text("encoding") == "base64" else content.encode()
     except ValueError:
-        raise error(400, "content is invalid") from None
-    line.files[path] = octets
-    call.state.commit(line, title, call.caller.known().username)
+        raise framework_error(400, "content is invalid") from None
+    revision.files[path] = octets
+    call.state.commit(revision, title, call.caller.require_user().username)
     return as_json({"file_path": path, "branch": call.required("branch")}, status)
 
 
@@ -196,20 +196,20 @@ def _file_path(call: Call) -> str:
     """The path of a file. Refuses ``..`` and paths that are encoded twice, as GitLab's validator does."""
     path = call["file_path"].lstrip("/")
     if ".." in path.split("/") or not path.isprintable() or "%2f" in path.lower() or "%2e" in path.lower():
-        raise error(400, "file_path should be a valid file path")
+        raise framework_error(400, "file_path should be a valid file path")
     return path
 
 
 def _file(call: Call) -> tuple[str, bytes, Branch]:
-    path, line = _file_path(call), _ref(call)
-    if path not in line.files:
+    path, revision = _file_path(call), _ref(call)
+    if path not in revision.files:
         raise not_found("File")
-    return path, line.files[path], line
+    return path, revision.files[path], revision
 
 
-def _facts(call: Call, path: str, content: bytes, line: Branch) -> dict[str, str]:
+def _file_headers(call: Call, path: str, content: bytes, revision: Branch) -> dict[str, str]:
     """The facts about a file, as headers. Their values are UTF-8 octets on the wire."""
-    tip = line.commits[0].id
+    tip = revision.commits[0].id
     return {
         "X-Gitlab-Blob-Id": _blob_id(content),
         "X-Gitlab-Commit-Id": tip,
@@ -226,13 +226,13 @@ def _facts(call: Call, path: str, content: bytes, line: Branch) -> dict[str, str
 
 def archive(call: Call) -> Answer:
     """A tar archive, small and the same every time; its validator is strong, unlike those of JSON."""
-    owner, line = call.project(), _ref(call, "sha")
+    owner, revision = call.project(), _ref(call, "sha")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
-        for path in sorted(line.files):
+        for path in sorted(revision.files):
             entry = tarfile.TarInfo(f"{owner.path}-main/{path}")
-            entry.size = len(line.files[path])
-            tar.addfile(entry, io.BytesIO(line.files[path]))
+            entry.size = len(revision.files[path])
+            tar.addfile(entry, io.BytesIO(revision.files[path]))
     body = packed.getvalue()
     headers = {
         "Content-Type": "application/octet-stream",
@@ -258,7 +258,9 @@ def _find(owner: Project, ref: str) -> Branch | None:
     named = owner.branches.get(ref) or owner.tags.get(ref)
     if named is not None:
         return named
-    return next((line for line in owner.branches.values() if line.commits and line.commits[0].id == ref), None)
+    return next(
+        (revision for revision in owner.branches.values() if revision.commits and revision.commits[0].id == ref), None
+    )
 
 
 def _blob_id(content: bytes) -> str:
@@ -266,8 +268,8 @@ def _blob_id(content: bytes) -> str:
 
 
 def _show_branch(call: Call, owner: Project, name: str) -> Json:
-    line = owner.branches.get(name)
-    if line is None:
+    revision = owner.branches.get(name)
+    if revision is None:
         raise not_found("Branch")
     return {
         "name": name,
@@ -276,7 +278,7 @@ def _show_branch(call: Call, owner: Project, name: str) -> Json:
         "default": name == "main",
         "can_push": call.caller.user is not None,
         "web_url": f"{call.base_url}/{owner.full_path}/-/tree/{name}",
-        "commit": _show_commit(line.commits[0]) if line.commits else None,
+        "commit": _show_commit(revision.commits[0]) if revision.commits else None,
     }
 
 

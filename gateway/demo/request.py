@@ -77,7 +77,7 @@ class Request:
         return (self.text(name) or "").lower() in {"true", "1", "t", "yes", "on"}
 
 
-def whole(text: str) -> int | None:
+def parse_id(text: str) -> int | None:
     """A number as written in a path; None for anything else, and for a number too long to be an id."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
@@ -119,7 +119,7 @@ def read_params(query: str, content_type: str, body: bytes) -> Params:
     return params
 
 
-def overridden(method: str, headers: dict[str, str], form: Params) -> str:
+def effective_method(method: str, headers: dict[str, str], form: Params) -> str:
     """The method that Rack carries out: only a POST can be overridden, and ``_method`` takes precedence over the header."""
     if method != "POST":
         return method

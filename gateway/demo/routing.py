@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .access import SAFE, Caller, Surface
-from .answer import Answer, Refusal, as_text, error, forbidden, missing, no_route, not_found
+from .answer import Answer, Refusal, as_text, forbidden, framework_error, missing, no_route, not_found
 from .request import Request
 from .state import Group, Level, Project, State
 
@@ -35,7 +35,7 @@ class Call:
         """The project of ``:id``, if the caller may see it and has the role. One that they may not see is a 404."""
         reference = self["id"]
         moved = self.state.moved.get(reference)
-        project = self.state.projects.get(moved) if moved is not None else self.state.project_named(reference)
+        project = self.state.projects.get(moved) if moved is not None else self.state.find_project(reference)
         if project is None or not self.state.may_see(self.caller.user, project):
             raise not_found("Project")
         if moved is not None:
@@ -43,12 +43,12 @@ class Call:
         token = self.caller.token
         if token is not None and token.project_id not in {None, project.id}:
             raise forbidden(f"Authentication by CI/CD job token not allowed from platform/api to project #{project.id}.")
-        if needed and self.state.level(self.caller.known(), project.full_path, project.members) < needed:
+        if needed and self.state.level(self.caller.require_user(), project.full_path, project.members) < needed:
             raise forbidden()
         return project
 
     def group(self) -> Group:
-        group = self.state.group_named(self["id"])
+        group = self.state.find_group(self["id"])
         if group is None or not self.state.may_see(self.caller.user, group):
             raise not_found("Group")
         return group
@@ -61,7 +61,7 @@ class Call:
         return Refusal(as_text(f"This resource has been moved permanently to {place}", 301, {"Location": place}))
 
 
-EVERYWHERE = Surface()
+DEFAULT_SURFACE = Surface()
 """The surface of most routes: personal and OAuth tokens with scope ``api``, or ``read_api`` for reading; sessions."""
 
 Endpoint = Callable[[Call], Answer]
@@ -72,7 +72,7 @@ class Route:
     method: str
     template: str
     endpoint: Endpoint
-    surface: Surface = EVERYWHERE
+    surface: Surface = DEFAULT_SURFACE
 
 
 class Router:
@@ -92,7 +92,7 @@ class Router:
             for route, params in found:
                 if route.method == wanted:
                     return route, params
-        raise error(
+        raise framework_error(
             405, "405 Not Allowed", {"Allow": ", ".join(sorted({"OPTIONS", *(route.method for route, _ in found)}))}
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
-from .request import whole
+from .request import parse_id
 
 Json = dict[str, object]
 
@@ -176,10 +176,10 @@ class State:
         self.tokens[value] = made
         return made
 
-    def token_numbered(self, number: int) -> Token | None:
+    def find_token(self, number: int) -> Token | None:
         return next((one for one in self.tokens.values() if one.id == number and one.kind is Kind.PERSONAL), None)
 
-    def has_ended(self, token: Token) -> bool:
+    def is_expired(self, token: Token) -> bool:
         """Whether a token has expired: it has from the first second of its day on."""
         return token.expires_on is not None and token.expires_on <= self.today()
 
@@ -190,19 +190,19 @@ class State:
             if one.kind is token.kind and one.family == token.family:
                 one.revoked = True
 
-    def user_named(self, reference: str) -> User | None:
+    def find_user(self, reference: str) -> User | None:
         """The user with an id or a username, whose case does not matter."""
-        if (number := whole(reference)) is not None:
+        if (number := parse_id(reference)) is not None:
             return self.users.get(number)
         return next((user for user in self.users.values() if user.username.lower() == reference.lower()), None)
 
-    def project_named(self, reference: str) -> Project | None:
-        if (number := whole(reference)) is not None:
+    def find_project(self, reference: str) -> Project | None:
+        if (number := parse_id(reference)) is not None:
             return self.projects.get(number)
         return next((one for one in self.projects.values() if one.full_path.lower() == reference.lower()), None)
 
-    def group_named(self, reference: str) -> Group | None:
-        if (number := whole(reference)) is not None:
+    def find_group(self, reference: str) -> Group | None:
+        if (number := parse_id(reference)) is not None:
             return self.groups.get(number)
         return next((one for one in self.groups.values() if one.full_path.lower() == reference.lower()), None)
 

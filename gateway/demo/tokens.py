@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime
 
 from .access import Surface
-from .answer import Answer, as_json, error, forbidden, message, missing, no_content, not_found, page_of
-from .request import whole
+from .answer import Answer, api_error, as_json, forbidden, framework_error, missing, no_content, not_found, offset_page
+from .request import parse_id
 from .routing import Call, Route
 from .seed import PERSONAL_PREFIX
 from .state import Group, Json, Kind, Level, Token, User
@@ -19,67 +19,67 @@ LONGEST_DAYS = 365
 DEFAULT_DAYS = 7
 
 
-def own(call: Call) -> Answer:
+def show_own(call: Call) -> Answer:
     """The caller's own token. Works for personal tokens of every scope, and for nothing else."""
-    return as_json(_shown(call, _personal(call)))
+    return as_json(_token_json(call, _own_token(call)))
 
 
 def revoke_own(call: Call) -> Answer:
-    _personal(call).revoked = True
+    _own_token(call).revoked = True
     return no_content()
 
 
 def rotate_own(call: Call) -> Answer:
-    return as_json(_rotated(call, _personal(call)))
+    return as_json(_rotate(call, _own_token(call)))
 
 
-def listing(call: Call) -> Answer:
+def list_tokens(call: Call) -> Answer:
     """List tokens: everybody's for an administrator, the caller's own for others."""
-    user = call.caller.known()
-    wanted = whole(call.request.text("user_id") or "") if user.admin else user.id
+    user = call.caller.require_user()
+    wanted = parse_id(call.request.text("user_id") or "") if user.admin else user.id
     return _page(call, [token for token in _all(call) if wanted in {None, token.user.id}])
 
 
-def one(call: Call) -> Answer:
-    return as_json(_shown(call, _named(call, call["id"])))
+def show_token(call: Call) -> Answer:
+    return as_json(_token_json(call, _find(call, call["id"])))
 
 
 def revoke(call: Call) -> Answer:
-    _revoke(_named(call, call["id"]))
+    _revoke(_find(call, call["id"]))
     return no_content()
 
 
 def rotate(call: Call) -> Answer:
-    token = _named(call, call["id"])
+    token = _find(call, call["id"])
     if token.revoked:
-        raise message(401, "401 Unauthorized")
-    return as_json(_rotated(call, token))
+        raise api_error(401, "401 Unauthorized")
+    return as_json(_rotate(call, token))
 
 
-def make_for_user(call: Call) -> Answer:
-    if not call.caller.known().admin:
+def create_for_user(call: Call) -> Answer:
+    if not call.caller.require_user().admin:
         raise forbidden()
-    user = call.state.users.get(whole(call["user_id"]) or 0)
+    user = call.state.users.get(parse_id(call["user_id"]) or 0)
     if user is None:
         raise not_found("User")
-    return as_json(_made(call, user), 201)
+    return as_json(_create(call, user), 201)
 
 
 # A group's service accounts
 
 
-def service_listing(call: Call) -> Answer:
+def list_of_service(call: Call) -> Answer:
     user = _service_account(call)
     return _page(call, [token for token in _all(call) if token.user is user])
 
 
-def make_for_service(call: Call) -> Answer:
-    return as_json(_made(call, _service_account(call)), 201)
+def create_for_service(call: Call) -> Answer:
+    return as_json(_create(call, _service_account(call)), 201)
 
 
 def revoke_of_service(call: Call) -> Answer:
     user = _service_account(call)
-    token = call.state.token_numbered(whole(call["token_id"]) or 0)
+    token = call.state.find_token(parse_id(call["token_id"]) or 0)
     if token is None or token.user is not user:
         raise not_found("Personal Access Token")
     _revoke(token)
@@ -89,9 +89,9 @@ def revoke_of_service(call: Call) -> Answer:
 def _service_account(call: Call) -> User:
     """The service account of a group; only owners of the group may ask."""
     group: Group = call.group()
-    if call.state.level(call.caller.known(), group.full_path, group.members) < Level.OWNER:
+    if call.state.level(call.caller.require_user(), group.full_path, group.members) < Level.OWNER:
         raise forbidden()
-    user = call.state.users.get(whole(call["user_id"]) or 0)
+    user = call.state.users.get(parse_id(call["user_id"]) or 0)
     if user is None or not user.bot:
         raise not_found("User")
     return user
@@ -106,24 +106,24 @@ def _all(call: Call) -> list[Token]:
 
 def _page(call: Call, tokens: list[Token]) -> Answer:
     state = call.request.text("state")
-    shown = [_shown(call, token) for token in tokens]
+    shown = [_token_json(call, token) for token in tokens]
     if state in {"active", "inactive"}:
         shown = [row for row in shown if row["active"] is (state == "active")]
-    return page_of(call.request, shown, call.base_url)
+    return offset_page(call.request, shown, call.base_url)
 
 
-def _personal(call: Call) -> Token:
+def _own_token(call: Call) -> Token:
     token = call.caller.token
-    call.caller.known()
+    call.caller.require_user()
     if token is None or token.kind is not Kind.PERSONAL:
-        raise message(400, "400 Bad request - This endpoint requires a personal access token")
+        raise api_error(400, "400 Bad request - This endpoint requires a personal access token")
     return token
 
 
-def _named(call: Call, reference: str) -> Token:
+def _find(call: Call, reference: str) -> Token:
     """The token with an id: one of the caller's own, or anybody's for an administrator; another's is a 404."""
-    user = call.caller.known()
-    token = call.state.token_numbered(whole(reference) or 0)
+    user = call.caller.require_user()
+    token = call.state.find_token(parse_id(reference) or 0)
     if token is None or (token.user is not user and not user.admin):
         raise not_found()
     return token
@@ -131,27 +131,29 @@ def _named(call: Call, reference: str) -> Token:
 
 def _revoke(token: Token) -> None:
     if token.revoked:
-        raise message(400, "400 Bad request - The token is revoked already")
+        raise api_error(400, "400 Bad request - The token is revoked already")
     token.revoked = True
 
 
-def _rotated(call: Call, token: Token) -> Json:
-    expires_on = _end(call, DEFAULT_DAYS)
+def _rotate(call: Call, token: Token) -> Json:
+    expires_on = _expiry_date(call, DEFAULT_DAYS)
     token.revoked = True
     made = call.state.mint(token.user, token.name, token.scopes, PERSONAL_PREFIX, expires_on, family=token.family)
-    return _shown(call, made) | {"token": made.value}
+    return _token_json(call, made) | {"token": made.value}
 
 
-def _made(call: Call, user: User) -> Json:
+def _create(call: Call, user: User) -> Json:
     scopes = call.request.params.get("scopes")
     if not isinstance(scopes, list) or not scopes:
         raise missing("scopes")
     name = call.required("name")
-    made = call.state.mint(user, name, tuple(str(scope) for scope in scopes), PERSONAL_PREFIX, _end(call, LONGEST_DAYS))
-    return _shown(call, made) | {"token": made.value}
+    made = call.state.mint(
+        user, name, tuple(str(scope) for scope in scopes), PERSONAL_PREFIX, _expiry_date(call, LONGEST_DAYS)
+    )
+    return _token_json(call, made) | {"token": made.value}
 
 
-def _end(call: Call, days: int) -> datetime.date:
+def _expiry_date(call: Call, days: int) -> datetime.date:
     today = call.state.today()
     given = call.request.text("expires_at")
     if given is None:
@@ -159,13 +161,13 @@ def _end(call: Call, days: int) -> datetime.date:
     try:
         end = datetime.date.fromisoformat(given)
     except ValueError:
-        raise error(400, "expires_at is invalid") from None
+        raise framework_error(400, "expires_at is invalid") from None
     if not today < end <= today + datetime.timedelta(days=LONGEST_DAYS):
-        raise message(400, "400 Bad request - Expiration date must be in the future and within 365 days")
+        raise api_error(400, "400 Bad request - Expiration date must be in the future and within 365 days")
     return end
 
 
-def _shown(call: Call, token: Token) -> Json:
+def _token_json(call: Call, token: Token) -> Json:
     return {
         "id": token.id,
         "name": token.name,
@@ -175,7 +177,7 @@ def _shown(call: Call, token: Token) -> Json:
         "scopes": list(token.scopes),
         "user_id": token.user.id,
         "last_used_at": None,
-        "active": not token.revoked and not call.state.has_ended(token),
+        "active": not token.revoked and not call.state.is_expired(token),
         "expires_at": token.expires_on.isoformat() if token.expires_on is not None else None,
         "granular": False,
     }
@@ -185,15 +187,15 @@ _ANY = Surface(any_scope=True)
 _SERVICE = "/api/v4/groups/:id/service_accounts/:user_id/personal_access_tokens"
 
 ROUTES = (
-    Route("GET", "/api/v4/personal_access_tokens/self", own, _ANY),
+    Route("GET", "/api/v4/personal_access_tokens/self", show_own, _ANY),
     Route("DELETE", "/api/v4/personal_access_tokens/self", revoke_own, _ANY),
     Route("POST", "/api/v4/personal_access_tokens/self/rotate", rotate_own, Surface(scopes=("self_rotate",))),
-    Route("GET", "/api/v4/personal_access_tokens", listing),
-    Route("GET", "/api/v4/personal_access_tokens/:id", one),
+    Route("GET", "/api/v4/personal_access_tokens", list_tokens),
+    Route("GET", "/api/v4/personal_access_tokens/:id", show_token),
     Route("DELETE", "/api/v4/personal_access_tokens/:id", revoke),
     Route("POST", "/api/v4/personal_access_tokens/:id/rotate", rotate),
-    Route("POST", "/api/v4/users/:user_id/personal_access_tokens", make_for_user),
-    Route("GET", _SERVICE, service_listing),
-    Route("POST", _SERVICE, make_for_service),
+    Route("POST", "/api/v4/users/:user_id/personal_access_tokens", create_for_user),
+    Route("GET", _SERVICE, list_of_service),
+    Route("POST", _SERVICE, create_for_service),
     Route("DELETE", f"{_SERVICE}/:token_id", revoke_of_service),
 )

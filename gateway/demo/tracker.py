@@ -10,17 +10,17 @@ from email.utils import parsedate_to_datetime
 from .answer import (
     Answer,
     Refusal,
+    api_error,
     as_json,
     as_text,
-    message,
     missing,
     next_link,
     no_content,
     not_found,
-    page_of,
+    offset_page,
     unauthorized,
 )
-from .request import Upload, whole
+from .request import Upload, parse_id
 from .routing import Call, Route
 from .seed import add_issue
 from .state import Entry, Json, Kind, Level
@@ -35,7 +35,7 @@ def issues(call: Call) -> Answer:
 
 
 def all_issues(call: Call) -> Answer:
-    user = call.caller.known()
+    user = call.caller.require_user()
     rows = [entry for one in call.state.visible_projects(user) for entry in one.issues.values()]
     if call.request.text("scope") != "all":
         rows = [entry for entry in rows if _author(entry) == user.id]
@@ -51,7 +51,7 @@ def _list(call: Call, rows: list[Entry]) -> Answer:
     shown = [one.fields for one in reversed(rows)]
     if request.text("pagination") == "keyset":
         return _keyset(call, shown)
-    return page_of(request, shown, call.base_url)
+    return offset_page(request, shown, call.base_url)
 
 
 def _keyset(call: Call, rows: list[Json]) -> Answer:
@@ -61,7 +61,7 @@ def _keyset(call: Call, rows: list[Json]) -> Answer:
         try:
             last = int(base64.b64decode(cursor, validate=True))
         except ValueError:
-            raise message(400, "400 Bad request - Invalid cursor") from None
+            raise api_error(400, "400 Bad request - Invalid cursor") from None
         rows = [row for row in rows if _number(row) < last]
     per_page = min(call.request.number("per_page", 20), 100)
     page, more = rows[:per_page], len(rows) > per_page
@@ -77,7 +77,7 @@ def issue(call: Call) -> Answer:
 
 
 def create_issue(call: Call) -> Answer:
-    owner, user = call.project(), call.caller.known()
+    owner, user = call.project(), call.caller.require_user()
     title = _title(call)
     if SPAM in title and "x-gitlab-captcha-response" not in call.request.headers:
         raise Refusal(
@@ -123,7 +123,7 @@ def delete_issue(call: Call) -> Answer:
     found = _issue(call)
     since = _instant(call.request.headers.get("if-unmodified-since"))
     if since is not None and datetime.fromisoformat(str(found.fields["updated_at"])) > since:
-        raise message(412, "412 Precondition Failed")
+        raise api_error(412, "412 Precondition Failed")
     del owner.issues[_iid(call)]
     return no_content()
 
@@ -136,11 +136,11 @@ def _instant(text: str | None) -> datetime | None:
 
 
 def notes(call: Call) -> Answer:
-    return page_of(call.request, list(_issue(call).notes), call.base_url)
+    return offset_page(call.request, list(_issue(call).notes), call.base_url)
 
 
 def create_note(call: Call) -> Answer:
-    user, found = call.caller.known(), _issue(call)
+    user, found = call.caller.require_user(), _issue(call)
     note: Json = {
         "id": call.state.number("note"),
         "body": call.required("body"),
@@ -154,7 +154,7 @@ def create_note(call: Call) -> Answer:
 
 
 def merge_requests(call: Call) -> Answer:
-    return page_of(call.request, [one.fields for one in call.project().merge_requests.values()], call.base_url)
+    return offset_page(call.request, [one.fields for one in call.project().merge_requests.values()], call.base_url)
 
 
 def merge_request(call: Call) -> Answer:
@@ -165,14 +165,14 @@ def merge_request(call: Call) -> Answer:
 
 
 def create_merge_request(call: Call) -> Answer:
-    owner, user = call.project(Level.DEVELOPER), call.caller.known()
+    owner, user = call.project(Level.DEVELOPER), call.caller.require_user()
     for name in ("source_branch", "target_branch", "title"):
         call.required(name)
     source, target = call.required("source_branch"), call.required("target_branch")
     if source not in owner.branches:
-        raise message(400, {"source_branch": ["does not exist"]})
+        raise api_error(400, {"source_branch": ["does not exist"]})
     if any(one.fields["source_branch"] == source for one in owner.merge_requests.values()):
-        raise message(409, [f"Another open merge request already exists for this source branch: {source}"])
+        raise api_error(409, [f"Another open merge request already exists for this source branch: {source}"])
     iid = len(owner.merge_requests) + 1
     fields: Json = {
         "id": call.state.number("merge_request"),
@@ -219,7 +219,7 @@ def trigger(call: Call) -> Answer:
     """Start a pipeline with a trigger token, which is no user's credential."""
     token = call.state.tokens.get(call.required("token"))
     ref = call.required("ref")
-    owner = call.state.project_named(call["id"])
+    owner = call.state.find_project(call["id"])
     if token is None or token.kind is not Kind.TRIGGER or owner is None or owner.id != token.project_id:
         raise not_found()
     number = call.state.number("pipeline")
@@ -242,7 +242,7 @@ def request_job(call: Call) -> Answer:
 def _title(call: Call) -> str:
     title = call.required("title")
     if len(title) > TITLE_MAX:
-        raise message(400, {"title": [f"is too long (maximum is {TITLE_MAX} characters)"]})
+        raise api_error(400, {"title": [f"is too long (maximum is {TITLE_MAX} characters)"]})
     return title
 
 
@@ -250,13 +250,15 @@ def _issue(call: Call) -> Entry:
     found = call.project().issues.get(_iid(call))
     if found is None:
         raise (
-            not_found("Issue") if whole(call["iid"]) is not None else message(400, "400 Bad request - issue_iid is invalid")
+            not_found("Issue")
+            if parse_id(call["iid"]) is not None
+            else api_error(400, "400 Bad request - issue_iid is invalid")
         )
     return found
 
 
 def _iid(call: Call) -> int:
-    return whole(call["iid"]) or 0
+    return parse_id(call["iid"]) or 0
 
 
 def _author(entry: Entry) -> object:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from .settings import TLSTimes
+from .settings import TLSTimeouts
 
 log = logging.getLogger("gateway.edge")
 
@@ -28,20 +28,20 @@ _IN_VAIN = 4
 """If no other process accepts in so many such moments in a row, they hang or are very busy: nothing is left to them until
 one of them does accept, or for ``_ALONE_S``."""
 _ALONE_S = 1.0
-_SHORT_S = 0.05
+_PAUSE_S = 0.05
 """How long to wait before accepting again where file descriptors or memory ran out."""
-_NOBODY = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EINTR})
+_NOTHING_TO_ACCEPT = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EINTR})
 """There is nothing to accept: another process was faster, or the client has gone."""
 
 
 Client = TypeVar("Client", bound=asyncio.BaseProtocol)
 
 
-class Others(Protocol):
+class OtherWorkers(Protocol):
     """The other processes that accept at the same sockets, and what this one lets them know."""
 
     @property
-    def ahead(self) -> bool:
+    def is_busier(self) -> bool:
         """Whether one of them has fewer connections than this process."""
         ...
 
@@ -80,11 +80,11 @@ class Acceptor(Generic[Client]):
         self,
         sockets: Sequence[socket.socket],
         make: Callable[[], Client],
-        others: Others,
+        others: OtherWorkers,
         *,
         missed: Callable[[Client], None],
         context: ssl.SSLContext | None = None,
-        times: TLSTimes | None = None,
+        times: TLSTimeouts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -93,7 +93,7 @@ class Acceptor(Generic[Client]):
         self._others = others
         self._missed = missed
         self._context = context
-        self._times = times or TLSTimes()
+        self._times = times or TLSTimeouts()
         self._clock = clock
         self._left_since: float | None = None
         """Since when a waiting connection has been left to the others; None: none is."""
@@ -101,8 +101,8 @@ class Acceptor(Generic[Client]):
         """How many connections the others had accepted when that was last looked up."""
         self._in_vain = 0
         self._alone_until = 0.0
-        self._short: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._said_short = False
+        self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._has_warned = False
         self._beginning: set[asyncio.Task[None]] = set()
 
     def start(self, backlog: int) -> None:
@@ -110,42 +110,42 @@ class Acceptor(Generic[Client]):
         for bound in self._sockets:
             bound.setblocking(False)
             bound.listen(backlog)
-            self._loop.add_reader(bound, self._look, bound)
+            self._loop.add_reader(bound, self._accept_one, bound)
         self._others.join()
 
     def close(self) -> None:
         """Accept no more. Open connections stay, and so do handshakes that have begun."""
         while self._sockets:
             bound = self._sockets.pop()
-            short = self._short.pop(bound, None)
+            short = self._paused.pop(bound, None)
             if short is not None:
                 short.cancel()
             self._loop.remove_reader(bound)
             bound.close()
         self._others.leave()
 
-    def _look(self, bound: socket.socket) -> None:
+    def _accept_one(self, bound: socket.socket) -> None:
         """Accept one connection that waits there, or leave it. Called in every turn of the loop as long as one waits."""
-        if self._leaves():
+        if self._should_defer():
             os.sched_yield()  # the process that it is left to may be waiting for this very core
             return
         try:
             accepted, _ = bound.accept()
         except OSError as error:
-            if error.errno not in _NOBODY:
-                self._run_short(bound, error)
+            if error.errno not in _NOTHING_TO_ACCEPT:
+                self._pause_accepting(bound, error)
             return
         self._others.accepted()
-        self._said_short = False
+        self._has_warned = False
         # The protocol is made here, so that the connection is counted before the next one is looked for.
         beginning = self._loop.create_task(self._begin(accepted, self._make()), name="accepted")
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
 
-    def _leaves(self) -> bool:
+    def _should_defer(self) -> bool:
         """Whether the waiting connection is left to another process."""
         others = self._others
-        if not others.ahead:
+        if not others.is_busier:
             self._left_since = None
             return False
         now, accepted = self._clock(), others.accepted_by_others
@@ -171,14 +171,14 @@ class Acceptor(Generic[Client]):
         except OSError:  # the client's doing: it left, speaks something other than TLS, or took too long
             self._missed(client)
 
-    def _run_short(self, bound: socket.socket, error: OSError) -> None:
-        """Stop accepting there for ``_SHORT_S``: connections wait meanwhile, for this process or another."""
-        if not self._said_short:
+    def _pause_accepting(self, bound: socket.socket, error: OSError) -> None:
+        """Stop accepting there for ``_PAUSE_S``: connections wait meanwhile, for this process or another."""
+        if not self._has_warned:
             log.warning("no connection can be accepted: %s", error.strerror)
-            self._said_short = True
+            self._has_warned = True
         self._loop.remove_reader(bound)
-        self._short[bound] = self._loop.call_later(_SHORT_S, self._resume, bound)
+        self._paused[bound] = self._loop.call_later(_PAUSE_S, self._resume, bound)
 
     def _resume(self, bound: socket.socket) -> None:
-        del self._short[bound]
-        self._loop.add_reader(bound, self._look, bound)
+        del self._paused[bound]
+        self._loop.add_reader(bound, self._accept_one, bound)

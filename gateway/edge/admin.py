@@ -25,9 +25,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _MAX_BODY_BYTES = 64 << 10
 _PIECE_BYTES = 64 << 10
-BODY_S = 10.0
+BODY_TIMEOUT_S = 10.0
 """How long a request's whole body may take to arrive."""
-PATIENCE_S = 5.0
+SHUTDOWN_TIMEOUT_S = 5.0
 """How long requests in progress may go on when the port closes. aiohttp waits that long twice; its own default, a minute,
 outlasts the patience of service managers."""
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
@@ -41,7 +41,7 @@ class Readiness(msgspec.Struct, frozen=True):
     """Part → ``ok``, ``degraded: why`` or ``down: why``. Degraded parts leave the gateway ready."""
 
 
-class Asked(msgspec.Struct, frozen=True):
+class AdminRequest(msgspec.Struct, frozen=True):
     """One call to an endpoint, by the holder of an admin key."""
 
     who: str
@@ -54,7 +54,7 @@ class Asked(msgspec.Struct, frozen=True):
     body: dict[str, object] = {}
 
 
-class Answer(msgspec.Struct, frozen=True):
+class AdminResponse(msgspec.Struct, frozen=True):
     """An endpoint's answer. ``body`` is sent as JSON; None: there is no body."""
 
     body: object
@@ -75,7 +75,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     method: str
     path: str
-    answer: Callable[[Asked], Awaitable[Answer]]
+    answer: Callable[[AdminRequest], Awaitable[AdminResponse]]
     query: frozenset[str] = frozenset()
     """The query parameters it knows; any other is refused."""
 
@@ -99,7 +99,7 @@ class Admin:
         readiness: Asks the gateway's parts whether they are ready.
         endpoints: The routes behind the admin key.
         monotonic: Seconds.
-        body_s: Takes the place of ``BODY_S``.
+        body_s: Takes the place of ``BODY_TIMEOUT_S``.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Admin:
         readiness: Callable[[], Awaitable[Readiness]],
         endpoints: Iterable[Endpoint] = (),
         monotonic: Callable[[], float] = time.monotonic,
-        body_s: float = BODY_S,
+        body_s: float = BODY_TIMEOUT_S,
     ) -> None:
         self._settings = settings
         self._body_s = body_s
@@ -123,7 +123,7 @@ class Admin:
         self._monotonic = monotonic
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[self._judge], client_max_size=_MAX_BODY_BYTES)
+        app = web.Application(middlewares=[self._check_access], client_max_size=_MAX_BODY_BYTES)
         app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/livez", self._get_livez)
         app.router.add_get("/readyz", self._get_readyz)
@@ -133,11 +133,11 @@ class Admin:
         return app
 
     @web.middleware
-    async def _judge(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _check_access(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if not self._host_allowed(request):
             return _refuse(421, "Misdirected Request")
         if request.path.startswith("/-/") and self._settings.key_hashes and not self._key_allowed(request):
-            return self._stranger(subject(request.remote or ""))
+            return self._refuse_stranger(subject(request.remote or ""))
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -146,7 +146,7 @@ class Admin:
                 response.headers["Allow"] = error.headers["Allow"]
             return response
 
-    def _stranger(self, peer: str) -> web.Response:
+    def _refuse_stranger(self, peer: str) -> web.Response:
         """The answer to a caller without a valid key: 401, or 429 after too many failures.
 
         The key is compared before this, so a caller with a valid one is never held up by others' failures.
@@ -174,7 +174,7 @@ class Admin:
         return isinstance(bound, tuple) and name == bound[0]
 
     def _key_allowed(self, request: web.Request) -> bool:
-        key = _shown_key(request)
+        key = _presented_key(request)
         if not key:
             return False
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
@@ -225,7 +225,7 @@ class Admin:
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     return _refuse(400, "the body is not a JSON object")
             names, query = dict(request.match_info), dict(request.query)
-            asked = Asked(_who(request), request.remote or "", endpoint.method, names, query, body)
+            asked = AdminRequest(_caller_name(request), request.remote or "", endpoint.method, names, query, body)
             try:
                 answer = await endpoint.answer(asked)
             except AdminRefused as refused:
@@ -240,9 +240,9 @@ class Admin:
 
 
 class AdminServer:
-    """The server at the admin port. ``patience_s`` takes the place of ``PATIENCE_S``."""
+    """The server at the admin port. ``patience_s`` takes the place of ``SHUTDOWN_TIMEOUT_S``."""
 
-    def __init__(self, admin: Admin, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, admin: Admin, *, patience_s: float = SHUTDOWN_TIMEOUT_S) -> None:
         application = admin.application()
         application.on_response_prepare.append(self._end_connection)
         self._stopped = False
@@ -288,7 +288,7 @@ def _host_name(host: str) -> str:
     return host.rpartition(":")[0].lower() if ":" in host else host.lower()
 
 
-def _shown_key(request: web.Request) -> str:
+def _presented_key(request: web.Request) -> str:
     """The key in either of the two headers that GitLab's clients use; empty if there is none, or more than one."""
     shown = request.headers.getall("Authorization", []) + request.headers.getall("PRIVATE-TOKEN", [])
     if len(shown) != 1:
@@ -299,8 +299,8 @@ def _shown_key(request: web.Request) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _who(request: web.Request) -> str:
-    return f"admin:{hashlib.sha256(_shown_key(request).encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+def _caller_name(request: web.Request) -> str:
+    return f"admin:{hashlib.sha256(_presented_key(request).encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
 
 
 def _json(status: int, value: object) -> web.Response:

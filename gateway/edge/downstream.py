@@ -18,12 +18,12 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web import RequestPayloadError
 
-from ..asking import Begun
+from ..core.body_timeout import BodyTimeout
 from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import RequestHead, ResponseHead
-from ..core.patience import Patience
 from ..core.status import status_line
-from .presence import close_resets
+from ..pending_answer import Handover
+from .client_socket import set_reset_on_close
 from .tunnel import ClientTunnel
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class ClientBody:
         self._downstream = downstream
         self._payload = payload
         self._idle_s = settings.body_idle_s
-        self._patience = Patience(settings.body_rate, settings.body_slack_s)
+        self._patience = BodyTimeout(settings.body_rate, settings.body_slack_s)
         self.content_length = size
         self._expects = downstream.expects_continue
 
@@ -94,7 +94,7 @@ class ClientBody:
         return chunk
 
 
-def head_of(message: RawRequestMessage, payload: StreamReader, protocol: Connection) -> RequestHead:
+def build_head(message: RawRequestMessage, payload: StreamReader, protocol: Connection) -> RequestHead:
     """Build the head of a parsed message; its framing is what aiohttp's parser decided."""
     length: int | None = None
     has_body = not payload.at_eof() or message.chunked
@@ -125,9 +125,9 @@ class AiohttpDownstream:
         "_protocol",
         "_tunnel",
         "_until_close",
-        "begun",
         "body",
         "expects_continue",
+        "handover",
         "head",
         "keep_alive",
         "received_bytes",
@@ -139,7 +139,7 @@ class AiohttpDownstream:
     def __init__(
         self, head: RequestHead, payload: StreamReader, protocol: Connection, message: RawRequestMessage | None = None
     ) -> None:
-        """``message``: the parsed message that ``head`` was made of (``head_of``); None where the request only repeats
+        """``message``: the parsed message that ``head`` was made of (``build_head``); None where the request only repeats
         octets that were parsed before."""
         self.head = head
         self._protocol = protocol
@@ -156,7 +156,7 @@ class AiohttpDownstream:
         self.version_served = True
         self.expects_continue = False
         self.body: ClientBody | None = None
-        self.begun: Begun | None = None
+        self.handover: Handover | None = None
         if message is not None:
             # An upgrade is declined by answering as if it had not been asked for (RFC 9110 §7.8). What follows the request
             # may be of the other protocol, and aiohttp's parser loses some of it: nothing more is read from such a
@@ -214,7 +214,7 @@ class AiohttpDownstream:
         self.started = True
         transport = self._protocol.transport
         if self._until_close and transport is not None:
-            close_resets(transport, True)
+            set_reset_on_close(transport, True)
         await self._send(data)
 
     async def write(self, chunk: bytes) -> None:
@@ -308,7 +308,7 @@ class AiohttpDownstream:
         transport.set_write_buffer_limits(high=1, low=0)
         if protocol.writing_paused:
             await protocol.drained()
-        close_resets(transport, False)
+        set_reset_on_close(transport, False)
 
 
 Handle = Callable[[AiohttpDownstream], Awaitable[None]]

@@ -15,7 +15,7 @@ from ..core.cache_tags import ALL
 from ..core.errors import Code, Rejection
 from ..core.exchange import Exchange
 from ..core.hook_events import HookEvent, read_event
-from ..core.hook_proof import Deliveries, HookProof
+from ..core.hook_verifier import Deliveries, HookVerifier
 from ..core.messages import ResponseHead
 from ..core.project_names import ProjectNames
 from ..ports import CacheStore, Downstream
@@ -27,7 +27,7 @@ OPERATION = "hook"
 _JSON = (b"Content-Type", b"application/json")
 
 
-class Ledger(Protocol):
+class ExchangeRecorder(Protocol):
     """Where exchanges are recorded (``pipeline.Gateway``)."""
 
     monotonic: Callable[[], float]
@@ -54,14 +54,14 @@ class HookReceiver:
     def __init__(
         self,
         path: str,
-        proof: HookProof,
+        proof: HookVerifier,
         *,
         store: CacheStore,
         watch: HookWatch,
         names: ProjectNames,
         wall: Callable[[], float],
         hold_s: float,
-        ledger: Ledger,
+        recorder: ExchangeRecorder,
         handle: Callable[[Downstream], Awaitable[None]],
     ) -> None:
         self._path = path.encode("ascii")
@@ -71,7 +71,7 @@ class HookReceiver:
         self._names = names
         self._wall = wall
         self._hold_s = hold_s
-        self._ledger = ledger
+        self._recorder = recorder
         self._handle = handle
         self._seen = Deliveries()
         self.purged_total = 0
@@ -83,10 +83,10 @@ class HookReceiver:
         if down.head.target.partition(b"?")[0] != self._path:
             await self._handle(down)
             return
-        x = Exchange(self._ledger.mint_id(), self._ledger.monotonic(), down.head.method, down.head.peer)
+        x = Exchange(self._recorder.mint_id(), self._recorder.monotonic(), down.head.method, down.head.peer)
         x.operation, x.target = OPERATION, self._path
         try:
-            x.status, said, unread = await self._judge(down, x)
+            x.status, said, unread = await self._receive(down, x)
             fields = (_JSON, (b"Allow", b"POST")) if x.status == 405 else (_JSON,)
             await down.respond(ResponseHead(x.status, fields, b""), said, close=unread)
         except (ConnectionError, asyncio.CancelledError):
@@ -97,21 +97,21 @@ class HookReceiver:
             raise
         finally:
             x.bytes_in, x.bytes_out = down.received_bytes, down.sent_bytes
-            self._ledger.observe(x)
+            self._recorder.observe(x)
 
-    async def _judge(self, down: Downstream, x: Exchange) -> tuple[int, bytes, bool]:
+    async def _receive(self, down: Downstream, x: Exchange) -> tuple[int, bytes, bool]:
         """Status, body of the answer, and whether some of the request may be unread: then its connection ends."""
         if down.head.method != "POST":
             return 405, b'{"message":"405 Method Not Allowed"}', True
         fields, now = down.head.fields, self._wall()
-        if not self._proof.needs_body and not self._proof.holds(fields, b"", now):
+        if not self._proof.needs_body and not self._proof.is_authentic(fields, b"", now):
             return self._refused(x)
         try:
-            body = await _whole(down)
+            body = await _read_body(down)
         except Rejection as broken:
             x.code = broken.code.value
             return broken.status, b'{"message":"the webhook did not arrive whole"}', True
-        if self._proof.needs_body and (body is None or not self._proof.holds(fields, body, now)):
+        if self._proof.needs_body and (body is None or not self._proof.is_authentic(fields, body, now)):
             return self._refused(x)
         name = Deliveries.name(fields, body or b"")
         if body is not None and name is not None and name in self._seen:
@@ -120,7 +120,7 @@ class HookReceiver:
         event = read_event(body, self._names) if body is not None else HookEvent("", (ALL,))
         x.principal, x.rule = "gitlab", f"hook:{event.name}" if event.name.isidentifier() else "hook"
         await self._store.purge(event.tags, self._hold_s)
-        await self._watch.heard()
+        await self._watch.record_hook()
         if name is not None:
             self._seen.add(name)
         self.purged_total += 1
@@ -132,7 +132,7 @@ class HookReceiver:
         return 401, b'{"message":"401 Unauthorized"}', True
 
 
-async def _whole(down: Downstream) -> bytes | None:
+async def _read_body(down: Downstream) -> bytes | None:
     """The body; None: it is longer than ``MAX_BODY_BYTES``."""
     if down.body is None:
         return b""

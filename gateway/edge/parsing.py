@@ -49,7 +49,7 @@ def version_not_supported() -> Rejection:
     )
 
 
-def last_octets(head: ResponseHead, body: bytes) -> bytes:
+def render_closing_response(head: ResponseHead, body: bytes) -> bytes:
     """A whole answer as octets, after which the connection ends."""
     parts = [status_line(head.status)]
     for name, value in head.fields:

@@ -22,18 +22,18 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web import PayloadAccessError, RequestPayloadError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from ..asking import Asker, Asking, Begun
 from ..core.errors import Rejection, bad_request, drained
 from ..core.messages import RequestHead
 from ..outbox import Outbox
+from ..pending_answer import AnswerSink, Handover, PendingAnswer
 from ..ports import DRAINED
-from .downstream import AiohttpDownstream, ClientGone, Handle, head_of
-from .parsing import RenderEarly, last_octets, rejection_of, version_not_supported
-from .presence import LOOK_S, Stall, cut, has_left, unsent_bytes
-from .repeats import Repeats
+from .client_connections import ClientConnections
+from .client_socket import LOOK_S, StallTimer, cut, has_left, unsent_bytes
+from .downstream import AiohttpDownstream, ClientGone, Handle, build_head
+from .head_cache import HeadCache
+from .parsing import RenderEarly, rejection_of, render_closing_response, version_not_supported
 from .settings import EdgeSettings
 from .tunnel import ClientTunnel
-from .visitors import Visitors
 
 log = logging.getLogger("gateway.edge")
 
@@ -41,12 +41,12 @@ _BLANK_LINE = b"\r\n\r\n"
 _LAST_WORD_S = 1.0  # how long it may take to refuse a request that draining has ended
 _OVER = PayloadAccessError()  # raised to a late reader of an answered request's body
 
-AtOnce = Callable[[RequestHead, Asker], bytes | Asking | None]
+AtOnce = Callable[[RequestHead, AnswerSink], bytes | PendingAnswer | None]
 """Answers a head like one answered before, without a task: with the whole answer, counted and audited, if nothing has to be
-waited for; else with an ``Asking`` that will tell it to the connection, or with None: the head must be handled."""
+waited for; else with an ``PendingAnswer`` that will tell it to the connection, or with None: the head must be handled."""
 
 
-def _not_at_once(_: RequestHead, __: Asker) -> None:
+def _not_at_once(_: RequestHead, __: AnswerSink) -> None:
     return None
 
 
@@ -56,12 +56,12 @@ class Connection(RequestHandler):
     __slots__ = (
         "_asking",
         "_at_boundary",
-        "_begun",
+        "_first_waiter",
+        "_handover",
         "_head_deadline",
-        "_idle",
-        "_lookout",
+        "_idle_waiter",
+        "_liveness_timer",
         "_octets",
-        "_opening",
         "_server",
         "_tunnel",
         "is_tls",
@@ -80,19 +80,19 @@ class Connection(RequestHandler):
         self.left = False
         self.ticket = 0
         self._head_deadline: asyncio.TimerHandle | None = None
-        self._lookout: asyncio.TimerHandle | None = None
+        self._liveness_timer: asyncio.TimerHandle | None = None
         self._tunnel: ClientTunnel | None = None
         self._at_boundary = True
         """Whether every octet given to the parser belongs to a request that it has reported, and that has no body."""
-        self._asking: tuple[Asking, RequestHead] | None = None
+        self._asking: tuple[PendingAnswer, RequestHead] | None = None
         """A request that ``start`` knows nothing of: buckets or GitLab are being asked on its behalf."""
-        self._begun: Begun | None = None
+        self._handover: Handover | None = None
         """The request in the queue, if it has come some way already."""
-        self._idle: asyncio.Future[None] | None = None
+        self._idle_waiter: asyncio.Future[None] | None = None
         """The waiter during ``_asking``, out of the parser's reach: that request must be answered before any other."""
         self._octets: bytes | None = None
         """All octets of the one request that waits to be served, where they are known."""
-        self._opening: asyncio.Future[None] | None = None
+        self._first_waiter: asyncio.Future[None] | None = None
         """The first waiter, until ``start`` awaits it."""
 
     @property
@@ -104,34 +104,34 @@ class Connection(RequestHandler):
         self.peer = peername[0] if isinstance(peername, tuple) else "unix:"
         self.is_tls = transport.get_extra_info("sslcontext") is not None
         # Made here, because the first request may come before the task that waits for it has begun.
-        self._opening = self._waiter = self._loop.create_future()
+        self._first_waiter = self._waiter = self._loop.create_future()
         super().connection_made(transport)
-        if not self._server.visitors.admit(self):
+        if not self._server.client_connections.admit(self):
             self.abort()
             return
         self._arm_head_deadline()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm_head_deadline()
-        if self._lookout is not None:
-            self._lookout.cancel()
+        if self._liveness_timer is not None:
+            self._liveness_timer.cancel()
         if self._tunnel is not None:
             self._tunnel.lost()
             self._task_handler = None  # not cancelled: the relay has been told, and may know better which side ended it
         asking, self._asking = self._asking, None
         if asking is not None:
             asking[0].leave()
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            begun.leave()
-        self._server.visitors.leave(self)
+        handover, self._handover = self._handover, None
+        if handover is not None:
+            handover.leave()
+        self._server.client_connections.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:
             self._tunnel.feed(data)
             return
-        if self._at_boundary and self._repeats(data):
+        if self._at_boundary and self._take_known_head(data):
             return
         known_start = self._at_boundary and not self._messages
         if self._close and self._request_in_progress and not self._force_close:
@@ -142,7 +142,7 @@ class Connection(RequestHandler):
         else:
             super().data_received(data)
         self._note_boundary(data, known_start=known_start)
-        self._tell_broken_body()
+        self._wake_body_reader()
         if self._head_deadline is not None:
             # The waiter is done (or gone) as soon as one whole head has been parsed.
             waiter = self._waiter
@@ -151,13 +151,13 @@ class Connection(RequestHandler):
         elif data and self._waiting_for_head():
             self._arm_head_deadline()
 
-    def _repeats(self, data: bytes) -> bool:
+    def _take_known_head(self, data: bytes) -> bool:
         """Take a request whose octets were understood before, without the parser; False: the parser must read it."""
         waiter = self._waiter
         if waiter is None or waiter.done() or self._close or self._force_close:
             return False  # a request is being served, and the next one waits its turn in the parser's queue
         server = self._server
-        head = server.repeats.head(data, self.peer, tls=self.is_tls)
+        head = server.head_cache.head(data, self.peer, tls=self.is_tls)
         if head is None:
             return False
         if self._head_deadline is not None:
@@ -170,11 +170,11 @@ class Connection(RequestHandler):
                 server.requests_count += 1
                 assert self.transport is not None, "octets came over it"
                 server.outbox.put(self.transport, answer)
-                self._rest()
+                self._go_idle()
                 return True
             if answer is not None:
                 self._asking = (answer, head)
-                self._idle, self._waiter = waiter, None
+                self._idle_waiter, self._waiter = waiter, None
                 return True
         self._messages.append((head, EMPTY_PAYLOAD))  # type: ignore[arg-type]  # ``start`` tells the two apart
         waiter.set_result(None)
@@ -185,13 +185,13 @@ class Connection(RequestHandler):
     def is_gone(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
-    def told(self, octets: bytes | None, begun: Begun | None = None) -> None:
+    def told(self, octets: bytes | None, handover: Handover | None = None) -> None:
         asking, self._asking = self._asking, None
-        waiter = self._waiter = self._idle
+        waiter = self._waiter = self._idle_waiter
         if asking is None or waiter is None or waiter.done():
             return  # the connection was lost meanwhile
         if octets is None:
-            self._begun = begun
+            self._handover = handover
             self._messages.appendleft((asking[1], EMPTY_PAYLOAD))  # type: ignore[arg-type]  # as above
             waiter.set_result(None)
             return
@@ -201,11 +201,11 @@ class Connection(RequestHandler):
         server.outbox.put(self.transport, octets)
         if self._close:
             server.outbox.flush()
-            server.visitors.see_off(self, self.transport)
+            server.client_connections.close_gracefully(self, self.transport)
         elif self._messages:
             waiter.set_result(None)
         else:
-            self._rest()
+            self._go_idle()
 
     def _note_boundary(self, data: bytes, *, known_start: bool) -> None:
         """Note whether the parser has nothing left over: a read that yielded one request without a body, and that ends with
@@ -220,7 +220,7 @@ class Connection(RequestHandler):
         )
         self._octets = data if self._at_boundary and known_start else None
 
-    def _tell_broken_body(self) -> None:
+    def _wake_body_reader(self) -> None:
         """Wake the reader of a broken body: the parser queues its error behind the request in progress, unseen."""
         current = self._current_request
         if current is not None and self._messages and isinstance(self._messages[-1][0], _ErrInfo):
@@ -256,11 +256,11 @@ class Connection(RequestHandler):
     def _pause_transport_reading(self) -> None:
         """Pause as aiohttp does, for whatever reason; from now on, check now and then whether the client is still there."""
         super()._pause_transport_reading()
-        if self._lookout is None:
-            self._lookout = self._loop.call_later(LOOK_S, self._look_out)
+        if self._liveness_timer is None:
+            self._liveness_timer = self._loop.call_later(LOOK_S, self._check_liveness)
 
-    def _look_out(self) -> None:
-        self._lookout = None
+    def _check_liveness(self) -> None:
+        self._liveness_timer = None
         transport = self.transport
         if transport is None or transport.is_closing() or not (self._reading_paused or self._buffer_paused):
             return
@@ -268,7 +268,7 @@ class Connection(RequestHandler):
         if has_left(transport, whole=current.whole if current is not None else self._asking is not None):
             self.abort()
         else:
-            self._lookout = self._loop.call_later(LOOK_S, self._look_out)
+            self._liveness_timer = self._loop.call_later(LOOK_S, self._check_liveness)
 
     def take_over(self) -> ClientTunnel:
         """Make the connection a tunnel: all further octets are the tunnel's, beginning with those behind the handshake."""
@@ -291,7 +291,7 @@ class Connection(RequestHandler):
         self._server.outbox.flush()
         self.close()
         task = self._task_handler
-        if task is not None and (self._request_in_progress or self._asking is not None or self._begun is not None):
+        if task is not None and (self._request_in_progress or self._asking is not None or self._handover is not None):
             done, _ = await asyncio.wait([task], timeout=timeout)
             asking, self._asking = self._asking, None
             if asking is not None:
@@ -307,9 +307,9 @@ class Connection(RequestHandler):
                     await asyncio.wait([task], timeout=_LAST_WORD_S)
         self.force_close()
 
-    def owes(self, transport: asyncio.Transport) -> bool:
-        """See ``visitors.Visitor``."""
-        busy = self._request_in_progress or self._asking is not None or self._begun is not None
+    def has_pending_answer(self, transport: asyncio.Transport) -> bool:
+        """See ``client_connections.ClientConnection``."""
+        busy = self._request_in_progress or self._asking is not None or self._handover is not None
         return busy or self._task_handler is None or unsent_bytes(transport) > 0
 
     def force_close(self) -> None:
@@ -318,7 +318,7 @@ class Connection(RequestHandler):
         transport = self.transport
         super().force_close()
         if transport is not None and not self.left:
-            self._server.visitors.see_off(self, transport)
+            self._server.client_connections.close_gracefully(self, transport)
 
     def abort(self) -> None:
         """Cut the connection; framing or a reset (``presence``) keeps an answer cut short from passing for whole."""
@@ -330,7 +330,7 @@ class Connection(RequestHandler):
     async def drained(self) -> None:
         """Wait until there is room for more; a client that takes no octet for ``write_stall_s`` is cut off."""
         while self.writing_paused and self.transport is not None:
-            with Stall(self._loop, self.transport, self.settings.write_stall_s, self.abort):
+            with StallTimer(self._loop, self.transport, self.settings.write_stall_s, self.abort):
                 await self._drain_helper()
         if self.transport is None:
             raise ClientGone("client gone")
@@ -345,7 +345,7 @@ class Connection(RequestHandler):
         loop = self._loop
         server = self._server
         while not self._force_close:
-            opening, self._opening = self._opening, None
+            opening, self._first_waiter = self._first_waiter, None
             if opening is None and not self._messages:
                 opening = self._waiter = loop.create_future()
             if opening is not None:
@@ -354,7 +354,7 @@ class Connection(RequestHandler):
                 finally:
                     self._waiter = None
             server.outbox.flush()  # answers made without this task go out before what it will write
-            queued: Any = self._messages.popleft()  # what the parser found, or a head that ``_repeats`` knew
+            queued: Any = self._messages.popleft()  # what the parser found, or a head that ``_take_known_head`` knew
             message, payload = queued
             repeated = type(message) is RequestHead
             if self._parser is not None and not repeated:
@@ -367,12 +367,12 @@ class Connection(RequestHandler):
                 break
             if repeated:
                 downstream = AiohttpDownstream(message, payload, self)
-                downstream.begun, self._begun = self._begun, None
+                downstream.handover, self._handover = self._handover, None
             else:
-                downstream = AiohttpDownstream(head_of(message, payload, self), payload, self, message)
+                downstream = AiohttpDownstream(build_head(message, payload, self), payload, self, message)
                 octets, self._octets = self._octets, None
                 if octets is not None and downstream.repeatable:
-                    downstream.head = server.repeats.keep(octets, downstream.head)
+                    downstream.head = server.head_cache.keep(octets, downstream.head)
             self._current_request = downstream  # type: ignore[assignment]  # our own stand-in for BaseRequest
             self._request_in_progress = True
             try:
@@ -400,13 +400,13 @@ class Connection(RequestHandler):
             # Otherwise an idle connection would hold on to its last request: some kilobytes, for each of a thousand.
             del queued, message, payload, downstream
             octets = None
-            self._rest()
+            self._go_idle()
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
-                self._server.visitors.see_off(self, self.transport)
+                self._server.client_connections.close_gracefully(self, self.transport)
 
-    def _rest(self) -> None:
+    def _go_idle(self) -> None:
         """Let the connection be idle until the next request comes, for ``idle_s`` at most."""
         self._keepalive = True
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
@@ -429,7 +429,7 @@ class Connection(RequestHandler):
     def _write_early(self, rejection: Rejection) -> None:
         head, body = self._server.render_early(rejection, self.peer)
         if self.transport is not None:
-            self.transport.write(last_octets(head, body))
+            self.transport.write(render_closing_response(head, body))
 
 
 class TrafficServer(web.Server):
@@ -438,26 +438,26 @@ class TrafficServer(web.Server):
     def __init__(
         self, handle: Handle, render_early: RenderEarly, settings: EdgeSettings, at_once: AtOnce = _not_at_once
     ) -> None:
-        super().__init__(_never, handler_cancellation=True)
+        super().__init__(_no_handler, handler_cancellation=True)
         self._handle = handle
         self.settings = settings
         self.render_early = render_early
         self.at_once = at_once
         marked_bytes = settings.field_bytes if settings.sets_correlation_aside else 0
-        self.repeats = Repeats(target_bytes=settings.target_bytes, marked_bytes=marked_bytes)
+        self.head_cache = HeadCache(target_bytes=settings.target_bytes, marked_bytes=marked_bytes)
         self.outbox = Outbox(self._loop)
         """Holds the answers to requests that needed no task."""
         self.draining = False
-        self.visitors = Visitors(self._loop, settings)
+        self.client_connections = ClientConnections(self._loop, settings)
         self.slow_heads = 0
         self.tunnels: set[ClientTunnel] = set()
         self.tunnel_bytes_in = 0
         self.tunnel_bytes_out = 0
-        self._protocol_options = settings.of_aiohttp()
+        self._protocol_options = settings.aiohttp_options()
 
     def __call__(self) -> Connection:
         connection = Connection(self, self.settings, loop=self._loop, **self._protocol_options)
-        connection.ticket = self.visitors.accept()
+        connection.ticket = self.client_connections.accept()
         return connection
 
     async def serve(self, downstream: AiohttpDownstream) -> None:
@@ -473,9 +473,9 @@ class TrafficServer(web.Server):
         answers slowly: what a transport still holds would be lost with the process."""
         ends_at = self._loop.time() + (timeout or 0.0)
         here: dict[Any, Any] = dict(self._connections)
-        owed = [connection for connection, transport in here.items() if connection.owes(transport)]
+        owed = [connection for connection, transport in here.items() if connection.has_pending_answer(transport)]
         await super().shutdown(timeout)
-        await self.visitors.gone(owed, here, ends_at)
+        await self.client_connections.wait_closed(owed, here, ends_at)
         for transport in here.values():
             cut(transport)  # not closed: an answer cut short must not pass for whole
 
@@ -491,10 +491,10 @@ class TrafficServer(web.Server):
         loop = asyncio.get_running_loop()
         if path is not None:
             return await loop.create_unix_server(self, path, ssl=ssl_context, backlog=1024)
-        times = self.settings.of_tls(ssl_context)
+        times = self.settings.tls_timeouts(ssl_context)
         return await loop.create_server(self, host, port, ssl=ssl_context, backlog=1024, reuse_address=True, **times)
 
 
-async def _never(_request: Any) -> Any:
+async def _no_handler(_request: Any) -> Any:
     """Stand in for the handler that aiohttp requires: ``Connection.start`` calls ours."""
     raise AssertionError("Connection.start serves")

@@ -8,14 +8,14 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from ..core.patience import MOST_S
+from ..core.body_timeout import MOST_S
 
 
 def _no_peer(_: str) -> bool:
     return False
 
 
-class TLSTimes(TypedDict, total=False):
+class TLSTimeouts(TypedDict, total=False):
     """TLS timeouts in seconds, by the names of asyncio's parameters."""
 
     ssl_handshake_timeout: float
@@ -49,7 +49,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     sets_correlation_aside: bool = True
     """Whether fields that mark a single request, on which no answer depends, are set aside (``core.correlation``)."""
 
-    def of_aiohttp(self) -> dict[str, Any]:
+    def aiohttp_options(self) -> dict[str, Any]:
         """These settings as arguments of aiohttp's protocol."""
         return {
             "access_log": None,
@@ -64,7 +64,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
             "read_bufsize": 64 * 1024,
         }
 
-    def of_tls(self, context: ssl.SSLContext | None) -> TLSTimes:
+    def tls_timeouts(self, context: ssl.SSLContext | None) -> TLSTimeouts:
         """TLS timeouts as arguments of ``create_server``, where there is a context. asyncio's own timeout for the shutdown,
         30 s, would cut off a client that reads slowly."""
         if context is None:

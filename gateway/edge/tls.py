@@ -17,7 +17,7 @@ class ListenerTls:
     def __init__(self, cert_file: str, key_file: str) -> None:
         self._cert_file = cert_file
         self._key_file = key_file
-        self.context = _Newest(self._load())
+        self.context = _SwappableContext(self._load())
         self.expires_at = certificate_end(cert_file)
         """When the certificate that new connections are shown expires, in Unix seconds; ``inf``: not known."""
 
@@ -72,7 +72,7 @@ def _unreadable(*files: str) -> str:
     return next((file for file in files if not os.access(file, os.R_OK)), " or ".join(files))
 
 
-class _Newest(ssl.SSLContext):
+class _SwappableContext(ssl.SSLContext):
     """The context that event loops make connections with; it has no certificate itself.
 
     A single context that loaded a new pair would keep the old one beside it where the two keys are of different types, and

@@ -20,14 +20,14 @@ from ..core.messages import Fields, ResponseHead, first
 from ..core.token_request import (
     ACCESS_TOKEN,
     MAX_BODY_BYTES,
-    Granted,
+    TokenGrant,
     TokenRefused,
     TokenRequest,
     not_accepted,
     read_token_request,
 )
 from ..ports import DRAINED, Downstream, KeyRefused, StoreUnavailable
-from .hooks import Ledger
+from .hooks import ExchangeRecorder
 
 PATH = b"/-/gateway/token"
 OPERATION = "token exchange"
@@ -46,7 +46,7 @@ _UNAVAILABLE = "temporarily_unavailable"
 class Exchanger(Protocol):
     """Judges workloads' tokens and issues credentials for them."""
 
-    async def exchange(self, asked: TokenRequest, peer: str) -> Granted:
+    async def exchange(self, asked: TokenRequest, peer: str) -> TokenGrant:
         """Issue a credential for the token in ``asked``. Raises Rejection, KeyRefused or StoreUnavailable."""
         ...
 
@@ -76,14 +76,14 @@ class TokenEndpoint:
         hosts: frozenset[bytes] = frozenset(),
         *,
         admit: Callable[[Exchange], Awaitable[None]],
-        ledger: Ledger,
+        recorder: ExchangeRecorder,
         handle: Callable[[Downstream], Awaitable[None]],
     ) -> None:
         self._exchanger = exchanger
         self._peers = peers
         self._hosts = hosts
         self._admit = admit
-        self._ledger = ledger
+        self._recorder = recorder
         self._handle = handle
 
     async def handle(self, down: Downstream) -> None:
@@ -93,10 +93,10 @@ class TokenEndpoint:
             return
         head = down.head
         peer = self._peers.client(head.peer, head.fields)
-        x = Exchange(self._ledger.mint_id(), self._ledger.monotonic(), head.method, peer)
+        x = Exchange(self._recorder.mint_id(), self._recorder.monotonic(), head.method, peer)
         x.operation, x.target = OPERATION, PATH
         try:
-            await self._tell(down, x, await self._answer(down, peer, x))
+            await self._send_answer(down, x, await self._answer(down, peer, x))
         except (ConnectionError, asyncio.CancelledError) as gone:
             if gone.args != (DRAINED,):
                 x.status, x.aborted = 499, "client"
@@ -104,16 +104,18 @@ class TokenEndpoint:
                 x.code, x.aborted = Code.DRAINING.value, "gateway"
             else:
                 x.code = Code.DRAINING.value
-                await self._tell(down, x, _refused(503, _UNAVAILABLE, "the gateway is shutting down: try again", _LATER))
+                await self._send_answer(
+                    down, x, _refused(503, _UNAVAILABLE, "the gateway is shutting down: try again", _LATER)
+                )
             raise
         except Exception:
             x.status, x.code = 500, Code.INTERNAL.value  # our own fault, which ends the connection
             raise
         finally:
             x.bytes_in, x.bytes_out = down.received_bytes, down.sent_bytes
-            self._ledger.observe(x)
+            self._recorder.observe(x)
 
-    async def _tell(self, down: Downstream, x: Exchange, answer: _Answer) -> None:
+    async def _send_answer(self, down: Downstream, x: Exchange, answer: _Answer) -> None:
         x.status = answer.status
         fields = (*_FIELDS, *answer.fields, (b"X-Gateway-Request-Id", x.request_id.encode("ascii")))
         await down.respond(ResponseHead(answer.status, fields), msgspec.json.encode(answer.said), close=True)
@@ -132,7 +134,7 @@ class TokenEndpoint:
             return _refused(503, _UNAVAILABLE, "no credential can be stored at the moment", _LATER)
         except Rejection as rejection:
             x.code = rejection.code.value
-            return _of(rejection)
+            return _answer_rejection(rejection)
         x.principal, x.principal_kind = granted.principal.id, granted.principal.kind.value
         x.identity, x.team = granted.principal.identity, granted.principal.team
         x.credential_fingerprint = granted.principal.fingerprint
@@ -145,7 +147,7 @@ class TokenEndpoint:
         }
         return _Answer(200, said)
 
-    async def _grant(self, down: Downstream, peer: str, x: Exchange) -> Granted:
+    async def _grant(self, down: Downstream, peer: str, x: Exchange) -> TokenGrant:
         head = down.head
         judge_fields(head.fields)
         judge_framing(head.fields, http_10=head.http_10)
@@ -153,13 +155,13 @@ class TokenEndpoint:
             raise Rejection(Code.MISDIRECTED, 421, "421 Misdirected Request", close=True)
         if head.target != PATH:
             raise TokenRefused("invalid_request", "parameters must be in the body, where no log shows them")
-        body = await _whole(down)
+        body = await _read_body(down)
         asked = read_token_request((first(head.fields, b"content-type") or b"").decode("latin-1"), body)
         await self._admit(x)
         return await self._exchanger.exchange(asked, peer)
 
 
-async def _whole(down: Downstream) -> bytes:
+async def _read_body(down: Downstream) -> bytes:
     if down.body is None:
         return b""
     pieces = bytearray()
@@ -173,7 +175,7 @@ async def _whole(down: Downstream) -> bytes:
     raise TokenRefused("invalid_request", f"the body is longer than {MAX_BODY_BYTES} octets")
 
 
-def _of(rejection: Rejection) -> _Answer:
+def _answer_rejection(rejection: Rejection) -> _Answer:
     if rejection.code is Code.UNAUTHENTICATED:
         refused = not_accepted()
         return _refused(400, refused.error, str(refused))

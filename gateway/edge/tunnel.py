@@ -13,7 +13,7 @@ _HIGH_BYTES = 128 * 1024
 _LOW_BYTES = 32 * 1024
 
 
-class Line(Protocol):
+class TunnelConnection(Protocol):
     """What a tunnel needs of its connection."""
 
     transport: asyncio.Transport | None
@@ -23,7 +23,7 @@ class Line(Protocol):
     async def drained(self) -> None: ...
 
 
-class Tally(Protocol):
+class TunnelCounters(Protocol):
     """Counts the octets of all tunnels."""
 
     tunnel_bytes_in: int
@@ -35,10 +35,10 @@ class ClientTunnel:
 
     __slots__ = (
         "_chunks",
+        "_connection",
+        "_counters",
         "_ended",
-        "_line",
         "_paused",
-        "_tally",
         "_waiter",
         "buffered",
         "half_closes",
@@ -47,13 +47,13 @@ class ClientTunnel:
         "sent",
     )
 
-    def __init__(self, line: Line, tally: Tally, early: bytes = b"") -> None:
-        self._line = line
-        self._tally = tally
+    def __init__(self, connection: TunnelConnection, counters: TunnelCounters, early: bytes = b"") -> None:
+        self._connection = connection
+        self._counters = counters
         self._chunks: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = self._paused = False
-        self.half_closes = line.transport is not None and line.transport.can_write_eof()
+        self.half_closes = connection.transport is not None and connection.transport.can_write_eof()
         self.over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.buffered = self.received = self.sent = 0
         if early:
@@ -75,25 +75,25 @@ class ClientTunnel:
         self.buffered -= len(chunk)
         if self._paused and self.buffered <= _LOW_BYTES:
             self._paused = False
-            transport = self._line.transport
+            transport = self._connection.transport
             if transport is not None and not transport.is_closing():
                 transport.resume_reading()
         return chunk
 
     async def write(self, chunk: bytes) -> None:
         """Send to the client, with back-pressure. Raises ConnectionError when the client is gone."""
-        transport = self._line.transport
+        transport = self._connection.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("client gone")
         transport.write(chunk)
         self.sent += len(chunk)
-        self._tally.tunnel_bytes_out += len(chunk)
-        if self._line.writing_paused:
-            await self._line.drained()
+        self._counters.tunnel_bytes_out += len(chunk)
+        if self._connection.writing_paused:
+            await self._connection.drained()
 
     def write_eof(self) -> None:
         """Half-close. TLS can't: there the client is no longer listened to, and its connection ends with the tunnel."""
-        transport = self._line.transport
+        transport = self._connection.transport
         if transport is None or transport.is_closing():
             return
         if self.half_closes:
@@ -105,7 +105,7 @@ class ClientTunnel:
         """Close the connection once what was written has gone out. Idempotent."""
         self._chunks.clear()
         self.buffered = 0
-        transport = self._line.transport
+        transport = self._connection.transport
         if transport is not None and not transport.is_closing():
             transport.close()  # the connection sees its client off, which may take a while
 
@@ -117,9 +117,9 @@ class ClientTunnel:
         self._chunks.append(data)
         self.buffered += len(data)
         self.received += len(data)
-        self._tally.tunnel_bytes_in += len(data)
+        self._counters.tunnel_bytes_in += len(data)
         self._wake()
-        transport = self._line.transport
+        transport = self._connection.transport
         if self.buffered > _HIGH_BYTES and not self._paused and transport is not None and not transport.is_closing():
             self._paused = True
             transport.pause_reading()
@@ -132,13 +132,13 @@ class ClientTunnel:
     def lost(self) -> None:
         """Note that the connection is gone. Over TLS that is how a client ends its side."""
         whole = self._ended and not (self.half_closes or self._chunks)  # octets still unread are cut off
-        self._is_over(Ending.BOTH if whole else Ending.CLIENT)
+        self._set_ending(Ending.BOTH if whole else Ending.CLIENT)
 
     def stop(self) -> None:
         """End the tunnel because the gateway drains."""
-        self._is_over(Ending.GATEWAY)
+        self._set_ending(Ending.GATEWAY)
 
-    def _is_over(self, ending: Ending) -> None:
+    def _set_ending(self, ending: Ending) -> None:
         if not self.over.done():
             self.over.set_result(ending)
 

@@ -23,32 +23,32 @@ import msgspec
 
 from ..core.access import Principal, PrincipalKind
 from ..core.catalogue import Operation
-from ..core.credentials import Claim, Kind, second_token, two_credentials
+from ..core.credentials import Claim, CredentialKind, is_second_token, two_credentials
 from ..core.errors import Code, Rejection, Source, unauthenticated
 from ..core.gateway_key import holds_gateway_key, is_gateway_key, is_well_formed
 from ..core.messages import RequestHead
 from ..core.peer_guard import PeerGuard, subject
 from ..core.secret import Secret, fingerprint, keyed_hash
 from ..ports import NotAnswering, StoreUnavailable
-from .gitlab_tokens import OwnTokens, presentation
+from .gitlab_tokens import GitlabTokens, presentation
 from .keys import GatewayKeys
 from .lookups import Lookups, Memo, Recall
-from .passthrough import falls_back, passthrough_for
+from .passthrough import fallback_passthrough, passthrough_for
 from .settings import IdentitySettings, Networks, Passthrough
 
 if TYPE_CHECKING:  # a JOSE library, for those who configured an issuer
-    from .workloads import Workloads
+    from .workloads import WorkloadTokens
 
 _MAX_FLIGHTS = 1000
 """How many credentials may be looked up or wait for their turn; beyond that, nobody would be answered in time."""
 _MAX_BOUNDS = 1000
 """How many different lists of keys' networks are remembered in parsed form."""
 _RETRY_AFTER_S = 5
-_NONE = Kind.NONE  # bound once: looking up an enum's member takes as long as looking into memory
-_VERIFIABLE = frozenset({Kind.TOKEN, Kind.JOB_TOKEN, Kind.BASIC})
+_NONE = CredentialKind.NONE  # bound once: looking up an enum's member takes as long as looking into memory
+_VERIFIABLE = frozenset({CredentialKind.TOKEN, CredentialKind.JOB_TOKEN, CredentialKind.BASIC})
 
 
-class _RanDry(Exception):  # noqa: N818 — never leaves this module
+class _PeerExhausted(Exception):  # noqa: N818 — never leaves this module
     """The peer that started a lookup had used up its failed logins when its turn came."""
 
 
@@ -57,9 +57,9 @@ class _Lookup(msgspec.Struct, frozen=True):
 
     flight: tuple[bytes, bool]
     ask: Callable[[], Coroutine[Any, Any, Principal | None]]
-    stand_in: Callable[[], Principal | None]
+    last_known_good: Callable[[], Principal | None]
     slots: asyncio.Semaphore
-    counts: bool = True
+    counts_as_failure: bool = True
     """Whether finding nothing is a failed login."""
 
 
@@ -74,9 +74,9 @@ class PrincipalAuthenticator:
         self,
         settings: IdentitySettings,
         keys: GatewayKeys,
-        tokens: OwnTokens | None,
+        tokens: GitlabTokens | None,
         guard: PeerGuard,
-        workloads: Workloads | None = None,
+        workloads: WorkloadTokens | None = None,
         *,
         process_key: bytes,
         fingerprint_key: bytes,
@@ -110,22 +110,22 @@ class PrincipalAuthenticator:
     async def authenticate(self, claim: Claim, operation: Operation, head: RequestHead) -> Principal:
         kind = claim.kind
         if claim.beside:
-            self._judge_beside(claim, operation, head.peer)
+            self._judge_query_tokens(claim, operation, head.peer)
         if kind is _NONE:
             return self._without_credential(operation, head.peer)
         text = claim.secret.reveal()
-        if claim.stays and self._is_ours(text):
+        if claim.stays_in_target and self._is_ours(text):
             raise self._failure(head.peer)  # it would be shown to GitLab
         if is_gateway_key(text):
             return await self._by_key(claim, head.peer)
-        if self._workloads is not None and self._workloads.may_be_one(text):
+        if self._workloads is not None and self._workloads.may_be_token(text):
             found = await self._by_workload(self._workloads, claim, head.peer)
             if found is not None:
                 return found
-        if self._opens(passthrough_for(kind, operation)):
+        if self._allows_passthrough(passthrough_for(kind, operation)):
             if self._holds_ours(claim):
                 raise self._failure(head.peer)
-            if kind is Kind.BASIC:
+            if kind is CredentialKind.BASIC:
                 # GitLab bans an address, here ours, after some thirty failed Basic logins: our own limit must come first.
                 self._refuse_repeated_failure(head.peer)
             return self._pass_through(claim, head.peer)
@@ -137,45 +137,51 @@ class PrincipalAuthenticator:
         if claim.beside:
             return None
         if claim.kind is _NONE:
-            named = principal.kind is PrincipalKind.ANONYMOUS and not self._opens(passthrough_for(_NONE, operation))
+            named = principal.kind is PrincipalKind.ANONYMOUS and not self._allows_passthrough(
+                passthrough_for(_NONE, operation)
+            )
             return (lambda: principal) if named else None
         text = claim.secret.reveal()
         if is_gateway_key(text):
             return functools.partial(self._keys.recall, claim.secret.keyed(self._process_key))
-        if self._workloads is not None and self._workloads.may_be_one(text):
+        if self._workloads is not None and self._workloads.may_be_token(text):
             return functools.partial(self._workloads.recall, keyed_hash(self._process_key, text))
-        if self._tokens is None or claim.kind not in _VERIFIABLE or self._opens(passthrough_for(claim.kind, operation)):
+        if (
+            self._tokens is None
+            or claim.kind not in _VERIFIABLE
+            or self._allows_passthrough(passthrough_for(claim.kind, operation))
+        ):
             return None
         return functools.partial(self._tokens.recall, self._token_key(claim), may_be_job=operation.job_token)
 
     async def authenticate_workload(self, token: Secret, peer: str) -> Principal:
         """The principal of a workload's token; nothing else will do. Raises as ``authenticate``."""
         found = None
-        if self._workloads is not None and self._workloads.may_be_one(token.reveal()):
-            found = await self._by_workload(self._workloads, Claim(Kind.TOKEN, token), peer)
+        if self._workloads is not None and self._workloads.may_be_token(token.reveal()):
+            found = await self._by_workload(self._workloads, Claim(CredentialKind.TOKEN, token), peer)
         if found is None:
             raise self._failure(peer)
         return found
 
-    async def still_knows(self, claim: Claim) -> bool:
+    async def still_accepts(self, claim: Claim) -> bool:
         text = claim.secret.reveal()
         if is_gateway_key(text):
             key = claim.secret.keyed(self._process_key)
-            found, lookup = self._keys.recall(key), functools.partial(self._of_key, key, claim)
+            found, lookup = self._keys.recall(key), functools.partial(self._key_lookup, key, claim)
         elif self._workloads is not None:
             key = keyed_hash(self._process_key, text)
             found = self._workloads.recall(key)
-            lookup = functools.partial(self._of_workload, self._workloads, key, claim, is_stranger=False)
+            lookup = functools.partial(self._workload_lookup, self._workloads, key, claim, is_stranger=False)
         else:
             return False
-        if found is Recall.ASK or found is Recall.REFRESH:
+        if found is Recall.UNKNOWN or found is Recall.STALE:
             try:
                 found = await self._look_up(lookup(), "", is_stranger=False)
             except Rejection:
                 return True
         return isinstance(found, Principal)
 
-    def refused_upstream(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
+    def report_401(self, claim: Claim, principal: Principal, head: RequestHead) -> None:
         if principal.kind is PrincipalKind.GITLAB_TOKEN and self._tokens is not None:
             self._tokens.forget(self._token_key(claim))
         elif principal.kind is PrincipalKind.PASSTHROUGH and self._was_a_login(claim):
@@ -191,17 +197,17 @@ class PrincipalAuthenticator:
         if self._workloads is not None:
             await self._workloads.close()
 
-    def _judge_beside(self, claim: Claim, operation: Operation, peer: str) -> None:
+    def _judge_query_tokens(self, claim: Claim, operation: Operation, peer: str) -> None:
         """Judge the query's tokens beside the claim. They go up, so none may be one of ours, or a second credential."""
         if any(self._is_ours(token.reveal()) or self._holds_workloads(token.reveal()) for token in claim.beside):
             raise self._failure(peer)
-        if second_token(claim.kind, operation, brokered=self._is_ours(claim.secret.reveal())):
+        if is_second_token(claim.kind, operation, brokered=self._is_ours(claim.secret.reveal())):
             raise two_credentials()
 
     # The sources
 
     def _without_credential(self, operation: Operation, peer: str) -> Principal:
-        if self._opens(passthrough_for(Kind.NONE, operation)):
+        if self._allows_passthrough(passthrough_for(CredentialKind.NONE, operation)):
             return Principal(id=f"passthrough:{subject(peer)}", kind=PrincipalKind.PASSTHROUGH, identity="passthrough")
         anonymous = self._settings.anonymous
         if anonymous is None or peer not in anonymous.networks:
@@ -218,25 +224,25 @@ class PrincipalAuthenticator:
         key = claim.secret.keyed(self._process_key)
         found = self._keys.recall(key)
         # What cannot be a key costs no lookup; one that is remembered does not even cost the checksum.
-        if found is Recall.REFRESH or (found is Recall.ASK and is_well_formed(claim.secret.reveal())):
-            found = await self._look_up(self._of_key(key, claim), peer, is_stranger=found is Recall.ASK)
+        if found is Recall.STALE or (found is Recall.UNKNOWN and is_well_formed(claim.secret.reveal())):
+            found = await self._look_up(self._key_lookup(key, claim), peer, is_stranger=found is Recall.UNKNOWN)
             if not isinstance(found, Principal):
                 raise unauthenticated()
         if not isinstance(found, Principal) or peer not in self._networks[found.identity]:
             raise self._failure(peer)
-        if found.cidr and peer not in self._bound(found.cidr):
+        if found.cidr and peer not in self._networks_for(found.cidr):
             raise self._failure(peer)
         return found
 
-    def _of_key(self, key: bytes, claim: Claim) -> _Lookup:
+    def _key_lookup(self, key: bytes, claim: Claim) -> _Lookup:
         return _Lookup(
             flight=(key, False),
             ask=lambda: self._keys.look_up(key, claim.secret),
-            stand_in=lambda: self._keys.stand_in(key),
+            last_known_good=lambda: self._keys.last_known_good(key),
             slots=self._key_slots,
         )
 
-    def _bound(self, cidr: tuple[str, ...]) -> Networks:
+    def _networks_for(self, cidr: tuple[str, ...]) -> Networks:
         """The networks of one key. Remembered with a bound; ``cidr`` was judged when the key was made."""
         networks = self._key_networks.get(cidr)
         if networks is None:
@@ -244,17 +250,17 @@ class PrincipalAuthenticator:
             self._key_networks.put(cidr, networks)
         return networks
 
-    async def _by_workload(self, workloads: Workloads, claim: Claim, peer: str) -> Principal | None:
+    async def _by_workload(self, workloads: WorkloadTokens, claim: Claim, peer: str) -> Principal | None:
         """The principal of a workload's token; None: a JWT of somebody else's, which may mean something to GitLab."""
         key = keyed_hash(self._process_key, claim.secret.reveal())
         found = workloads.recall(key)
-        if found is Recall.ASK and not workloads.is_ours(claim.secret.reveal()):
+        if found is Recall.UNKNOWN and not workloads.is_ours(claim.secret.reveal()):
             return None
-        if found is Recall.ASK or found is Recall.REFRESH:
-            is_stranger = found is Recall.ASK
+        if found is Recall.UNKNOWN or found is Recall.STALE:
+            is_stranger = found is Recall.UNKNOWN
             if is_stranger:
                 self._refuse_repeated_failure(peer)  # before the token is read to find its queue
-            lookup = self._of_workload(workloads, key, claim, is_stranger=is_stranger)
+            lookup = self._workload_lookup(workloads, key, claim, is_stranger=is_stranger)
             found = await self._look_up(lookup, peer, is_stranger=is_stranger)
             if not isinstance(found, Principal):
                 raise unauthenticated()
@@ -262,33 +268,33 @@ class PrincipalAuthenticator:
             raise self._failure(peer)
         return found
 
-    def _of_workload(self, workloads: Workloads, key: bytes, claim: Claim, *, is_stranger: bool) -> _Lookup:
+    def _workload_lookup(self, workloads: WorkloadTokens, key: bytes, claim: Claim, *, is_stranger: bool) -> _Lookup:
         return _Lookup(
             flight=(key, False),
             ask=lambda: workloads.look_up(key, claim.secret),
-            stand_in=_silent,
-            slots=self._workload_slots[workloads.waits_for(claim.secret.reveal()), is_stranger],
+            last_known_good=_raise_not_answering,
+            slots=self._workload_slots[workloads.issuer_to_ask(claim.secret.reveal()), is_stranger],
         )
 
-    async def _by_token(self, tokens: OwnTokens, claim: Claim, operation: Operation, peer: str) -> Principal:
+    async def _by_token(self, tokens: GitlabTokens, claim: Claim, operation: Operation, peer: str) -> Principal:
         key = self._token_key(claim)
         may_be_job = operation.job_token
         found = tokens.recall(key, may_be_job=may_be_job)
         if isinstance(found, Principal) and peer in self._token_networks:
             return found
-        may_be_deploy = self._opens(falls_back(claim.kind, operation))
-        if found is Recall.ASK or found is Recall.REFRESH:
+        may_be_deploy = self._allows_passthrough(fallback_passthrough(claim.kind, operation))
+        if found is Recall.UNKNOWN or found is Recall.STALE:
             if self._holds_ours(claim):
                 raise self._failure(peer)
             shown = presentation(claim)
             lookup = _Lookup(
                 flight=(key, may_be_job),
                 ask=lambda: tokens.look_up(key, claim.secret, shown, may_be_job=may_be_job),
-                stand_in=lambda: tokens.stand_in(key),
-                slots=self._token_slots if found is Recall.ASK else self._refresh_slots,
-                counts=not may_be_deploy,
+                last_known_good=lambda: tokens.last_known_good(key),
+                slots=self._token_slots if found is Recall.UNKNOWN else self._refresh_slots,
+                counts_as_failure=not may_be_deploy,
             )
-            found = await self._look_up(lookup, peer, is_stranger=found is Recall.ASK)
+            found = await self._look_up(lookup, peer, is_stranger=found is Recall.UNKNOWN)
             if not isinstance(found, Principal) and not may_be_deploy:
                 raise unauthenticated()
         if isinstance(found, Principal) and peer in self._token_networks:
@@ -309,7 +315,7 @@ class PrincipalAuthenticator:
     def _is_ours(self, text: str) -> bool:
         """Whether ``text`` is a gateway key or a workload's token, by its looks alone."""
         workloads = self._workloads
-        return is_gateway_key(text) or (workloads is not None and workloads.may_be_one(text) and workloads.is_ours(text))
+        return is_gateway_key(text) or (workloads is not None and workloads.may_be_token(text) and workloads.is_ours(text))
 
     def _holds_ours(self, claim: Claim) -> bool:
         """Whether GitLab would see one of ours: in quotes, after a scheme, or as the user name."""
@@ -319,9 +325,9 @@ class PrincipalAuthenticator:
         return self._holds_workloads(text) or self._holds_workloads(claim.username)
 
     def _holds_workloads(self, text: str) -> bool:
-        return self._workloads is not None and self._workloads.is_held(text)
+        return self._workloads is not None and self._workloads.holds_token(text)
 
-    def _opens(self, door: Passthrough | None) -> bool:
+    def _allows_passthrough(self, door: Passthrough | None) -> bool:
         return door is not None and door in self._settings.passthrough
 
     def _token_key(self, claim: Claim) -> bytes:
@@ -329,11 +335,11 @@ class PrincipalAuthenticator:
 
     def _was_a_login(self, claim: Claim) -> bool:
         """Whether GitLab's 401 to what was passed through is a failed login; to a cookie or registry token it isn't."""
-        if claim.kind is Kind.TOKEN and self._tokens is not None:
+        if claim.kind is CredentialKind.TOKEN and self._tokens is not None:
             # Passed on a package route after GitLab had not recognised it as a person's: so it is no deploy token either.
             key = self._token_key(claim)
-            return any(self._tokens.recall(key, may_be_job=may_be) is Recall.BAD for may_be in (False, True))
-        return claim.kind is Kind.BASIC
+            return any(self._tokens.recall(key, may_be_job=may_be) is Recall.REFUSED for may_be in (False, True))
+        return claim.kind is CredentialKind.BASIC
 
     # Looking up, bounded
 
@@ -348,9 +354,9 @@ class PrincipalAuthenticator:
                     found = await self._flights.share(
                         lookup.flight, lambda: self._take_turn(lookup, peer if is_stranger else None)
                     )
-                except _RanDry:
+                except _PeerExhausted:
                     continue  # perhaps because of another peer's failures: this peer's are judged next
-                return Recall.BAD if found is None else found
+                return Recall.REFUSED if found is None else found
         except (StoreUnavailable, NotAnswering) as error:
             raise _unavailable(str(error)) from error
 
@@ -360,14 +366,14 @@ class PrincipalAuthenticator:
                 # Once more, as other lookups of this peer may have failed meanwhile: those made in vain stay bounded by
                 # the failures allowed plus the lookups that run at once.
                 if stranger is not None and self._guard.wait_s(subject(stranger), self._monotonic()) > 0:
-                    raise _RanDry
+                    raise _PeerExhausted
                 found = await lookup.ask()
-                if found is None and stranger is not None and lookup.counts:
+                if found is None and stranger is not None and lookup.counts_as_failure:
                     # Before the slot is free again: the lookup that gets it next must see this failure.
                     self._guard.note_failure(subject(stranger), self._monotonic())
                 return found
         except TimeoutError:
-            return lookup.stand_in()
+            return lookup.last_known_good()
 
     def _refuse_repeated_failure(self, peer: str) -> None:
         wait_s = self._guard.wait_s(subject(peer), self._monotonic())
@@ -384,7 +390,7 @@ class PrincipalAuthenticator:
         return unauthenticated()
 
 
-def _silent() -> None:
+def _raise_not_answering() -> None:
     raise NotAnswering("the issuer does not answer in time")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..core.access import Principal, PrincipalKind
-from ..core.credentials import Carrier, Claim, Kind
+from ..core.credentials import Carrier, Claim, CredentialKind
 from ..core.secret import Secret, fingerprint, keyed_hash
 from ..ports import NotAnswering, Presentation, TokenVerifier
 from .lookups import LATELY_S, Memo, Recall
@@ -25,7 +25,7 @@ _KEEP_S = 1.0
 verification each time."""
 
 # Bound once: this runs for each request, and looking up an enum's member is not free.
-_JOB_TOKEN, _BASIC, _BEARER = Kind.JOB_TOKEN, Kind.BASIC, Carrier.BEARER
+_JOB_TOKEN, _BASIC, _BEARER = CredentialKind.JOB_TOKEN, CredentialKind.BASIC, Carrier.BEARER
 _AS_JOB, _AS_BEARER, _AS_PRIVATE = Presentation.JOB, Presentation.BEARER, Presentation.PRIVATE
 
 _CI_USER = "gitlab-ci-token"
@@ -51,7 +51,7 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
     expires_at: float | None
 
 
-class OwnTokens:
+class GitlabTokens:
     """Judges callers' own tokens. ``wall`` gives Unix seconds (a token's expiry), ``monotonic`` this process's (the
     memory's)."""
 
@@ -84,9 +84,9 @@ class OwnTokens:
         if known is not None and now < known.fresh_until and not self._is_over(known):
             return known.principal
         if known is not None and now < known.verified_at + self._lately_s and not self._is_over(known):
-            return Recall.REFRESH
+            return Recall.STALE
         bad_until = self._bad_until.get((key, may_be_job))
-        return Recall.BAD if bad_until is not None and now < bad_until else Recall.ASK
+        return Recall.REFUSED if bad_until is not None and now < bad_until else Recall.UNKNOWN
 
     async def look_up(self, key: bytes, secret: Secret, shown: Presentation, *, may_be_job: bool) -> Principal | None:
         """The principal from GitLab; None: the token is bad. Raises NotAnswering if GitLab cannot tell, and has not vouched
@@ -94,7 +94,7 @@ class OwnTokens:
         try:
             verified = await self._verifier.verify(secret, shown, may_be_job=may_be_job)
         except NotAnswering:
-            return self.stand_in(key)
+            return self.last_known_good(key)
         now = self._monotonic()
         if verified is None or (verified.expires_at is not None and verified.expires_at <= self._wall()):
             self._known.drop(key)
@@ -112,7 +112,7 @@ class OwnTokens:
         self._known.put(key, _Known(principal, now, now + self._identity.ttl_s, verified.expires_at))
         return principal
 
-    def stand_in(self, key: bytes) -> Principal:
+    def last_known_good(self, key: bytes) -> Principal:
         """The last judgement, while GitLab is silent. Raises NotAnswering if there is none, or if it is too old."""
         now = self._monotonic()
         known = self._known.get(key)

@@ -35,7 +35,7 @@ REREAD_S = 60.0
 _TELL_EACH_S = 60.0
 """How often, at most, the log says that the store is away."""
 
-_NOBODY = KeyRecord(id="", identity="", digest=bytes(32), created_at=0.0, revoked_at=0.0)
+_NO_RECORD = KeyRecord(id="", identity="", digest=bytes(32), created_at=0.0, revoked_at=0.0)
 
 
 class _Epoch:
@@ -90,9 +90,9 @@ class GatewayKeys:
         self._bad_until: Memo[bytes, float] = Memo(remembered)
         self._touches: Lookups[str, None] = Lookups()
         self._epoch: _Epoch | None = None
-        self._lasts_until = float("-inf")
+        self._epoch_until = float("-inf")
         """Until then the epoch counts as lasting."""
-        self._looks: Lookups[None, None] = Lookups()
+        self._revision_flights: Lookups[None, None] = Lookups()
         self._revocations = 0
         self._away = False
         """Whether the store is away, and the log has said so."""
@@ -102,12 +102,12 @@ class GatewayKeys:
         """The principal from memory, or why there is none; ``key`` is a keyed hash of the gateway key."""
         now = self._monotonic()
         known = self._known.get(key)
-        if known is not None and (now < known.fresh_until or self._still(known, now)):
-            return known.principal if known.unbounded or known.record.is_usable(self._wall()) else Recall.BAD
+        if known is not None and (now < known.fresh_until or self._is_current(known, now)):
+            return known.principal if known.unbounded or known.record.is_usable(self._wall()) else Recall.REFUSED
         if known is not None and now < known.found_at + self._lately_s:
-            return Recall.REFRESH
+            return Recall.STALE
         bad_until = self._bad_until.get(key)
-        return Recall.BAD if bad_until is not None and now < bad_until else Recall.ASK
+        return Recall.REFUSED if bad_until is not None and now < bad_until else Recall.UNKNOWN
 
     async def look_up(self, key: bytes, secret: Secret) -> Principal | None:
         """The principal from the store; None: the key is bad. Raises StoreUnavailable if the store is away and no answer
@@ -117,22 +117,22 @@ class GatewayKeys:
             try:
                 known = self._known.get(key)
                 if known is not None:
-                    await self._look_for_changes()
-                    if known is self._known.get(key) and self._still(known, self._monotonic()):
-                        self._tell(None)
+                    await self._refresh_epoch()
+                    if known is self._known.get(key) and self._is_current(known, self._monotonic()):
+                        self._log_outage(None)
                         if known.record.is_usable(self._wall()):
                             return known.principal
                 wanted, epoch = digest(self._pepper, secret), self._present_epoch()
                 record = await self._store.find(wanted)
             except StoreUnavailable as outage:
-                self._tell(outage)
-                return self.stand_in(key)
-            self._tell(None)
+                self._log_outage(outage)
+                return self.last_known_good(key)
+            self._log_outage(None)
             if revocations == self._revocations:
                 return self._judge(key, secret, wanted, record, epoch)
             # A key was revoked here while the store answered: the answer may be older than that.
 
-    def stand_in(self, key: bytes) -> Principal | None:
+    def last_known_good(self, key: bytes) -> Principal | None:
         """The last known good answer, while the store is away. Raises StoreUnavailable if there is none."""
         now = self._monotonic()
         known = self._known.get(key)
@@ -142,7 +142,7 @@ class GatewayKeys:
         self._known.put(key, msgspec.structs.replace(known, fresh_until=now + TTL_S))
         return known.principal if known.record.is_usable(self._wall()) else None
 
-    def _tell(self, outage: StoreUnavailable | None) -> None:
+    def _log_outage(self, outage: StoreUnavailable | None) -> None:
         """Log that the store is away, or back: while keys seen lately go on working, nothing else shows that none can be
         revoked."""
         now = self._monotonic()
@@ -161,34 +161,34 @@ class GatewayKeys:
 
     async def close(self) -> None:
         await self._touches.close()
-        await self._looks.close()
+        await self._revision_flights.close()
 
-    def _still(self, known: _Known, now: float) -> bool:
+    def _is_current(self, known: _Known, now: float) -> bool:
         """Whether the store said, not long ago, that no key was revoked or changed since this one was found."""
-        return now < self._lasts_until and known.epoch is self._epoch and now < known.found_at + REREAD_S
+        return now < self._epoch_until and known.epoch is self._epoch and now < known.found_at + REREAD_S
 
     def _present_epoch(self) -> _Epoch | None:
         """The epoch, if it was seen to last not long ago: a restored backup may end one, and another bring it back."""
-        return self._epoch if self._monotonic() < self._lasts_until else None
+        return self._epoch if self._monotonic() < self._epoch_until else None
 
-    async def _look_for_changes(self) -> None:
+    async def _refresh_epoch(self) -> None:
         """See whether the epoch lasts, at most once per ``TTL_S`` for all keys. Raises StoreUnavailable."""
-        if self._monotonic() >= self._lasts_until:
-            await self._looks.share(None, self._look)
+        if self._monotonic() >= self._epoch_until:
+            await self._revision_flights.share(None, self._read_revision)
 
-    async def _look(self) -> None:
+    async def _read_revision(self) -> None:
         asked_at = self._monotonic()
         revision = await self._store.revision()
         if self._epoch is None or self._epoch.revision != revision:
             self._epoch = _Epoch(revision)
-        self._lasts_until = asked_at + TTL_S
+        self._epoch_until = asked_at + TTL_S
 
     def _judge(
         self, key: bytes, secret: Secret, wanted: bytes, record: KeyRecord | None, epoch: _Epoch | None
     ) -> Principal | None:
         now = self._monotonic()
         before = self._known.get(key)
-        found = record if record is not None else _NOBODY
+        found = record if record is not None else _NO_RECORD
         identity = self._identities.get(found.identity)
         is_ours = same_digest(found.digest, wanted)
         is_usable = found.is_usable(self._wall())

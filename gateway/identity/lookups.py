@@ -19,11 +19,11 @@ limits. Whether a memory of that age also stands in for an answer that does not 
 class Recall(enum.Enum):
     """What memory answers when it has no fresh principal."""
 
-    BAD = "bad"
+    REFUSED = "bad"
     """Looked up a moment ago, and refused."""
-    ASK = "ask"
+    UNKNOWN = "ask"
     """Not known: it must be looked up."""
-    REFRESH = "refresh"
+    STALE = "refresh"
     """Good a while ago: it must be looked up again, and need not queue behind strangers."""
 
 

@@ -117,27 +117,27 @@ class GitlabVerifier:
             return await self._job(bearer)
         return verified
 
-    async def name_of(self, token: Secret) -> str:
+    async def fetch_username(self, token: Secret) -> str:
         """GitLab's name for the user of a personal access token; empty if the token may not ask. Raises NotAnswering."""
         status, body = await self._get(_USER, (b"PRIVATE-TOKEN", token.reveal().encode("ascii")))
         if status in {401, 403, 404}:
             return ""
-        name = _read(_decode_user, _answered(status, body)).username
+        name = _decode_reply(_decode_user, _require_200(status, body)).username
         return name if _NAME.fullmatch(name) else ""
 
     def _personal(self, status: int, body: bytes) -> Verified | None:
         if status in {400, 401, 403}:
             return None
-        found = _read(_decode_personal, _answered(status, body))
+        found = _decode_reply(_decode_personal, _require_200(status, body))
         if found.revoked or not found.active:
             return None
-        return Verified(f"user:{found.user_id}", found.scopes, _midnight(found.expires_at))
+        return Verified(f"user:{found.user_id}", found.scopes, _expiry_instant(found.expires_at))
 
     async def _oauth(self, bearer: tuple[bytes, bytes]) -> Verified | None:
         status, body = await self._get(_TOKEN_INFO, bearer)
         if status in {400, 401, 403}:
             return None
-        found = _read(_decode_oauth, _answered(status, body))
+        found = _decode_reply(_decode_oauth, _require_200(status, body))
         expires_at = None if found.expires_in is None else self._wall() + found.expires_in
         if found.resource_owner_id is not None:
             return Verified(f"user:{found.resource_owner_id}", found.scope, expires_at)
@@ -149,7 +149,7 @@ class GitlabVerifier:
         status, body = await self._get(_JOB, field)
         if status in {400, 401, 403, 404}:  # 404 is GitLab's way to say that the job is over
             return None
-        found = _read(_decode_job, _answered(status, body))
+        found = _decode_reply(_decode_job, _require_200(status, body))
         # A job acts as the person who pushed, but is not that person: its traffic must not use up that person's limits.
         return Verified(f"job-project:{found.pipeline.project_id}")
 
@@ -158,14 +158,14 @@ class GitlabVerifier:
         try:
             reply = await self._upstream.send(request, None)
             try:
-                return reply.head.status, await _whole(reply)
+                return reply.head.status, await _read_body(reply)
             finally:
                 reply.release()
         except Rejection as failed:
             raise NotAnswering(f"GitLab could not be asked: {failed.code.value}") from failed
 
 
-async def _whole(reply: Reply) -> bytes:
+async def _read_body(reply: Reply) -> bytes:
     if reply.whole is not None or reply.chunks is None:
         return reply.whole or b""
     body = bytearray()
@@ -176,21 +176,21 @@ async def _whole(reply: Reply) -> bytes:
     return bytes(body)
 
 
-def _answered(status: int, body: bytes) -> bytes:
+def _require_200(status: int, body: bytes) -> bytes:
     """The body of a 200. Raises NotAnswering for everything else, which is never read as *no*."""
     if status == 200:
         return body
     raise NotAnswering(f"GitLab answered {status} about a token", offered=status == 429 or status >= 500)
 
 
-def _read(decode: Callable[[bytes], _Found], body: bytes) -> _Found:
+def _decode_reply(decode: Callable[[bytes], _Found], body: bytes) -> _Found:
     try:
         return decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotAnswering("GitLab's answer about a token cannot be read", offered=False) from error
 
 
-def _midnight(date: str | None) -> float | None:
+def _expiry_instant(date: str | None) -> float | None:
     """GitLab's expiry has day granularity: a token is dead from the first second of that day, UTC."""
     if date is None:
         return None

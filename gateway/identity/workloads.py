@@ -12,9 +12,9 @@ import msgspec
 
 from ..core.access import Principal, PrincipalKind
 from ..core.secret import Secret, fingerprint
-from ..core.workload_token import MAX_LENGTH, Peeked, held_in, looks_like_one, peek
-from .issuers import Issuer
+from ..core.workload_token import MAX_LENGTH, UnverifiedToken, find_jwts, looks_like_jwt, peek
 from .lookups import Memo, Recall
+from .oidc_issuer import Issuer
 from .settings import WorkloadIdentity
 
 TTL_S = 60.0
@@ -25,14 +25,14 @@ GitLab's credentials hold at most one."""
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
-    """A good token. ``over_at`` is in Unix time, ``fresh_until`` is monotonic."""
+    """A good token. ``valid_until`` is in Unix time, ``fresh_until`` is monotonic."""
 
     principal: Principal
     fresh_until: float
-    over_at: float
+    valid_until: float
 
 
-class Workloads:
+class WorkloadTokens:
     """Judges workload tokens. ``issuers`` has one for each identity's id: two identities may believe one issuer under
     different terms. ``wall`` gives Unix seconds."""
 
@@ -55,9 +55,9 @@ class Workloads:
         self._known: Memo[bytes, _Known] = Memo(remembered)
         self._bad_until: Memo[bytes, float] = Memo(remembered)
 
-    def may_be_one(self, text: str) -> bool:
+    def may_be_token(self, text: str) -> bool:
         """Whether ``text`` may be a workload token. Cheap, and wrong only in that other text may look like one."""
-        return looks_like_one(text) and bool(self._identities)
+        return looks_like_jwt(text) and bool(self._identities)
 
     def is_ours(self, text: str) -> bool:
         """Whether ``text`` names a configured issuer, or is too long to tell: GitLab is never asked about it, and never
@@ -67,13 +67,13 @@ class Workloads:
         peeked = peek(text)
         return peeked is not None and not self._urls.isdisjoint(peeked.issuers)
 
-    def is_held(self, text: str) -> bool:
+    def holds_token(self, text: str) -> bool:
         """Whether ``text`` contains a configured issuer's token (in quotes, perhaps), or more lookalikes than are read:
         such a token is not believed there, and must not go up."""
-        found = held_in(text)
+        found = find_jwts(text)
         return len(found) > _MOST_HELD or any(map(self.is_ours, found))
 
-    def waits_for(self, text: str) -> str:
+    def issuer_to_ask(self, text: str) -> str:
         """The issuer whose keys may have to be waited for to judge ``text``; empty: none, it is refused without asking."""
         peeked = peek(text)
         said = peeked.claims.get("iss") if peeked is not None else None
@@ -84,11 +84,11 @@ class Workloads:
         now = self._monotonic()
         known = self._known.get(key)
         if known is not None:
-            if self._wall() >= known.over_at:
-                return Recall.BAD
-            return known.principal if now < known.fresh_until else Recall.REFRESH
+            if self._wall() >= known.valid_until:
+                return Recall.REFUSED
+            return known.principal if now < known.fresh_until else Recall.STALE
         bad_until = self._bad_until.get(key)
-        return Recall.BAD if bad_until is not None and now < bad_until else Recall.ASK
+        return Recall.REFUSED if bad_until is not None and now < bad_until else Recall.UNKNOWN
 
     async def look_up(self, key: bytes, secret: Secret) -> Principal | None:
         """The principal by the issuer's keys; None: the token is bad. Raises NotAnswering if the issuer is silent and its
@@ -109,14 +109,14 @@ class Workloads:
             team=found.team,
             priority=found.priority,
         )
-        self._known.put(key, _Known(principal, now + TTL_S, found.requirement.over_at(peeked.claims)))
+        self._known.put(key, _Known(principal, now + TTL_S, found.requirement.valid_until(peeked.claims)))
         return principal
 
     async def close(self) -> None:
         for issuer in self._issuers.values():
             await issuer.close()
 
-    async def _judge(self, text: str, peeked: Peeked) -> WorkloadIdentity | None:
+    async def _judge(self, text: str, peeked: UnverifiedToken) -> WorkloadIdentity | None:
         """The first identity in the order of the file that admits the token. The signature is judged first, so how long a
         refusal takes says nothing about the claims."""
         signed: dict[int, bool] = {}

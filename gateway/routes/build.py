@@ -20,7 +20,7 @@ import msgspec
 import yaml
 
 from ..core.catalogue import FORMAT_VERSION, Access, Flag, ReferenceKind, Surface
-from ..core.route_tree import shape
+from ..core.route_tree import template_shape
 from . import review
 
 
@@ -105,7 +105,7 @@ def _is_binary(operation: Mapping[str, Any]) -> bool:
 
 # Deriving ------------------------------------------------------------------------------------------------------------
 
-_BEFORE = {
+_KIND_BY_WORD = {
     "projects": ReferenceKind.PROJECT,
     "groups": ReferenceKind.GROUP,
     "group": ReferenceKind.GROUP,
@@ -114,7 +114,7 @@ _BEFORE = {
 }
 """What ``:id`` stands for, by the word before it."""
 
-_NAMED = {
+_KIND_BY_NAME = {
     "project": ReferenceKind.PROJECT,
     "project_id": ReferenceKind.PROJECT,
     "target_project_id": ReferenceKind.PROJECT,
@@ -162,7 +162,7 @@ def references(template: str) -> dict[str, ReferenceKind]:
     for word in re.sub(r"[()]", "", template.partition("?")[0]).split("/"):
         name = word.removesuffix(".git")
         if name[:1] in (":", "*"):
-            kind = _NAMED.get(name[1:]) or (_BEFORE.get(before) if name == ":id" else None)
+            kind = _KIND_BY_NAME.get(name[1:]) or (_KIND_BY_WORD.get(before) if name == ":id" else None)
             if kind is not None:
                 found[name[1:]] = kind
         before = word
@@ -212,7 +212,7 @@ def derive(sources: Iterable[Source]) -> list[list[Any]]:
         template = review.CORRECTED.get(source.template, source.template)
         surface = Surface(source.surface) if source.surface else _surface(template)
         rows.setdefault(
-            (shape(template), source.method),
+            (template_shape(template), source.method),
             [
                 source.method,
                 template,
@@ -226,7 +226,7 @@ def derive(sources: Iterable[Source]) -> list[list[Any]]:
     return [rows[key] for key in sorted(rows)]
 
 
-def unreviewed(rows: Iterable[list[Any]]) -> list[str]:
+def unmatched_reviews(rows: Iterable[list[Any]]) -> list[str]:
     """Entries of the review's exact tables that match no row."""
     named = {f"{row[0]} {row[1]}" for row in rows}
     templates = {name.split(" ", 1)[1] for name in named}
@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.partial:
             sources += [Source(*added) for added in review.ADDED]
         rows = derive(sources)
-        missing = [] if options.partial else unreviewed(rows)
+        missing = [] if options.partial else unmatched_reviews(rows)
         if missing:
             raise SourceProblem("reviewed, but in no source: " + ", ".join(missing))
     except (SourceProblem, OSError, ValueError) as problem:

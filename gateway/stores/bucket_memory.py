@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from ..core.limits import LEASE_S, Decision, Held, Level, Limit, Take, Takes, decide, refill, settled, state
+from ..core.limits import LEASE_S, Decision, Held, Level, Limit, Take, Takes, bucket_state, decide, refill, settle_level
 from ..core.plain_takes import admit, refuse
 
 _BOUND = 100_000
@@ -88,14 +88,14 @@ class MemoryBuckets:
                 tokens = take.limit.burst - self._in_progress(take.key, now_us)
             else:
                 tokens, _ = refill(take.limit, held[:2] if held is not None else None, now_us)
-            states.append(state(take.limit, True, tokens, 0.0))
+            states.append(bucket_state(take.limit, True, tokens, 0.0))
         return Decision(True, tuple(states), now_us / 1_000_000)
 
     def settle(self, changes: Sequence[Take]) -> None:
         now_us = int(self._clock() * 1_000_000)
         for change in changes:
             held = self._levels.get(change.key)
-            level = settled(change.limit, held[:2] if held is not None else None, change.cost, now_us)
+            level = settle_level(change.limit, held[:2] if held is not None else None, change.cost, now_us)
             if level is not None:
                 self._store(change.key, level, change.limit)
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from math import isnan
 
-from ..core.limits import MOST_BURST, BucketState, Decision, Level, Take, refill, state
+from ..core.limits import MOST_BURST, BucketState, Decision, Level, Take, bucket_state, refill
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable
 
 _LEVEL = struct.Struct("<dd")
@@ -43,7 +43,7 @@ async def peek(link: RedisLink, takes: Sequence[Take]) -> Decision:
             tokens = limit.burst - (held if isinstance(held, int) else 0)
         else:
             tokens, _ = refill(limit, _level(held), now_us)
-        states.append(state(limit, True, tokens, 0.0))
+        states.append(bucket_state(limit, True, tokens, 0.0))
     return Decision(True, tuple(states), now_us / 1_000_000)
 
 

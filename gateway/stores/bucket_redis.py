@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ..core.limits import LEASE_S, BucketState, Decision, Limit, OnOutage, Scope, Take, Takes, affordable, state
-from ..ports import Asked
+from ..core.limits import LEASE_S, BucketState, Decision, Limit, OnOutage, Scope, Take, Takes, affordable, bucket_state
+from ..ports import Cancellable
 from .bucket_local import LocalBuckets
 from .bucket_peek import peek
-from .bucket_script import Deed, Script, Wishes, Work, decisions
+from .bucket_script import BatchItem, BucketOp, Script, TakePacker, decisions
 from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
 
 _BATCH = 128
@@ -35,7 +35,7 @@ _RENEW_EVERY_S = LEASE_S / 3
 _PROBE = Take("{gw}:probe", Limit("probe", Scope.ORGANISATION, 1.0, 1e6))
 
 # A global, since it is read for every request: an enum's class looks its members up anew each time.
-_TAKE = Deed.TAKE
+_TAKE = BucketOp.TAKE
 
 log = logging.getLogger("gateway.stores")
 
@@ -56,11 +56,11 @@ class RedisBuckets:
         self._on_outage = on_outage
         self._clock = clock
         self._monotonic = monotonic
-        self._take = Script.named("take.lua")
-        self._count = Script.named("gateways.lua")
-        self._wishes = Wishes()
+        self._take_script = Script.named("take.lua")
+        self._count_script = Script.named("gateways.lua")
+        self._packer = TakePacker()
         self._name = secrets.token_hex(8)
-        self._waiting: list[Work] = []
+        self._waiting: list[BatchItem] = []
         """Work to be sent at the end of this turn of the event loop."""
         self._known: dict[str, tuple[float, float, float]] = {}
         self._known_before: dict[str, tuple[float, float, float]] = {}
@@ -98,14 +98,14 @@ class RedisBuckets:
         if certain is not None:
             return certain
         decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        work = Work(takes, lease, _TAKE, partial(_decide, decided))
-        self._enqueue(work)
+        item = BatchItem(takes, lease, _TAKE, partial(_resolve, decided))
+        self._enqueue(item)
         try:
             return await decided
         except asyncio.CancelledError:
-            if work.then is None and lease:
+            if item.then is None and lease:
                 self.release(takes, lease)  # it was decided meanwhile, and the decision reached nobody
-            work.cancel()
+            item.cancel()
             raise
 
     def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> Decision | None:
@@ -113,12 +113,12 @@ class RedisBuckets:
             return self._without_redis(takes, lease)
         return self._certainly_refused(takes) if self._short else None
 
-    def take_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Asked:
+    def take_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Cancellable:
         if self._failures >= _FAILURES_TO_OPEN or self._closed:
             return asyncio.get_running_loop().call_soon(then, self._without_redis(takes, b""))
-        work = Work(takes, b"", _TAKE, then)
-        self._enqueue(work)
-        return work
+        item = BatchItem(takes, b"", _TAKE, then)
+        self._enqueue(item)
+        return item
 
     def refused_now(self, takes: Sequence[Take]) -> Decision | None:
         if self._failures >= _FAILURES_TO_OPEN or self._closed:
@@ -139,7 +139,7 @@ class RedisBuckets:
                 if change.cost < 0:  # a refusal that was certain before no longer is
                     self._known.pop(change.key, None)
                     self._known_before.pop(change.key, None)
-            self._enqueue(Work(changes, deed=Deed.SETTLE))
+            self._enqueue(BatchItem(changes, op=BucketOp.SETTLE))
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
         self._local.release(takes, lease)
@@ -147,7 +147,7 @@ class RedisBuckets:
         if places is None or self._closed:
             return
         if self._failures < _FAILURES_TO_OPEN:
-            self._enqueue(Work(places, lease, Deed.RELEASE))
+            self._enqueue(BatchItem(places, lease, BucketOp.RELEASE))
         else:
             self._unreleased[lease] = places
 
@@ -165,23 +165,23 @@ class RedisBuckets:
 
     # One turn's takes
 
-    def _enqueue(self, work: Work) -> None:
+    def _enqueue(self, item: BatchItem) -> None:
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._waiting.append(work)
+        self._waiting.append(item)
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         # A request that was given up takes nothing.
-        waiting = [work for work in waiting if work.then is not None or work.deed is not _TAKE]
+        waiting = [item for item in waiting if item.then is not None or item.op is not _TAKE]
         for start in range(0, len(waiting), _BATCH):
             self._send(waiting[start : start + _BATCH], in_full=False)
 
-    def _send(self, batch: list[Work], *, in_full: bool) -> None:
-        octets = self._wishes.command(self._take.in_full if in_full else self._take.by_hash, batch)
+    def _send(self, batch: list[BatchItem], *, in_full: bool) -> None:
+        octets = self._packer.command(self._take_script.in_full if in_full else self._take_script.by_hash, batch)
         sent_at = self._monotonic()
         try:
-            self._link.call(octets, partial(self._answered, batch, sent_at))
+            self._link.call(octets, partial(self._on_reply, batch, sent_at))
         except RedisUnavailable:
             self._failed(batch)
             return
@@ -189,8 +189,8 @@ class RedisBuckets:
             self._counted_at = sent_at
             self._recount()
 
-    def _answered(
-        self, batch: list[Work], sent_at: float, replies: list[RedisValue | RedisError] | RedisUnavailable
+    def _on_reply(
+        self, batch: list[BatchItem], sent_at: float, replies: list[RedisValue | RedisError] | RedisUnavailable
     ) -> None:
         answer = replies if isinstance(replies, RedisUnavailable) else replies[0]
         if isinstance(answer, RedisError) and answer.kind == "NOSCRIPT":
@@ -201,7 +201,7 @@ class RedisBuckets:
         try:
             found = decisions(batch, answer)
         except ValueError:
-            self._link.complain(answer)
+            self._link.mark_unwell(answer)
             self._failed(batch)
             return
         if self._failures:
@@ -210,20 +210,20 @@ class RedisBuckets:
             elif self._unreleased:
                 asyncio.get_running_loop().call_soon(self._release_rest)
         self._learn(batch, found, sent_at)
-        for work, decision in zip(batch, found, strict=True):
-            if work.lease and work.deed is _TAKE:
+        for item, decision in zip(batch, found, strict=True):
+            if item.lease and item.op is _TAKE:
                 if decision.allowed:
-                    self._holds(work)
-                if work.then is None:
-                    self.release(work.takes, work.lease)  # given up in the meantime: not in progress
-            _tell(work, decision)
+                    self._hold_places(item)
+                if item.then is None:
+                    self.release(item.takes, item.lease)  # given up in the meantime: not in progress
+            _deliver(item, decision)
 
     # Places
 
-    def _holds(self, work: Work) -> None:
-        places = [take for take in work.takes if take.limit.concurrent]
+    def _hold_places(self, item: BatchItem) -> None:
+        places = [take for take in item.takes if take.limit.concurrent]
         if places:
-            self._held[work.lease] = places
+            self._held[item.lease] = places
             if self._renewal is None and not self._closed:
                 self._renewal = asyncio.get_running_loop().call_later(_RENEW_EVERY_S, self._renew)
 
@@ -234,7 +234,7 @@ class RedisBuckets:
             return
         if self._failures < _FAILURES_TO_OPEN:
             for lease, places in self._held.items():
-                self._enqueue(Work(places, lease, Deed.RENEW))
+                self._enqueue(BatchItem(places, lease, BucketOp.RENEW))
         self._renewal = asyncio.get_running_loop().call_later(_RENEW_EVERY_S, self._renew)
 
     def _release_rest(self) -> None:
@@ -242,11 +242,11 @@ class RedisBuckets:
         unreleased, self._unreleased = self._unreleased, {}
         for lease, places in unreleased.items():
             if lease not in self._held and not self._closed:
-                self._enqueue(Work(places, lease, Deed.RELEASE))
+                self._enqueue(BatchItem(places, lease, BucketOp.RELEASE))
 
     # What the last answers said
 
-    def _learn(self, batch: list[Work], found: list[Decision], sent_at: float) -> None:
+    def _learn(self, batch: list[BatchItem], found: list[Decision], sent_at: float) -> None:
         heard_at = self._monotonic()
         self._redis_ahead = found[-1].now - sent_at
         last: dict[str, float] = {}
@@ -280,7 +280,7 @@ class RedisBuckets:
             self._known, self._known_before = {}, known
             self._short.intersection_update(known)
 
-    def _at_most(self, take: Take, now: float, within_s: float = float("inf")) -> float | None:
+    def _upper_bound(self, take: Take, now: float, within_s: float = float("inf")) -> float | None:
         """The most that the bucket can hold by now: others may have taken from it since, and few give back. None when
         nothing is known, or when it was asked for longer ago than ``within_s``.
 
@@ -299,7 +299,7 @@ class RedisBuckets:
             return None
         now = self._monotonic()
         for take in takes:
-            most = self._at_most(take, now, within_s=_TRUSTED_S)
+            most = self._upper_bound(take, now, within_s=_TRUSTED_S)
             if most is not None and most < affordable(take.limit, take.cost) and not take.limit.shadow:
                 break
         else:
@@ -310,7 +310,7 @@ class RedisBuckets:
             known = self._known.get(take.key) or self._known_before.get(take.key)
             burst = take.limit.burst
             tokens = burst if known is None else min(burst, known[0] + (now - known[2]) * take.limit.rate)
-            states.append(state(take.limit, tokens >= affordable(take.limit, take.cost), tokens, take.cost))
+            states.append(bucket_state(take.limit, tokens >= affordable(take.limit, take.cost), tokens, take.cost))
         return Decision(False, tuple(states), now + self._redis_ahead)
 
     # Without Redis
@@ -322,22 +322,22 @@ class RedisBuckets:
         if self._unreleased:
             asyncio.get_running_loop().call_soon(self._release_rest)
 
-    def _failed(self, batch: list[Work]) -> None:
+    def _failed(self, batch: list[BatchItem]) -> None:
         self._failures += 1
         if self._failures >= _FAILURES_TO_OPEN and self._prober is None and not self._closed:
             self._prober = asyncio.get_running_loop().create_task(self._probe(), name="bucket-probe")
-        for work in batch:
-            if work.deed is Deed.RELEASE:
-                self._unreleased[work.lease] = work.takes
-            elif work.deed is _TAKE:
-                decision = self._without_redis(work.takes, work.lease) if work.then is not None else None
-                if work.lease:
+        for item in batch:
+            if item.op is BucketOp.RELEASE:
+                self._unreleased[item.lease] = item.takes
+            elif item.op is _TAKE:
+                decision = self._without_redis(item.takes, item.lease) if item.then is not None else None
+                if item.lease:
                     # A script that was not answered may have run all the same.
-                    self._holds(work)
+                    self._hold_places(item)
                     if decision is None or not decision.allowed:
-                        self.release(work.takes, work.lease)
+                        self.release(item.takes, item.lease)
                 if decision is not None:
-                    _tell(work, decision)
+                    _deliver(item, decision)
 
     def _without_redis(self, takes: Sequence[Take], lease: bytes) -> Decision:
         """Decide by each limit's own failure policy, or by the store's where it has none."""
@@ -351,22 +351,22 @@ class RedisBuckets:
         if not counted:
             return Decision(True, (), self._clock(), degraded=True)
         now = self._monotonic()
-        known = [self._at_most(take, now) for take in counted]
+        known = [self._upper_bound(take, now) for take in counted]
         return self._local.take(counted, known, 1 / self._gateways, lease)
 
     async def _probe(self) -> None:
         """Try a take that writes until Redis accepts it: a replica or a full Redis answers everything but that."""
         while self._failures >= _FAILURES_TO_OPEN:
             await asyncio.sleep(_PROBE_EVERY_S)
-            arguments = self._wishes.arguments([Work((_PROBE,))])
+            arguments = self._packer.arguments([BatchItem((_PROBE,))])
             try:
-                (answer,) = await self._link.execute_many([("EVAL", self._take.text, *arguments)])
+                (answer,) = await self._link.execute_many([("EVAL", self._take_script.text, *arguments)])
             except RedisUnavailable:
                 continue
             try:
-                decisions([Work((_PROBE,))], answer)
+                decisions([BatchItem((_PROBE,))], answer)
             except ValueError:
-                self._link.complain(answer)
+                self._link.mark_unwell(answer)
                 continue
             self._succeeded()
         self._prober = None
@@ -384,7 +384,7 @@ class RedisBuckets:
         if self._closed:
             return
         try:
-            counted = self._link.post([("EVAL", self._count.text, 1, _GATEWAYS, self._name, _SILENT_AFTER_S)])
+            counted = self._link.submit([("EVAL", self._count_script.text, 1, _GATEWAYS, self._name, _SILENT_AFTER_S)])
         except RedisUnavailable:
             return
         counted.add_done_callback(self._recounted)
@@ -397,16 +397,16 @@ class RedisBuckets:
             self._gateways = answer
 
 
-def _wrote(work: Work, decision: Decision) -> bool:
+def _wrote(item: BatchItem, decision: Decision) -> bool:
     """Whether the decision proves that Redis accepts writes. A replica or a full Redis still answers refusals, which write
     nothing; a full one also still frees places."""
-    return decision.allowed and work.deed is _TAKE
+    return decision.allowed and item.op is _TAKE
 
 
-def _tell(work: Work, decision: Decision) -> None:
+def _deliver(item: BatchItem, decision: Decision) -> None:
     """Pass the decision on, once, to whoever still waits for it. A fault there goes no further: behind this call others
     wait for their decisions, and the link for its replies."""
-    then, work.then = work.then, None
+    then, item.then = item.then, None
     if then is None:
         return
     try:
@@ -415,6 +415,6 @@ def _tell(work: Work, decision: Decision) -> None:
         log.exception("bucket decision callback failed")
 
 
-def _decide(decided: asyncio.Future[Decision], decision: Decision) -> None:
+def _resolve(decided: asyncio.Future[Decision], decision: Decision) -> None:
     if not decided.done():
         decided.set_result(decision)

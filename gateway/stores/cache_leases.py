@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..ports import Asked
+from ..ports import Cancellable
 from .bucket_script import Script
 from .codec import Codec
 from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
@@ -42,10 +42,12 @@ class RedisLeases:
         wait_s: The longest wait for another gateway's lease.
     """
 
-    def __init__(self, link: RedisLink, codec: Codec, heard: Callable[[], bool], *, wait_s: float = LEASE_S) -> None:
+    def __init__(
+        self, link: RedisLink, codec: Codec, is_subscribed: Callable[[], bool], *, wait_s: float = LEASE_S
+    ) -> None:
         self._link = link
         self._codec = codec
-        self._heard = heard
+        self._is_subscribed = is_subscribed
         self._wait_s = wait_s
         self._waiting: dict[bytes, set[asyncio.Future[None]]] = {}
         self._own = secrets.token_bytes(12)
@@ -53,16 +55,16 @@ class RedisLeases:
         self.led = 0
         self.followed = 0
 
-    async def lead(self, question: bytes) -> Callable[[], None] | None:
+    async def lead(self, flight_key: bytes) -> Callable[[], None] | None:
         """Take the lease to ask GitLab on behalf of all gateways, or wait for the gateway that holds it.
 
         Returns:
             What must be called once the answer is there for them, or it is clear that there will be none.
             None: another gateway asked. It is done by now, or has taken too long.
         """
-        if not self._heard():
-            return _nothing
-        name, token = self._named(question)
+        if not self._is_subscribed():
+            return _noop
+        name, token = self._name_and_token(flight_key)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Registered before the lease is asked for: another's may be over before we know that there is one.
         self._waiting.setdefault(name, set()).add(over)
@@ -71,7 +73,7 @@ class RedisLeases:
                 taken = await self._link.execute("SET", name, token, "NX", "PX", int(LEASE_S * 1000))
             except (RedisUnavailable, RedisError):
                 self._end(name, token)  # the lease may have been taken all the same: a late reply counts as none
-                return _nothing
+                return _noop
             except asyncio.CancelledError:
                 self._end(name, token)  # likewise
                 raise
@@ -89,18 +91,18 @@ class RedisLeases:
             if not waiting:
                 self._waiting.pop(name, None)
 
-    def lead_soon(self, question: bytes, then: Callable[[Callable[[], None] | None], None]) -> Asked | None:
+    def lead_soon(self, flight_key: bytes, then: Callable[[Callable[[], None] | None], None]) -> Cancellable | None:
         """As ``lead``, without a coroutine and without waiting for another's lease: ``then`` is called once, later, with
         None where another gateway asks. Returns None, with nothing sent, where messages are not heard or Redis is away."""
-        if not self._heard():
+        if not self._is_subscribed():
             return None
-        name, token = self._named(question)
+        name, token = self._name_and_token(flight_key)
         ended = functools.partial(self._end, name, token)
 
         def taken(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
             if isinstance(replies, RedisUnavailable) or isinstance(replies[0], RedisError):
                 ended()  # the lease may have been taken all the same: a late reply counts as none
-                then(_nothing)
+                then(_noop)
             elif replies[0] is None:
                 then(None)
             else:
@@ -109,14 +111,14 @@ class RedisLeases:
 
         try:
             octets = packed([("SET", name, token, "NX", "PX", int(LEASE_S * 1000))])
-            return _Taking(self._link.ask(octets, 1, taken), ended)
+            return _PendingLease(self._link.ask(octets, 1, taken), ended)
         except RedisUnavailable:
             return None
 
     async def _wait(self, over: asyncio.Future[None]) -> None:
         """Wait until the lease is over, for ``wait_s`` at most, and only while messages are heard."""
         ends_at = asyncio.get_running_loop().time() + self._wait_s
-        while not over.done() and self._heard():
+        while not over.done() and self._is_subscribed():
             left = ends_at - asyncio.get_running_loop().time()
             if left <= 0:
                 return
@@ -128,9 +130,9 @@ class RedisLeases:
             if not over.done():
                 over.set_result(None)
 
-    def _named(self, question: bytes) -> tuple[bytes, bytes]:
+    def _name_and_token(self, flight_key: bytes) -> tuple[bytes, bytes]:
         """The name of a lease, and a token that only its holder knows."""
-        return LEASE_PREFIX + self._codec.name(question), b"%b%d" % (self._own, next(self._numbers))
+        return LEASE_PREFIX + self._codec.name(flight_key), b"%b%d" % (self._own, next(self._numbers))
 
     def _end(self, name: bytes, token: bytes, *, in_full: bool = False) -> None:
         def told(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
@@ -142,10 +144,10 @@ class RedisLeases:
             self._link.ask(packed([(*script, 2, name, name + _WAITED_FOR, token)]), 1, told)
 
 
-class _Taking(msgspec.Struct, eq=False):
+class _PendingLease(msgspec.Struct, eq=False):
     """A lease that was asked for."""
 
-    _asked: Asked
+    _asked: Cancellable
     _ended: Callable[[], None]
 
     __repr__ = object.__repr__
@@ -155,5 +157,5 @@ class _Taking(msgspec.Struct, eq=False):
         self._ended()  # the lease may have been taken
 
 
-def _nothing() -> None:
+def _noop() -> None:
     """Does nothing: there is no lease to end, and no other gateway waits for this answer."""

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..core.cache_entry import Entry, LateEntry
-from ..ports import Asked, Lookup
+from ..core.cache_entry import Entry, LazyEntry
+from ..ports import Cancellable, Lookup
 from .cache_leases import LEASE_PREFIX, RedisLeases
 from .cache_memory import MemoryCacheStore
 from .cache_redis import PURGED_PREFIX, RedisCacheStore
-from .redis_ear import RedisEar
+from .redis_subscriber import RedisSubscriber
 
 TRUST_S = 1.0
 """The longest that copies are served after a purge that went unheard."""
@@ -41,39 +41,39 @@ class TwoLevelCacheStore:
     def __init__(
         self,
         far: RedisCacheStore,
-        ear: RedisEar,
+        subscriber: RedisSubscriber,
         *,
         max_bytes: int,
         clock: Callable[[], float],
         leases: RedisLeases | None = None,
     ) -> None:
         self._far = far
-        self._ear = ear
+        self._subscriber = subscriber
         self._max_bytes = max_bytes
         self._clock = clock
         self._leases = leases
         self._reading: dict[bytes, object] = {}
         self.near = MemoryCacheStore(max_bytes, clock)
         self.hits = 0
-        far.silenced = self._anew
+        far.on_publish_refused = self._reset
 
     @property
     def trusted(self) -> bool:
         """Whether every purge up to a moment ago has been heard, and no message waits to be read. Where Redis refuses
         purges, or refuses to publish them, nothing is heard of them."""
-        ear, far = self._ear, self._far
-        return ear.heard_within(TRUST_S) and not ear.behind and not far.refuses and far.tells
+        subscriber, far = self._subscriber, self._far
+        return subscriber.heard_within(TRUST_S) and not subscriber.has_unread and not far.refuses and far.publishes
 
     @property
     def trouble(self) -> str | None:
         """Why no copy is used; None while this gateway listens to Redis, and Redis publishes."""
-        if not self._ear.listening:
-            return self._ear.trouble or "not listening yet"
-        return None if self._far.tells else "PUBLISH is refused"
+        if not self._subscriber.listening:
+            return self._subscriber.trouble or "not listening yet"
+        return None if self._far.publishes else "PUBLISH is refused"
 
     def start(self) -> None:
         """Begin to listen; copies are made once Redis has confirmed it. Needs a running loop."""
-        self._ear.listen(self._gone, self._anew, self._far.probe)
+        self._subscriber.listen(self._on_message, self._reset, self._far.probe)
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         near, far = self.near, self._far
@@ -83,7 +83,7 @@ class TwoLevelCacheStore:
             if anew:  # what Redis answers may be newer than the copy
                 self._drop(name)
             return await far.read(key, name, names)
-        copy = near.peek(name, names)
+        copy = near.get_now(name, names)
         if anew:
             if not copy.entries:  # where Redis is asked every time, a copy would never be used
                 return await far.read(key, name, names)
@@ -101,20 +101,20 @@ class TwoLevelCacheStore:
                 del self._reading[name]
         return lookup
 
-    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
+    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
         """As ``get`` where there is no copy here, without a coroutine; no copy is made of what is read."""
         far = self._far
         if not self.trusted or self.near.find(far.value_name(key), far.tag_names(tags)) is not None:
             return None
         return far.look(key, tags, then)
 
-    def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+    def put_now(self, key: bytes, entry: LazyEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         self._drop(self._far.value_name(key))
-        return self._far.place(key, entry, ttl_s, tags, stamp)
+        return self._far.put_now(key, entry, ttl_s, tags, stamp)
 
-    def drop(self, key: bytes) -> None:
+    def delete_now(self, key: bytes) -> None:
         self._drop(self._far.value_name(key))
-        self._far.drop(key)
+        self._far.delete_now(key)
 
     def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
         """A function that returns the copy's first entry, however often it is called; None: no copy may be used."""
@@ -141,21 +141,21 @@ class TwoLevelCacheStore:
         await self._far.delete(key)
 
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
-        self.near.mark(self._far.tag_names(tags))
+        self.near.purge_now(self._far.tag_names(tags))
         told = await self._far.purge(tags, hold_s)
         if told:
-            await self._far.sent()
+            await self._far.wait_published()
         return told
 
     async def close(self) -> None:
-        await self._ear.close()
+        await self._subscriber.close()
         await self._far.close()
 
     # Messages from Redis
 
-    def _gone(self, name: bytes) -> None:
+    def _on_message(self, name: bytes) -> None:
         if name.startswith(PURGED_PREFIX):
-            self.near.mark((name,))
+            self.near.purge_now((name,))
         elif name.startswith(LEASE_PREFIX):
             if self._leases is not None:
                 self._leases.ended(name)
@@ -164,12 +164,12 @@ class TwoLevelCacheStore:
 
     def _drop(self, name: bytes) -> None:
         self._reading.pop(name, None)
-        self.near.drop(name)
+        self.near.delete_now(name)
 
     def forget(self) -> None:
         """Drop all copies, and those that are being made."""
-        self._anew()
+        self._reset()
 
-    def _anew(self) -> None:
+    def _reset(self) -> None:
         self._reading.clear()
         self.near = MemoryCacheStore(self._max_bytes, self._clock)

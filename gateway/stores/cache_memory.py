@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..core.cache_entry import Entry, LateEntry
+from ..core.cache_entry import Entry, LazyEntry
 from ..ports import Lookup
 
 SMALL_SHARE = 0.1
@@ -37,14 +37,14 @@ class _Slot(msgspec.Struct, gc=False):
     main: bool
     """Whether it is in the main queue, that of keys that were asked for again."""
     hits: int = 0
-    late: LateEntry | None = None
+    late: LazyEntry | None = None
     """What the only entry is made from when it is first needed; None: ``entries`` holds them all."""
 
     __repr__ = object.__repr__
 
-    def made(self) -> tuple[Entry, ...]:
+    def materialise(self) -> tuple[Entry, ...]:
         if self.late is not None:
-            self.entries, self.late = (self.late.made(),), None
+            self.entries, self.late = (self.late.materialise(),), None
         return self.entries
 
 
@@ -79,7 +79,7 @@ class MemoryCacheStore:
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         del anew  # there is no other store behind this one
-        return self.peek(key, tags)
+        return self.get_now(key, tags)
 
     def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
         """``find`` as a function of no arguments, to be called any number of times."""
@@ -96,10 +96,10 @@ class MemoryCacheStore:
             return None
         if slot.hits < _MOST_HITS:
             slot.hits += 1
-        entries = slot.entries if slot.late is None else slot.made()
+        entries = slot.entries if slot.late is None else slot.materialise()
         return entries[0] if entries else None
 
-    def peek(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
+    def get_now(self, key: bytes, tags: tuple[bytes, ...]) -> Lookup:
         """As ``get``, at once."""
         version = self._purged_at(tags) if self._purges else self._forgotten
         slot = self._slots.get(key)
@@ -112,12 +112,12 @@ class MemoryCacheStore:
             return Lookup((), stamp, version)
         if slot.hits < _MOST_HITS:
             slot.hits += 1
-        return Lookup(slot.made(), stamp, version)
+        return Lookup(slot.materialise(), stamp, version)
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         return self._put(key, entries, None, sum([entry.size_bytes for entry in entries]), ttl_s, tags, stamp)
 
-    def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+    def put_now(self, key: bytes, entry: LazyEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         """As ``put`` of one entry, at once."""
         return self._put(key, (), entry, entry.size_bytes, ttl_s, tags, stamp)
 
@@ -125,7 +125,7 @@ class MemoryCacheStore:
         self,
         key: bytes,
         entries: tuple[Entry, ...],
-        late: LateEntry | None,
+        late: LazyEntry | None,
         size: int,
         ttl_s: float,
         tags: tuple[bytes, ...],
@@ -160,19 +160,19 @@ class MemoryCacheStore:
         return key in self._slots
 
     async def delete(self, key: bytes) -> None:
-        self.drop(key)
+        self.delete_now(key)
 
-    def drop(self, key: bytes) -> None:
+    def delete_now(self, key: bytes) -> None:
         """As ``delete``, at once."""
         slot = self._slots.get(key)
         if slot is not None:
             self._remove(slot)
 
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
-        self.mark(tags, hold_s)
+        self.purge_now(tags, hold_s)
         return True
 
-    def mark(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> None:
+    def purge_now(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> None:
         """As ``purge``, at once."""
         self._latest = max(int(self._clock() * 1_000_000), self._latest) + 1
         at = self._latest + int(hold_s * 1_000_000)

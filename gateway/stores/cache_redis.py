@@ -24,9 +24,9 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.cache_entry import Entry, LateEntry
-from ..core.lately import Lately
-from ..ports import Asked, Lookup
+from ..core.cache_entry import Entry, LazyEntry
+from ..core.generation_cache import GenerationCache
+from ..ports import Cancellable, Lookup
 from .codec import Codec
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable, RedisValue
 from .redis_wire import packed
@@ -36,18 +36,18 @@ log = logging.getLogger("gateway.stores")
 _LUA = Path(__file__).parent / "lua"
 _PURGE = (_LUA / "cache_purge.lua").read_text("utf-8")
 _DROP = (_LUA / "cache_drop.lua").read_text("utf-8")
-_PROBING = (_LUA / "cache_probe.lua").read_text("utf-8")
+_PROBE_SCRIPT = (_LUA / "cache_probe.lua").read_text("utf-8")
 GONE_CHANNEL = "ggw:cache:gone"
 """Where the scripts publish the names of what they purged or dropped."""
 PURGED_PREFIX = b"{ggw:cache}:purged:"
 _VALUE_PREFIX = b"{ggw:cache}:value:"
-_MOST_OWED = 4096
-_OWED_BATCH = 256
+_MAX_UNCONFIRMED = 4096
+_RESEND_BATCH = 256
 """Commands that are sent, and confirmed or not, together: a long list is struck off bit by bit."""
-_PAY_EVERY_S = 0.5
+_RESEND_EVERY_S = 0.5
 """How often what Redis refused, or did not confirm in time, is sent again."""
 _PROBE_EVERY_S = 0.75
-_PROBE = packed([("EVAL", _PROBING, 1, PURGED_PREFIX)])
+_PROBE = packed([("EVAL", _PROBE_SCRIPT, 1, PURGED_PREFIX)])
 """Refused where a purge would be, by an ACL, too, but changes nothing: no tag has that name."""
 _MOST_DIGITS = 20
 _APART_S = 1.0
@@ -83,24 +83,24 @@ class RedisCacheStore:
         # Commands that Redis did not confirm go first in the next round trip, before anything is read: at once on a new
         # connection, now and then while Redis refuses them. Should they become too many to remember, nothing that was
         # stored before Redis answered again is believed.
-        self._owed: dict[bytes, Command] = {}
-        self._payment: asyncio.TimerHandle | None = None
+        self._unconfirmed: dict[bytes, Command] = {}
+        self._resend_timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._probed_at = float("-inf")
-        self._tag_names: Lately[bytes, bytes] = Lately(_TAG_NAMES_KEPT)
-        self._tag_sets: Lately[tuple[bytes, ...], tuple[bytes, ...]] = Lately(_TAG_SETS_KEPT)
-        self._names: Lately[bytes, bytes] = Lately(_NAMES_KEPT)
+        self._tag_names: GenerationCache[bytes, bytes] = GenerationCache(_TAG_NAMES_KEPT)
+        self._tag_sets: GenerationCache[tuple[bytes, ...], tuple[bytes, ...]] = GenerationCache(_TAG_SETS_KEPT)
+        self._names: GenerationCache[bytes, bytes] = GenerationCache(_NAMES_KEPT)
         self._wall = wall
         self._ahead_s = 0.0
         """How far Redis's clock is ahead of ours, by its answers."""
         self._lost_count = False
         self._believed_from = 0
         self.outages = 0
-        self.tells = True
+        self.publishes = True
         """Whether purges are published, as far as is known: an ACL may allow purging and not publishing."""
-        self.silenced: Callable[[], None] = _nothing
+        self.on_publish_refused: Callable[[], None] = _noop
         """Called when purges turn out not to be published."""
-        link.greet = self._greet
+        link.on_connect = self._greet
 
     @property
     def refuses(self) -> bool:
@@ -113,18 +113,18 @@ class RedisCacheStore:
         if now - self._probed_at >= _PROBE_EVERY_S and not self._closed:
             self._probed_at = now
             with contextlib.suppress(RedisUnavailable):  # the next read finds that out
-                self._link.ask(_PROBE, 1, self._probed)
+                self._link.ask(_PROBE, 1, self._on_probe)
 
-    def _probed(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
-        self._placed(replies)
+    def _on_probe(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+        self._count_outage(replies)
         if isinstance(replies, RedisUnavailable):
             return
         if not isinstance(replies[0], int):
-            self._link.complain(replies[0])
+            self._link.mark_unwell(replies[0])
             return
-        self.tells = bool(replies[0])
-        if not self.tells:
-            self.silenced()
+        self.publishes = bool(replies[0])
+        if not self.publishes:
+            self.on_publish_refused()
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         del anew  # Redis is always read
@@ -136,21 +136,21 @@ class RedisCacheStore:
         if self._link.refuses:
             self.outages += 1
             return Lookup(available=False)
-        owed, asked_at = dict(self._owed), self._wall()
+        unconfirmed, asked_at = dict(self._unconfirmed), self._wall()
         try:
-            replies = await self._link.execute_many([*owed.values(), ("TIME",), ("MGET", *tag_names, name)])
+            replies = await self._link.execute_many([*unconfirmed.values(), ("TIME",), ("MGET", *tag_names, name)])
         except RedisUnavailable:
             self.outages += 1
             return Lookup(available=False)
-        if owed and not self._settle(owed, replies[: len(owed)]):
+        if unconfirmed and not self._confirm(unconfirmed, replies[: len(unconfirmed)]):
             return Lookup(available=False)
-        return self._lookup(key, asked_at, *replies[len(owed) :])
+        return self._lookup(key, asked_at, *replies[len(unconfirmed) :])
 
-    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Asked | None:
+    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
         """As ``get``, without a coroutine: ``then`` is called once, later. Returns None, with nothing asked, where Redis
         must be told something first, or cannot be asked."""
         self.probe()
-        if self._owed or self._link.refuses:
+        if self._unconfirmed or self._link.refuses:
             return None
         asked_at = self._wall()
 
@@ -214,46 +214,46 @@ class RedisCacheStore:
             return False
         return True
 
-    def place(self, key: bytes, entry: LateEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
+    def put_now(self, key: bytes, entry: LazyEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         """As ``put`` of one entry, without waiting. True: it is on its way, to a Redis that has answered well lately.
         Whatever this gateway asks next comes behind it."""
         del tags
         if ttl_s <= 0 or not self._link.healthy:
             return False
-        value = self._codec.encode(key, stamp, _shifted((entry.made(),), self._ahead_s))
+        value = self._codec.encode(key, stamp, _shifted((entry.materialise(),), self._ahead_s))
         if len(value) > self._largest_bytes:
-            self.drop(key)
+            self.delete_now(key)
             return False
         try:
             # Sent at once: the client that gets this answer may ask another gateway the next moment.
-            self._link.call(packed([("SET", self.value_name(key), value, "PX", _milliseconds(ttl_s))]), self._placed)
+            self._link.call(packed([("SET", self.value_name(key), value, "PX", _milliseconds(ttl_s))]), self._count_outage)
         except RedisUnavailable:
             self.outages += 1
             return False
         return True
 
-    def _placed(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+    def _count_outage(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
         self.outages += isinstance(replies, RedisUnavailable) or isinstance(replies[0], RedisError)
 
-    def drop(self, key: bytes) -> None:
+    def delete_now(self, key: bytes) -> None:
         """As ``delete``, without waiting."""
         name = self.value_name(key)
         command: Command = ("EVAL", _DROP, 1, name)
-        owed = {name: command}
-        self._owe(owed)
+        unconfirmed = {name: command}
+        self._add_unconfirmed(unconfirmed)
         with contextlib.suppress(RedisUnavailable):  # it goes first in the next round trip
-            self._link.call(packed([command]), functools.partial(self._paid, owed))
+            self._link.call(packed([command]), functools.partial(self._on_confirmation, unconfirmed))
 
     async def delete(self, key: bytes) -> None:
         name = self.value_name(key)
-        await self._insist({name: ("EVAL", _DROP, 1, name)})
+        await self._send_confirmed({name: ("EVAL", _DROP, 1, name)})
 
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
         names = self.tag_names(tags)
         hold_us = int(hold_s * 1_000_000)
-        return await self._insist({name: ("EVAL", _PURGE, 1, name, _REMEMBERED_MS, hold_us) for name in names})
+        return await self._send_confirmed({name: ("EVAL", _PURGE, 1, name, _REMEMBERED_MS, hold_us) for name in names})
 
-    async def sent(self) -> None:
+    async def wait_published(self) -> None:
         """Wait until what scripts published before is on its way to all listeners: Redis writes to each of them before it
         reads another command."""
         with contextlib.suppress(RedisUnavailable, RedisError):
@@ -261,8 +261,8 @@ class RedisCacheStore:
 
     async def close(self) -> None:
         self._closed = True
-        if self._payment is not None:
-            self._payment.cancel()
+        if self._resend_timer is not None:
+            self._resend_timer.cancel()
         await self._link.close()
 
     def value_name(self, key: bytes) -> bytes:
@@ -291,66 +291,68 @@ class RedisCacheStore:
                 self._tag_names.put(tag, name)
         return name
 
-    async def _insist(self, commands: dict[bytes, Command]) -> bool:
+    async def _send_confirmed(self, commands: dict[bytes, Command]) -> bool:
         """Send commands that must take effect, now or later, before this gateway reads again."""
-        self._owe(commands)
+        self._add_unconfirmed(commands)
         try:
             replies = await self._link.execute_many(list(commands.values()))
         except RedisUnavailable:
             self.outages += 1
             return False
-        return self._settle(commands, replies)
+        return self._confirm(commands, replies)
 
-    def _owe(self, commands: dict[bytes, Command]) -> None:
-        self._owed.update(commands)
-        if len(self._owed) > _MOST_OWED:
-            self._owed.clear()
+    def _add_unconfirmed(self, commands: dict[bytes, Command]) -> None:
+        self._unconfirmed.update(commands)
+        if len(self._unconfirmed) > _MAX_UNCONFIRMED:
+            self._unconfirmed.clear()
             self._lost_count = True
-        self._pay_later()
+        self._schedule_resend()
 
     def _greet(self) -> None:
         """Pay what is owed before anything is asked on a new connection, and let the next probe be due."""
         self._probed_at = float("-inf")
-        self._pay()
+        self._resend()
 
-    def _pay_later(self) -> None:
+    def _schedule_resend(self) -> None:
         """Schedule another payment: whoever waits for the confirmation may leave, and this gateway may read nothing for
         long, but others do read."""
-        if self._payment is None and self._owed and not self._closed:
-            self._payment = asyncio.get_running_loop().call_later(_PAY_EVERY_S, self._pay)
+        if self._resend_timer is None and self._unconfirmed and not self._closed:
+            self._resend_timer = asyncio.get_running_loop().call_later(_RESEND_EVERY_S, self._resend)
 
-    def _pay(self) -> None:
+    def _resend(self) -> None:
         """Send what is owed, and again later, until nothing is owed."""
-        if self._payment is not None:
-            self._payment.cancel()
-            self._payment = None
-        owed = list(self._owed.items()) if self._link.connected else []
-        for start in range(0, len(owed), _OWED_BATCH):
-            batch = dict(owed[start : start + _OWED_BATCH])
+        if self._resend_timer is not None:
+            self._resend_timer.cancel()
+            self._resend_timer = None
+        unconfirmed = list(self._unconfirmed.items()) if self._link.connected else []
+        for start in range(0, len(unconfirmed), _RESEND_BATCH):
+            batch = dict(unconfirmed[start : start + _RESEND_BATCH])
             with contextlib.suppress(RedisUnavailable):
-                self._link.ask(packed(list(batch.values())), len(batch), functools.partial(self._paid, batch))
-        self._pay_later()
+                self._link.ask(packed(list(batch.values())), len(batch), functools.partial(self._on_confirmation, batch))
+        self._schedule_resend()
 
-    def _paid(self, owed: dict[bytes, Command], replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+    def _on_confirmation(
+        self, unconfirmed: dict[bytes, Command], replies: list[RedisValue | RedisError] | RedisUnavailable
+    ) -> None:
         if isinstance(replies, RedisUnavailable):
             self.outages += 1
         else:
-            self._settle(owed, replies)
+            self._confirm(unconfirmed, replies)
 
-    def _settle(self, owed: dict[bytes, Command], replies: list[RedisValue | RedisError]) -> bool:
+    def _confirm(self, unconfirmed: dict[bytes, Command], replies: list[RedisValue | RedisError]) -> bool:
         """Strike off what Redis confirmed; False if it refused any of it (as a read-only replica does)."""
         failed = False
-        for (name, command), reply in zip(owed.items(), replies, strict=True):
+        for (name, command), reply in zip(unconfirmed.items(), replies, strict=True):
             if isinstance(reply, RedisError):
                 failed = True
-            elif self._owed.get(name) is command:  # a command owed since then is another one
-                del self._owed[name]
+            elif self._unconfirmed.get(name) is command:  # a command owed since then is another one
+                del self._unconfirmed[name]
         self.outages += failed
         return not failed
 
 
-def _nothing() -> None:
-    """The default for ``silenced``: nobody has copies."""
+def _noop() -> None:
+    """The default for ``on_publish_refused``: nobody has copies."""
 
 
 def _shifted(entries: tuple[Entry, ...], by_s: float) -> tuple[Entry, ...]:

@@ -15,14 +15,14 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ..core.kept_token import KeptToken, Rotation
 from ..core.secret import Secret, keyed_hash
+from ..core.token_record import Rotation, TokenRecord
 
 _FORMAT = 1
 _NONCE_BYTES = 12
 
 
-class Sealed(msgspec.Struct, frozen=True):
+class SealedRecord(msgspec.Struct, frozen=True):
     """A record as a store holds it."""
 
     id: str
@@ -33,10 +33,10 @@ class Sealed(msgspec.Struct, frozen=True):
         return f"Sealed({self.id}, version {self.version})"
 
 
-class Page(msgspec.Struct, frozen=True):
+class SealedSnapshot(msgspec.Struct, frozen=True):
     """Everything a store holds, at one moment of its own clock."""
 
-    records: tuple[Sealed, ...]
+    records: tuple[SealedRecord, ...]
     now: float
     readers: dict[str, float]
     """Gateway → when it last read."""
@@ -45,11 +45,11 @@ class Page(msgspec.Struct, frozen=True):
 class SealedStore(Protocol):
     """Stores sealed records. Every method raises StoreUnavailable in an outage; calls may overlap and be cancelled."""
 
-    async def read(self, reader: str) -> Page:
+    async def read(self, reader: str) -> SealedSnapshot:
         """Read all records; the store notes for the others that ``reader`` has read them."""
         ...
 
-    async def put(self, record: Sealed, expect: int, fence: int | None) -> bool:
+    async def put(self, record: SealedRecord, expect: int, fence: int | None) -> bool:
         """Store durably, in place of version ``expect`` (0: of no record). False, and nothing has changed: another version
         is there, or ``fence`` is not the latest that ``lead`` gave. Without a fence (None) only the version counts."""
         ...
@@ -63,17 +63,17 @@ class SealedStore(Protocol):
         """Let another lead at once."""
         ...
 
-    async def forgets(self) -> str:
+    async def durability_warning(self) -> str:
         """Why the store may lose what is put here, in a restart or when it is full; empty: it won't, or nobody can tell."""
         ...
 
     async def close(self) -> None: ...
 
 
-class Opened(msgspec.Struct, frozen=True):
+class TokenSnapshot(msgspec.Struct, frozen=True):
     """A page, decrypted."""
 
-    tokens: dict[str, KeptToken]
+    tokens: dict[str, TokenRecord]
     broken: tuple[str, ...]
     """Ids of records that do not decrypt: another key wrote them, or somebody changed them."""
     now: float
@@ -103,23 +103,25 @@ class CredentialVault:
         self._cipher = AESGCM(keyed_hash(key[:64], b"credentials: values", 32))
         self.lead = store.lead
         self.resign = store.resign
-        self.forgets = store.forgets
+        self.durability_warning = store.durability_warning
         self.close = store.close
 
-    async def read(self, reader: str) -> Opened:
+    async def read(self, reader: str) -> TokenSnapshot:
         """As ``SealedStore.read``."""
         page = await self._store.read(reader)
         opened = {record.id: self._open(record) for record in page.records}
         broken = tuple(sorted(name for name, token in opened.items() if token is None))
-        return Opened({name: token for name, token in opened.items() if token is not None}, broken, page.now, page.readers)
+        return TokenSnapshot(
+            {name: token for name, token in opened.items() if token is not None}, broken, page.now, page.readers
+        )
 
-    async def put(self, token: KeptToken, expect: int, fence: int | None) -> bool:
+    async def put(self, token: TokenRecord, expect: int, fence: int | None) -> bool:
         """As ``SealedStore.put``; ``token.version`` must be above ``expect``."""
         if token.version <= expect:
             raise ValueError("a version never goes back")
         return await self._store.put(self._seal(token), expect, fence)
 
-    def _seal(self, token: KeptToken) -> Sealed:
+    def _seal(self, token: TokenRecord) -> SealedRecord:
         content = _encode(
             _Content(
                 token.token.reveal() if token.token is not None else None,
@@ -131,19 +133,19 @@ class CredentialVault:
             )
         )
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        octets = bytes((_FORMAT,)) + nonce + self._cipher.encrypt(nonce, content, _bound_to(token.id, token.version))
-        return Sealed(token.id, token.version, octets)
+        octets = bytes((_FORMAT,)) + nonce + self._cipher.encrypt(nonce, content, _associated_data(token.id, token.version))
+        return SealedRecord(token.id, token.version, octets)
 
-    def _open(self, record: Sealed) -> KeptToken | None:
+    def _open(self, record: SealedRecord) -> TokenRecord | None:
         octets = record.octets
         if len(octets) <= 1 + _NONCE_BYTES or octets[0] != _FORMAT:
             return None
         nonce, rest = octets[1 : 1 + _NONCE_BYTES], octets[1 + _NONCE_BYTES :]
         try:
-            found = _decode(self._cipher.decrypt(nonce, rest, _bound_to(record.id, record.version)))
+            found = _decode(self._cipher.decrypt(nonce, rest, _associated_data(record.id, record.version)))
         except (InvalidTag, msgspec.MsgspecError):
             return None
-        return KeptToken(
+        return TokenRecord(
             record.id,
             record.version,
             Secret(found.token) if found.token is not None else None,
@@ -155,5 +157,5 @@ class CredentialVault:
         )
 
 
-def _bound_to(name: str, version: int) -> bytes:
+def _associated_data(name: str, version: int) -> bytes:
     return b"%d\0%d\0%b" % (_FORMAT, version, name.encode())

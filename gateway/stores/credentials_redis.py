@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import resources
 
 from ..ports import StoreUnavailable
-from .credential_vault import Page, Sealed
+from .credential_vault import SealedRecord, SealedSnapshot
 from .redis_link import RedisError, RedisLink, RedisUnavailable
 
 _RECORDS = "ggw:{credentials}:records"
@@ -32,15 +32,15 @@ class RedisCredentials:
         self._lead_script = (lua / "credentials_lead.lua").read_text()
         self._resign_script = (lua / "credentials_resign.lua").read_text()
 
-    async def read(self, reader: str) -> Page:
+    async def read(self, reader: str) -> SealedSnapshot:
         answer = await self._eval(self._read_script, (_RECORDS, _READERS), reader, str(_SILENT_MS))
         if not isinstance(answer, list) or len(answer) != 3 or not isinstance(answer[0], int):
             raise StoreUnavailable("the credential store in Redis gave an unexpected reply")
         records = tuple(_sealed(name, value) for name, value in sorted(_pairs(answer[1])))
-        readers = {name.decode("utf-8", "replace"): _whole(at) / 1000 for name, at in _pairs(answer[2])}
-        return Page(records, answer[0] / 1000, readers)
+        readers = {name.decode("utf-8", "replace"): _parse_int(at) / 1000 for name, at in _pairs(answer[2])}
+        return SealedSnapshot(records, answer[0] / 1000, readers)
 
-    async def put(self, record: Sealed, expect: int, fence: int | None) -> bool:
+    async def put(self, record: SealedRecord, expect: int, fence: int | None) -> bool:
         value = b"%d:%b" % (record.version, record.octets)
         shown = "" if fence is None else str(fence)
         answer = await self._eval(self._put_script, (_RECORDS, _FENCE), record.id, str(expect), value, shown)
@@ -53,11 +53,11 @@ class RedisCredentials:
     async def resign(self, holder: str) -> None:
         await self._eval(self._resign_script, (_LEADER,), holder)
 
-    async def forgets(self) -> str:
+    async def durability_warning(self) -> str:
         try:
             answer = await self._link.execute("INFO")
         except RedisUnavailable as error:
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
         except RedisError:
             return ""  # an ACL may forbid INFO
         said = dict(line.split(":", 1) for line in _text(answer).splitlines() if ":" in line)
@@ -76,23 +76,23 @@ class RedisCredentials:
         except RedisError as error:
             raise StoreUnavailable(f"the credential store in Redis refuses: {error.kind}") from error
         except RedisUnavailable as error:
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
 
-    def _away(self, error: RedisUnavailable) -> StoreUnavailable:
+    def _unavailable(self, error: RedisUnavailable) -> StoreUnavailable:
         return StoreUnavailable(f"the credential store in Redis did not answer ({self._link.trouble or error})")
 
 
-def _sealed(name: bytes, value: bytes) -> Sealed:
+def _sealed(name: bytes, value: bytes) -> SealedRecord:
     # A value without a version gets version 0, under which nothing was ever sealed: it is reported as broken.
     version, _, octets = value.partition(b":")
-    return Sealed(name.decode("utf-8", "replace"), _whole(version), octets)
+    return SealedRecord(name.decode("utf-8", "replace"), _parse_int(version), octets)
 
 
 def _text(answer: object) -> str:
     return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else ""
 
 
-def _whole(text: bytes) -> int:
+def _parse_int(text: bytes) -> int:
     return int(text) if text.isdigit() and len(text) < 19 else 0
 
 

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from .credential_vault import Page, Sealed
+from .credential_vault import SealedRecord, SealedSnapshot
 from .sqlite_file import SqliteFile
 
 _VERSION = 1
@@ -42,13 +42,13 @@ class SqliteCredentials:
         self._wall = wall
         self._readers: dict[str, float] = {}
 
-    async def read(self, reader: str) -> Page:
+    async def read(self, reader: str) -> SealedSnapshot:
         rows = await self._file.run(lambda connection: connection.execute(_READ).fetchall())
         now = self._wall()
         self._readers[reader] = now
-        return Page(tuple(Sealed(*row) for row in rows), now, dict(self._readers))
+        return SealedSnapshot(tuple(SealedRecord(*row) for row in rows), now, dict(self._readers))
 
-    async def put(self, record: Sealed, expect: int, fence: int | None) -> bool:
+    async def put(self, record: SealedRecord, expect: int, fence: int | None) -> bool:
         return await self._file.run(lambda connection: _put(connection, record, expect, fence))
 
     async def lead(self, holder: str, lease_s: float) -> int | None:
@@ -58,14 +58,14 @@ class SqliteCredentials:
     async def resign(self, holder: str) -> None:
         await self._file.run(lambda connection: connection.execute(_RESIGN, (holder,)).rowcount)
 
-    async def forgets(self) -> str:
+    async def durability_warning(self) -> str:
         return ""
 
     async def close(self) -> None:
         await self._file.close()
 
 
-def _put(connection: sqlite3.Connection, record: Sealed, expect: int, fence: int | None) -> bool:
+def _put(connection: sqlite3.Connection, record: SealedRecord, expect: int, fence: int | None) -> bool:
     connection.execute("BEGIN IMMEDIATE")
     with connection:
         if fence is not None and connection.execute(_FENCE).fetchone()[0] != fence:

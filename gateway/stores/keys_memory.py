@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..core.key_record import LIVE_KEYS, MOST_EXCHANGED, KeyRecord, Replacing
+from ..core.key_record import LIVE_KEYS, MOST_EXCHANGED, KeyRecord, Replacement
 from ..ports import KeyRefused
 
 
@@ -26,14 +26,14 @@ class MemoryKeys:
         if record is not None and (record.last_used_at is None or record.last_used_at < at):
             self._by_digest[record.digest] = msgspec.structs.replace(record, last_used_at=at)
 
-    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+    async def put(self, record: KeyRecord, replacing: Replacement | None = None) -> None:
         now = record.created_at
         if record.digest in self._by_digest or self._by_id(record.id) is not None:
-            raise KeyRefused(taken(record))
+            raise KeyRefused(duplicate_message(record))
         ended = None
         if replacing is not None:
             older = self._by_id(replacing.id)
-            refused = replacing.refuses(older, record)
+            refused = replacing.refusal_reason(older, record)
             if older is None or refused is not None:
                 raise KeyRefused(refused)
             ended = older.replaced(record.id, replacing.until, now)
@@ -41,11 +41,11 @@ class MemoryKeys:
             theirs = [one for one in self._by_digest.values() if one.counted and one.identity == record.identity]
             after = [ended if ended is not None and one.id == ended.id else one for one in theirs]
             if sum(one.is_live(now) for one in after) >= LIVE_KEYS:
-                raise KeyRefused(too_many(record))
+                raise KeyRefused(too_many_message(record))
         else:
             theirs = [one for one in self._by_digest.values() if not one.counted]
             if sum(not one.is_forgettable(now) for one in theirs) >= MOST_EXCHANGED:
-                raise KeyRefused(crowded())
+                raise KeyRefused(too_many_exchanged_message())
         for one in theirs:
             if one.is_forgettable(now):
                 del self._by_digest[one.digest]
@@ -77,12 +77,12 @@ class MemoryKeys:
         return next((record for record in self._by_digest.values() if record.id == key_id), None)
 
 
-def taken(record: KeyRecord) -> str:
+def duplicate_message(record: KeyRecord) -> str:
     """The message for a second key of the same id or digest."""
     return f"a key {record.id} or one with the same digest exists already"
 
 
-def too_many(record: KeyRecord) -> str:
+def too_many_message(record: KeyRecord) -> str:
     """The message for one key too many."""
     return (
         f"{record.identity} has {LIVE_KEYS} live keys already, the most that are allowed during a rotation: "
@@ -90,6 +90,6 @@ def too_many(record: KeyRecord) -> str:
     )
 
 
-def crowded() -> str:
+def too_many_exchanged_message() -> str:
     """The message for one exchanged credential too many."""
     return f"there are {MOST_EXCHANGED} exchanged credentials already: none is issued until some expire"

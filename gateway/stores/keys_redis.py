@@ -14,22 +14,22 @@ from importlib import resources
 
 import msgspec
 
-from ..core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, MOST_EXCHANGED, KeyOrigin, KeyRecord, Replacing
+from ..core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, MOST_EXCHANGED, KeyOrigin, KeyRecord, Replacement
 from ..ports import KeyRefused, NotDone, StoreUnavailable
-from .keys_memory import crowded, taken, too_many
+from .keys_memory import duplicate_message, too_many_exchanged_message, too_many_message
 from .redis_link import RedisError, RedisLink, RedisUnavailable
 
 _RECORDS = "ggw:{keys}:records"
 _IDS = "ggw:{keys}:ids"
 _USED = "ggw:{keys}:used"
-_OF = "ggw:{keys}:of:"
+_BY_IDENTITY = "ggw:{keys}:of:"
 _ENDS = "ggw:{keys}:ends"
 _REVISION = "ggw:{keys}:revision"
 
 _VERSION = 2
 _TRIES = 5
-_PIECE = 500
-_UNDOING = frozenset({"LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM", "READONLY"})
+_SCAN_COUNT = 500
+_NOT_WRITTEN = frozenset({"LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM", "READONLY"})
 """Errors that refuse a script's first write already: nothing was written."""
 
 
@@ -75,22 +75,22 @@ class RedisKeys:
     async def touch(self, key_id: str, at: float) -> None:
         await self._execute("EVAL", self._touch_script, "2", _IDS, _USED, key_id, repr(at))
 
-    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+    async def put(self, record: KeyRecord, replacing: Replacement | None = None) -> None:
         if not record.counted:
-            self._said(await self._put_exchanged(record), record)
+            self._raise_if_refused(await self._put_exchanged(record), record)
             return
         for _ in range(_TRIES):
             ended: tuple[bytes | str, ...] = ("", "", "")
             if replacing is not None:
                 text, older = await self._read(replacing.id)
-                refused = replacing.refuses(older, record)
+                refused = replacing.refusal_reason(older, record)
                 if older is None or refused is not None:
                     raise KeyRefused(refused)
                 after = older.replaced(record.id, replacing.until, record.created_at)
                 ended = (older.digest.hex(), text, _encode(_stored(after)))
             answer = await self._put_counted(record, ended)
             if answer != b"changed":
-                self._said(answer, record)
+                self._raise_if_refused(answer, record)
                 return
         raise NotDone("the key to replace keeps changing")
 
@@ -103,7 +103,7 @@ class RedisKeys:
                 _RECORDS,
                 _IDS,
                 _USED,
-                _OF + record.identity,
+                _BY_IDENTITY + record.identity,
                 _REVISION,
                 record.id,
                 record.digest.hex(),
@@ -135,53 +135,53 @@ class RedisKeys:
             )
         )
 
-    def _said(self, answer: bytes, record: KeyRecord) -> None:
+    def _raise_if_refused(self, answer: bytes, record: KeyRecord) -> None:
         match answer:
             case b"taken":
-                raise KeyRefused(taken(record))
+                raise KeyRefused(duplicate_message(record))
             case b"too_many":
-                raise KeyRefused(too_many(record) if record.counted else crowded())
+                raise KeyRefused(too_many_message(record) if record.counted else too_many_exchanged_message())
 
     async def get(self, key_id: str) -> KeyRecord | None:
         _, record = await self._read(key_id)
         if record is None:
             return None
         used = await self._execute("HGET", _USED, key_id)
-        return record if used is None else _used(record, _octets(used))
+        return record if used is None else _with_last_use(record, _octets(used))
 
     async def _read(self, key_id: str) -> tuple[bytes, KeyRecord | None]:
         """A record's text as it is stored, and the record itself."""
         digest = await self._execute("HGET", _IDS, key_id)
         text = await self._execute("HGET", _RECORDS, _octets(digest)) if digest is not None else None
         if text is not None:
-            record = _named(_octets(digest), _octets(text))
+            record = _record_by_hex(_octets(digest), _octets(text))
             if record is None:
                 raise NotDone(f"key {key_id} was written by another gateway version, or by something else")
             if record.id == key_id:
                 return _octets(text), record
         # The id leads nowhere, as where only the ids were lost: the key still admits its bearer, and must be found.
-        for name, there in (await self._whole(_RECORDS)).items():
-            record = _named(name, there)
+        for name, there in (await self._read_hash(_RECORDS)).items():
+            record = _record_by_hex(name, there)
             if record is not None and record.id == key_id:
                 return there, record
         return b"", None
 
     async def list(self, identity: str | None = None) -> list[KeyRecord]:
-        lines, used = await self._whole(_RECORDS), await self._whole(_USED)
+        lines, used = await self._read_hash(_RECORDS), await self._read_hash(_USED)
         records = []
         for digest, text in lines.items():
-            record = _named(digest, text)
+            record = _record_by_hex(digest, text)
             if record is not None and (identity is None or record.identity == identity):
                 at = used.get(record.id.encode("utf-8"))
-                records.append(record if at is None else _used(record, at))
+                records.append(record if at is None else _with_last_use(record, at))
         return sorted(records, key=lambda record: (record.created_at, record.id))
 
-    async def _whole(self, name: str) -> dict[bytes, bytes]:
+    async def _read_hash(self, name: str) -> dict[bytes, bytes]:
         """Read a hash piece by piece: there may be many exchanged credentials, and others wait for this Redis."""
         found: dict[bytes, bytes] = {}
         cursor = b"0"
         while True:
-            match await self._execute("HSCAN", name, cursor, "COUNT", str(_PIECE)):
+            match await self._execute("HSCAN", name, cursor, "COUNT", str(_SCAN_COUNT)):
                 case [bytes() as cursor, list() as flat]:
                     octets = [_octets(item) for item in flat]
                     found.update(zip(octets[::2], octets[1::2], strict=True))
@@ -210,7 +210,7 @@ class RedisKeys:
         try:
             return await self._link.execute(*args)
         except RedisError as error:
-            kind = NotDone if error.kind in _UNDOING else StoreUnavailable
+            kind = NotDone if error.kind in _NOT_WRITTEN else StoreUnavailable
             raise kind(f"the key store in Redis refuses: {error.kind}") from error
         except RedisUnavailable as error:
             kind = StoreUnavailable if error.sent else NotDone
@@ -237,7 +237,7 @@ def _stored(record: KeyRecord) -> _Stored:
     )
 
 
-def _named(name: bytes, text: bytes) -> KeyRecord | None:
+def _record_by_hex(name: bytes, text: bytes) -> KeyRecord | None:
     """A record, by its digest in hex; None also where that is not hex."""
     try:
         digest = bytes.fromhex(name.decode("ascii"))
@@ -246,7 +246,7 @@ def _named(name: bytes, text: bytes) -> KeyRecord | None:
     return _record(digest, text)
 
 
-def _used(record: KeyRecord, at: bytes) -> KeyRecord:
+def _with_last_use(record: KeyRecord, at: bytes) -> KeyRecord:
     """``record`` with its last use; a value that is not an instant is ignored."""
     with contextlib.suppress(ValueError):
         return msgspec.structs.replace(record, last_used_at=float(at))
@@ -254,7 +254,7 @@ def _used(record: KeyRecord, at: bytes) -> KeyRecord:
 
 
 def _record(digest: bytes, text: bytes) -> KeyRecord | None:
-    stored = _readable(text)
+    stored = _parse_stored(text)
     if stored is None:
         return None
     return KeyRecord(
@@ -272,7 +272,7 @@ def _record(digest: bytes, text: bytes) -> KeyRecord | None:
     )
 
 
-def _readable(text: bytes) -> _Stored | None:
+def _parse_stored(text: bytes) -> _Stored | None:
     try:
         stored = _decode(text)
     except (msgspec.DecodeError, RecursionError):

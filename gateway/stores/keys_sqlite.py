@@ -6,9 +6,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from ..core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, MOST_EXCHANGED, KeyOrigin, KeyRecord, Replacing
+from ..core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, MOST_EXCHANGED, KeyOrigin, KeyRecord, Replacement
 from ..ports import KeyRefused
-from .keys_memory import crowded, taken, too_many
+from .keys_memory import duplicate_message, too_many_exchanged_message, too_many_message
 from .sqlite_file import SqliteFile
 
 _VERSION = 2
@@ -95,7 +95,7 @@ class SqliteKeys:
     async def touch(self, key_id: str, at: float) -> None:
         await self._file.run(lambda connection: connection.execute(_TOUCH, (at, key_id)).rowcount)
 
-    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+    async def put(self, record: KeyRecord, replacing: Replacement | None = None) -> None:
         await self._file.run(lambda connection: _put(connection, record, replacing))
 
     async def get(self, key_id: str) -> KeyRecord | None:
@@ -113,28 +113,28 @@ class SqliteKeys:
         await self._file.close()
 
 
-def _put(connection: sqlite3.Connection, record: KeyRecord, replacing: Replacing | None) -> None:
+def _put(connection: sqlite3.Connection, record: KeyRecord, replacing: Replacement | None) -> None:
     now = record.created_at
     connection.execute("BEGIN IMMEDIATE")  # judged and written under one write lock; a refusal rolls it back
     with connection:
         if connection.execute(_TAKEN, (record.id, record.digest)).fetchone()[0]:
-            raise KeyRefused(taken(record))
+            raise KeyRefused(duplicate_message(record))
         if replacing is not None:
             row = connection.execute(_GET, (replacing.id,)).fetchone()
             older = None if row is None else _record(row)
-            refused = replacing.refuses(older, record)
+            refused = replacing.refusal_reason(older, record)
             if older is None or refused is not None:
                 raise KeyRefused(refused)
             ended = older.replaced(record.id, replacing.until, now)
             connection.execute(_END, (ended.expires_at, ended.revoked_at, ended.replaced_by, ended.id))
         if record.counted:
             if connection.execute(_LIVE, (record.identity, now)).fetchone()[0] >= LIVE_KEYS:
-                raise KeyRefused(too_many(record))
+                raise KeyRefused(too_many_message(record))
             connection.execute(_FORGET, {"identity": record.identity, "before": now - KEEP_DEAD_S})
         else:
             connection.execute(_FORGET_EXCHANGED, {"before": now - KEEP_EXCHANGED_S})
             if connection.execute(_EXCHANGED).fetchone()[0] >= MOST_EXCHANGED:
-                raise KeyRefused(crowded())
+                raise KeyRefused(too_many_exchanged_message())
         connection.execute(
             _INSERT,
             (

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from math import isinf
 
-from ..core.pacing import LONGEST_S, Told
+from ..core.pacing import LONGEST_S, PaceReport
 from ..ports import StoreUnavailable
 from .bucket_script import Script
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable
@@ -24,7 +24,7 @@ class RedisPaces:
         self._link = link
         self._script = Script.named("pace.lua")
 
-    async def read(self, credentials: Sequence[str]) -> dict[str, Told]:
+    async def read(self, credentials: Sequence[str]) -> dict[str, PaceReport]:
         """The notes on those of the credentials of which something is known."""
         asked = credentials[:_MOST]
         if not asked:
@@ -33,10 +33,10 @@ class RedisPaces:
         now_us = _microseconds(clock)
         if not isinstance(notes, list) or len(notes) != len(asked):
             raise StoreUnavailable("the paces in Redis have an unexpected type")
-        found = {one: _told(note, now_us) for one, note in zip(asked, notes, strict=True)}
+        found = {one: _parse_note(note, now_us) for one, note in zip(asked, notes, strict=True)}
         return {one: told for one, told in found.items() if told is not None}
 
-    async def put(self, notes: Mapping[str, Told]) -> None:
+    async def put(self, notes: Mapping[str, PaceReport]) -> None:
         """Add to what others heard: a longer wait of theirs stays, and so does a rate that they heard later."""
         await self._execute(
             [
@@ -63,11 +63,11 @@ def pace_key(credential: str) -> str:
     return f"{{gw}}:q:{credential}"
 
 
-def _numbers(told: Told) -> tuple[float, float, float, float]:
+def _numbers(told: PaceReport) -> tuple[float, float, float, float]:
     return (told.blocked_s, told.rate, told.window_s, -1.0 if isinf(told.age_s) else told.age_s)
 
 
-def _told(note: object, now_us: float) -> Told | None:
+def _parse_note(note: object, now_us: float) -> PaceReport | None:
     """Decode a note; None where there is none, or where the value is not one."""
     if not isinstance(note, bytes) or len(note) != _NOTE.size:
         return None
@@ -75,7 +75,7 @@ def _told(note: object, now_us: float) -> Told | None:
     blocked_s, window_s, age_s = (blocked - now_us) / 1e6, (until - now_us) / 1e6, (now_us - heard) / 1e6
     if not (blocked_s <= LONGEST_S and window_s <= LONGEST_S and rate >= 0):  # a NaN fails these, too
         return None
-    return Told(max(0.0, blocked_s), rate, max(0.0, window_s), max(0.0, age_s) if heard > 0 else float("inf"))
+    return PaceReport(max(0.0, blocked_s), rate, max(0.0, window_s), max(0.0, age_s) if heard > 0 else float("inf"))
 
 
 def _microseconds(clock: object) -> float:

@@ -18,15 +18,15 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ..ports import Asked
+from ..ports import Cancellable
 from .redis_address import parse_address
-from .redis_place import ELSEWHERE, PERHAPS_ELSEWHERE, RedisPlace, Tag, word_for
+from .redis_endpoint import MAYBE_NOT_PRIMARY_KINDS, NOT_PRIMARY_KINDS, HashTag, RedisEndpoint, describe_error
 from .redis_wire import (
     GRACE_S,
     Argument,
     Command,
-    Garbled,
     RedisError,
+    RedisProtocolError,
     RedisUnavailable,
     RedisValue,
     Wire,
@@ -37,7 +37,7 @@ log = logging.getLogger("gateway.stores")
 
 __all__ = ["Argument", "Command", "RedisError", "RedisLink", "RedisUnavailable", "RedisValue"]
 
-Hear = Callable[["list[RedisValue | RedisError] | RedisUnavailable"], None]
+OnReplies = Callable[["list[RedisValue | RedisError] | RedisUnavailable"], None]
 _MAX_IN_FLIGHT = 4096
 """The most calls under way; beyond that Redis is not keeping up, and more calls would only wait to time out."""
 _FAILURES_TO_DROP = 5
@@ -56,7 +56,7 @@ _REMEMBERED_S = 2.0
 """How long the link counts as unwell after one of ``_OUTAGES``: a Redis that refuses writes goes on answering reads."""
 
 
-class _Slot:
+class _FutureSlot:
     """The place of one call in the reply queue: ``want`` replies, then the future is done."""
 
     __slots__ = ("deadline", "future", "replies", "want")
@@ -78,10 +78,10 @@ class _Slot:
         self.future.set_exception(RedisUnavailable(reason))
 
 
-class _Call(msgspec.Struct, eq=False):
-    """As ``_Slot``, but the replies go straight to ``then``."""
+class _CallbackSlot(msgspec.Struct, eq=False):
+    """As ``_FutureSlot``, but the replies go straight to ``then``."""
 
-    _then: Hear | None
+    _then: OnReplies | None
     want: int
     deadline: float
     replies: list[RedisValue | RedisError] = []
@@ -90,17 +90,17 @@ class _Call(msgspec.Struct, eq=False):
     __repr__ = object.__repr__
 
     def answer(self) -> None:
-        self._tell(self.replies)
+        self._deliver(self.replies)
 
     def fail(self, reason: str) -> None:
-        self._tell(RedisUnavailable(reason))
+        self._deliver(RedisUnavailable(reason))
 
     def cancel(self) -> None:
         """Tell nobody of the replies any more."""
         self._then = None
         self.waited_for = False
 
-    def _tell(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+    def _deliver(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
         then, self._then = self._then, None
         self.waited_for = False
         assert then is not None, "told once"
@@ -117,13 +117,13 @@ class RedisLink:
     Construct with :meth:`from_url`; the first call connects. Every call is bounded by ``timeout_s``, connecting included.
     """
 
-    def __init__(self, place: RedisPlace, *, timeout_s: float, name: str) -> None:
+    def __init__(self, place: RedisEndpoint, *, timeout_s: float, name: str) -> None:
         self.name = name
         self.trouble = ""
         """What last went wrong, in a word: ``WRONGPASS``, ``ConnectionRefusedError``, ``timeout``, ``OOM`` …"""
         self.failures = 0
         """How many calls got no answer, or one that says Redis is unwell."""
-        self.greet: Callable[[], None] = _nothing
+        self.on_connect: Callable[[], None] = _noop
         """Called on each new connection: what it sends comes first, ahead of the calls that waited for a connection."""
         self.place = place
         self._timeout_s = timeout_s
@@ -134,18 +134,18 @@ class RedisLink:
         self._closed = False
         self._unanswered = 0
         self._refused_at = float("-inf")
-        self._elsewhere = False
+        self._not_primary = False
         """This connection's server says that another has taken its place."""
         self._stays_until = 0.0
         """Until then the connection is kept even so."""
         self._out: list[bytes] = []
-        self._slots: deque[_Slot | _Call] = deque()
+        self._slots: deque[_FutureSlot | _CallbackSlot] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._grace = False
         self._flushing = False
 
     @classmethod
-    def from_url(cls, url: str, *, timeout_s: float, name: str, tag: Tag = Tag.LIMITS) -> RedisLink:
+    def from_url(cls, url: str, *, timeout_s: float, name: str, tag: HashTag = HashTag.LIMITS) -> RedisLink:
         """Link to ``redis://[user:password@]host[:port][/db]``, ``rediss://…`` or ``unix://[user:password@]/path[?db=n]``.
         ``redis+sentinel://[user:password@]sentinel[:port][,…]/primary[/db][?sentinel_username=…&sentinel_password=…]`` and
         ``redis+cluster://[user:password@]node[:port][,…]``, both also with ``rediss``, ask where the server is (see
@@ -158,7 +158,7 @@ class RedisLink:
             ValueError: The URL is not one of these. The message never holds the URL.
             OSError: A certificate that it names can't be read.
         """
-        return cls(RedisPlace(parse_address(url), tag), timeout_s=timeout_s, name=name)
+        return cls(RedisEndpoint(parse_address(url), tag), timeout_s=timeout_s, name=name)
 
     @property
     def connected(self) -> bool:
@@ -184,7 +184,7 @@ class RedisLink:
             RedisUnavailable: No answer within the timeout.
             RedisError: Redis refused.
         """
-        reply = (await self.post([args]))[0]
+        reply = (await self.submit([args]))[0]
         if isinstance(reply, RedisError):
             raise reply
         return reply
@@ -195,9 +195,9 @@ class RedisLink:
         Raises:
             RedisUnavailable: Not all answers came within the timeout.
         """
-        return await self.post(commands)
+        return await self.submit(commands)
 
-    def post(self, commands: Sequence[Command]) -> asyncio.Future[list[RedisValue | RedisError]]:
+    def submit(self, commands: Sequence[Command]) -> asyncio.Future[list[RedisValue | RedisError]]:
         """As :meth:`execute_many`, without a coroutine: sent at the end of the event loop's turn, answered by the future.
 
         Raises:
@@ -210,32 +210,32 @@ class RedisLink:
             return future
         # Packed before the slot exists: an argument that can't be packed must not leave a place without a command.
         self._out.append(packed(commands))
-        self._enter(_Slot(future, len(commands), loop.time() + self._timeout_s))
+        self._enqueue(_FutureSlot(future, len(commands), loop.time() + self._timeout_s))
         if not self._flushing and self._wire is not None:
             self._flushing = True
             loop.call_soon(self._flush)
         return future
 
-    def call(self, packed: bytes, then: Hear) -> None:
+    def call(self, packed: bytes, then: OnReplies) -> None:
         """Send one command, as ``redis_wire.packed`` writes it, without waiting for the turn's end. ``then`` is called with
         the reply, in a list, as soon as it is read, or with RedisUnavailable; what ``then`` raises is logged.
 
         Raises:
-            RedisUnavailable: As ``post``; ``then`` is not called.
+            RedisUnavailable: As ``submit``; ``then`` is not called.
         """
         loop = self._open()
-        self._enter(_Call(then, 1, loop.time() + self._timeout_s))
+        self._enqueue(_CallbackSlot(then, 1, loop.time() + self._timeout_s))
         if self._wire is not None and not self._out:
             self._wire.write(packed)
         else:
             self._out.append(packed)
             self._flush()
 
-    def ask(self, packed: bytes, count: int, then: Hear) -> Asked:
+    def ask(self, packed: bytes, count: int, then: OnReplies) -> Cancellable:
         """As ``call``, for ``count`` commands, sent at the end of the event loop's turn. The answer may be cancelled."""
         loop = self._open()
-        call = _Call(then, count, loop.time() + self._timeout_s)
-        self._enter(call)
+        call = _CallbackSlot(then, count, loop.time() + self._timeout_s)
+        self._enqueue(call)
         self._out.append(packed)
         if not self._flushing and self._wire is not None:
             self._flushing = True
@@ -254,7 +254,7 @@ class RedisLink:
             raise RedisUnavailable("busy")
         return loop
 
-    def _enter(self, slot: _Slot | _Call) -> None:
+    def _enqueue(self, slot: _FutureSlot | _CallbackSlot) -> None:
         self._slots.append(slot)
         if self._timer is None and self._loop is not None:
             self._timer = self._loop.call_later(self._timeout_s, self._expire)
@@ -282,37 +282,39 @@ class RedisLink:
 
     # Replies and their absence
 
-    def _replied(self, reply: RedisValue | RedisError) -> None:
+    def _on_reply(self, reply: RedisValue | RedisError) -> None:
         """Hand the connection's next reply to the oldest slot."""
         slots = self._slots
         if not slots:
-            raise Garbled
+            raise RedisProtocolError
         slot = slots[0]
         replies = slot.replies
         replies.append(reply)
         if isinstance(reply, RedisError) and reply.kind in _OUTAGES and self._loop is not None:
-            self._unwell(reply.kind, self._loop)
-            if reply.kind in PERHAPS_ELSEWHERE:
+            self._record_outage(reply.kind, self._loop)
+            if reply.kind in MAYBE_NOT_PRIMARY_KINDS:
                 self.place.suspect()
-            self._elsewhere = self._elsewhere or (reply.kind in ELSEWHERE and self._loop.time() >= self._stays_until)
+            self._not_primary = self._not_primary or (
+                reply.kind in NOT_PRIMARY_KINDS and self._loop.time() >= self._stays_until
+            )
         if len(replies) == slot.want:
             slots.popleft()
             if slot.waited_for:
                 self._unanswered = 0
                 slot.answer()
-            if self._elsewhere:
-                self.place.turn += 1
-                self.place.doubt()
+            if self._not_primary:
+                self.place.generation += 1
+                self.place.rotate_guides()
                 self._drop(self.trouble, down=False)
 
-    def complain(self, answer: object) -> None:
+    def mark_unwell(self, answer: object) -> None:
         """Count Redis as unwell, unless the answer already made it so: the answer was useless, though any Redis can do what
         was asked. A proxy may run no scripts, for instance."""
         known = isinstance(answer, RedisUnavailable) or (isinstance(answer, RedisError) and answer.kind in _OUTAGES)
         if not known and self._loop is not None:
-            self._unwell(answer.kind if isinstance(answer, RedisError) else "unexpected reply", self._loop)
+            self._record_outage(answer.kind if isinstance(answer, RedisError) else "unexpected reply", self._loop)
 
-    def _unwell(self, kind: str, loop: asyncio.AbstractEventLoop) -> None:
+    def _record_outage(self, kind: str, loop: asyncio.AbstractEventLoop) -> None:
         self.failures += 1
         self.trouble, self._refused_at = kind, loop.time()
 
@@ -340,9 +342,9 @@ class RedisLink:
                 return
         waiting = min((slot.deadline for slot in self._slots if slot.waited_for), default=None)
         if waiting is not None:
-            self._look_at(max(waiting, now), loop)
+            self._reschedule(max(waiting, now), loop)
 
-    def _look_at(self, moment: float, loop: asyncio.AbstractEventLoop) -> None:
+    def _reschedule(self, moment: float, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:  # set by a new call, on hearing of a timeout; older calls are due before it
             self._timer.cancel()
         self._timer = loop.call_at(moment, self._expire)
@@ -381,7 +383,7 @@ class RedisLink:
         slots, self._slots = self._slots, deque()
         out, self._out = self._out, []
         try:
-            self.greet()
+            self.on_connect()
         except Exception:
             log.exception("Redis greeting callback failed")  # others wait for this connection
         self._slots.extend(slots)
@@ -393,16 +395,16 @@ class RedisLink:
         pause = _BACKOFF_S[0]
         while True:
             try:
-                wire = await self.place.connected(self.name, self._timeout_s, self._replied)
+                wire = await self.place.connected(self.name, self._timeout_s, self._on_reply)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
-                self.trouble = word_for(refused)
+                self.trouble = describe_error(refused)
                 self._fail_all("down")
             else:
-                if self._elsewhere:
-                    self.place.turn += 1
-                self._wire, self._down, self._unanswered, self._elsewhere = wire, False, 0, False
+                if self._not_primary:
+                    self.place.generation += 1
+                self._wire, self._down, self._unanswered, self._not_primary = wire, False, 0, False
                 since = loop.time()
-                self._stays_until = since if self.place.follows else since + STAYS_S
+                self._stays_until = since if self.place.has_guides else since + STAYS_S
                 self._begin()
                 await self.place.lost(wire)
                 if self._wire is wire:
@@ -416,5 +418,5 @@ class RedisLink:
             pause = min(pause * 2, _BACKOFF_S[1])
 
 
-def _nothing() -> None:
-    """The default for ``greet``: nothing has to be sent first."""
+def _noop() -> None:
+    """The default for ``on_connect``: nothing has to be sent first."""

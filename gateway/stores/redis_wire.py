@@ -13,7 +13,7 @@ from typing import TypeAlias, cast
 
 import hiredis
 
-from ..names import Address, Names
+from ..host_resolver import Address, HostResolver
 from .redis_address import RedisAddress
 
 RedisValue: TypeAlias = "int | bytes | list[RedisValue] | None"
@@ -72,7 +72,7 @@ def _kind(text: str) -> str:
     return text.partition(" ")[0][:32]
 
 
-class Garbled(Exception):  # noqa: N818 — never leaves the connection
+class RedisProtocolError(Exception):
     """Not RESP, or a reply nobody asked for."""
 
 
@@ -84,10 +84,10 @@ class Wire(asyncio.Protocol):
     """One TCP, TLS or Unix connection. It handles the replies to its greeting itself; later ones go to its owner."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive: Receive = self._greets
+        self._receive: Receive = self._receive_greeting
         self._owner = receive
         self._transport: asyncio.Transport | None = None
-        self._reader = hiredis.Reader(protocolError=Garbled, replyError=RedisError)
+        self._reader = hiredis.Reader(protocolError=RedisProtocolError, replyError=RedisError)
         self._greeting: asyncio.Future[RedisValue] | None = None
         self._greetings = 0
         self._unasked: RedisError | None = None
@@ -96,8 +96,8 @@ class Wire(asyncio.Protocol):
         self.lost = asyncio.Event()
         self.at = ("", 0)
         """Where the server was found; set by whoever looked for it."""
-        self.turn = 0
-        """What ``RedisPlace.turn`` was then."""
+        self.generation = 0
+        """What ``RedisEndpoint.generation`` was then."""
 
     def descriptor(self) -> int:
         """The file descriptor of the socket; -1: it is gone."""
@@ -109,7 +109,7 @@ class Wire(asyncio.Protocol):
 
     def abort(self) -> None:
         if self._greeting is None:
-            self._receive = nobody
+            self._receive = ignore_reply
         if self._transport is not None:
             self._transport.abort()
 
@@ -123,7 +123,7 @@ class Wire(asyncio.Protocol):
         self.write(packed(commands))
         return await self._greeting
 
-    def greeted(self) -> None:
+    def end_greeting(self) -> None:
         self._greeting = None
         self._receive = self._owner
 
@@ -144,11 +144,11 @@ class Wire(asyncio.Protocol):
             next_reply = self._reader.gets
             while (reply := next_reply()) is not False:
                 self._receive(reply)
-        except Garbled:
+        except RedisProtocolError:
             # Out of step for good: whatever comes next would answer somebody else's question.
             self.abort()
 
-    def _greets(self, reply: RedisValue | RedisError) -> None:
+    def _receive_greeting(self, reply: RedisValue | RedisError) -> None:
         greeting = self._greeting
         self._greetings -= 1
         if greeting is None or greeting.done():
@@ -169,7 +169,7 @@ class Wire(asyncio.Protocol):
         return self._unasked or RedisUnavailable("connection lost")
 
 
-def nobody(reply: RedisValue | RedisError) -> None:
+def ignore_reply(reply: RedisValue | RedisError) -> None:
     """Ignore a reply that nobody waits for any more."""
     del reply
 
@@ -179,7 +179,7 @@ async def connected(
     name: str,
     timeout_s: float,
     receive: Receive,
-    names: Names | None = None,
+    names: HostResolver | None = None,
     *,
     last: Command = ("PING",),
 ) -> tuple[Wire, RedisValue]:
@@ -197,18 +197,18 @@ async def connected(
     except BaseException:
         wire.abort()
         raise
-    wire.greeted()
+    wire.end_greeting()
     return wire, reply
 
 
-async def opened(at: RedisAddress, name: str, receive: Receive, names: Names | None = None) -> Wire:
+async def opened(at: RedisAddress, name: str, receive: Receive, names: HostResolver | None = None) -> Wire:
     """As ``connected``, but without the last greeting."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         if at.path:
             _, wire = await loop.create_unix_connection(lambda: Wire(receive), at.path, ssl=at.tls)
         else:
-            wire = await _reached(at, receive, await (names or Names(at.host, at.port)).addresses())
+            wire = await _connect_any(at, receive, await (names or HostResolver(at.host, at.port)).addresses())
     try:
         greeting: list[Command] = []
         if at.username or at.password:
@@ -224,7 +224,7 @@ async def opened(at: RedisAddress, name: str, receive: Receive, names: Names | N
     return wire
 
 
-async def _reached(at: RedisAddress, receive: Receive, addresses: Sequence[Address]) -> Wire:
+async def _connect_any(at: RedisAddress, receive: Receive, addresses: Sequence[Address]) -> Wire:
     """Connect to the first address that answers; none but the last may take more than its share of the time."""
     loop = asyncio.get_running_loop()
     server_name = at.host if at.tls is not None else None

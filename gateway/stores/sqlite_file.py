@@ -23,7 +23,7 @@ log = logging.getLogger("gateway.stores")
 
 _Answer = TypeVar("_Answer")
 
-_UNDOING = frozenset(
+_NOT_WRITTEN = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY}
 )
 """Errors after which SQLite has not begun, or has rolled back: nothing was written."""
@@ -83,7 +83,7 @@ class SqliteFile:
             raise StoreUnavailable(f"{self._path} did not answer in time") from error
         except sqlite3.Error as error:
             # Only the low octet: the others say more of the same error.
-            kind = NotDone if getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNDOING else StoreUnavailable
+            kind = NotDone if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_WRITTEN else StoreUnavailable
             raise kind(f"{self._path}: {error}") from error
 
     def _current(self) -> sqlite3.Connection:

@@ -32,7 +32,7 @@ FORWARDING, LOST = "forwarding", "lines_lost"
 _NOT_YET = frozenset({"schema", "time", "status", "duration_ms", "bytes_in", "bytes_out"})
 _SLICE = 8  # rendered once there are so many: requests that come meanwhile wait some 0.1 ms, not for all of a flush
 _MOST_READY_BYTES = 256 << 10
-_LINKED_BYTES = 128  # what the chain adds to a line, at most
+_LINK_BYTES = 128  # what the chain adds to a line, at most
 
 
 class _Batch:
@@ -90,7 +90,7 @@ class AuditLog:
         self._before_write = before_write
         self._blocks_reads = blocks_reads
         self._refused = 0
-        self._untold = 0
+        self._unreported = 0
         """How many lines found no room, and how many of these no line of the audit reports yet."""
         self.events = 0
         self.closed = False
@@ -98,7 +98,7 @@ class AuditLog:
         self._chain = chain
         self._checkpoint_at = monotonic() + CHECKPOINT_S
         if chain is not None:
-            self._mark(OPENED, {"after": after} if after else {})
+            self._write_event(OPENED, {"after": after} if after else {})
 
     @property
     def pending(self) -> int:
@@ -140,7 +140,7 @@ class AuditLog:
         if batch:
             self._log.lines(batch)
         self.events += len(lines)
-        data = self._linked(lines) if lines else b""
+        data = self._link_lines(lines) if lines else b""
         lines.clear()
         if data:
             self._ready.append(data)
@@ -148,33 +148,33 @@ class AuditLog:
         if more and self._ready_bytes < _MOST_READY_BYTES:
             return
         if self._ready:
-            self.writer.offer(self._taken())
+            self.writer.offer(self._take_ready())
         if self._chain is not None and self._monotonic() >= self._checkpoint_at:
             self._checkpoint()
         self.closed = self._blocks_reads and self.writer.blocked
 
-    def _taken(self) -> bytes:
+    def _take_ready(self) -> bytes:
         """Take what is linked but not offered yet: it must precede whatever is linked after it."""
         data = b"".join(self._ready)
         self._ready.clear()
         self._ready_bytes = 0
         return data
 
-    def _linked(self, lines: list[bytes], *, closing: bool = False) -> bytes:
+    def _link_lines(self, lines: list[bytes], *, closing: bool = False) -> bytes:
         """``lines`` in octets, linked as the next of the audit; empty if the writer has no room for them.
 
         Lines are linked only if there is room, so the chain has no gaps; and it reports how many lines found no room.
         """
-        size = self._ready_bytes + sum(map(len, lines)) + _LINKED_BYTES * (len(lines) + 1 + closing)
+        size = self._ready_bytes + sum(map(len, lines)) + _LINK_BYTES * (len(lines) + 1 + closing)
         if not self.writer.has_room(size):
-            if not self._untold:
+            if not self._unreported:
                 log.error("the audit has no room, in its sink or on disk: lines are being dropped")
             self._refused += len(lines)
-            self._untold += len(lines)
+            self._unreported += len(lines)
             return b""
-        if self._untold:
-            lines = [self._event(LOST, {"count": self._untold}), *lines]
-            self._untold = 0
+        if self._unreported:
+            lines = [self._event(LOST, {"count": self._unreported}), *lines]
+            self._unreported = 0
         if self._chain is not None:
             link, last = self._chain.link, self._chain.close if closing else self._chain.link
             lines = [*map(link, lines[:-1]), last(lines[-1])]
@@ -184,10 +184,10 @@ class AuditLog:
         """A line for an ``event`` rather than for a request's end."""
         return encode({"schema": SCHEMA, "time": timestamp(self._wall()), "event": event, **more})
 
-    def _mark(self, event: str, more: Mapping[str, object]) -> None:
-        data = self._linked([self._event(event, more)], closing=event == CLOSED)
+    def _write_event(self, event: str, more: Mapping[str, object]) -> None:
+        data = self._link_lines([self._event(event, more)], closing=event == CLOSED)
         if data:
-            self.writer.offer(self._taken() + data)
+            self.writer.offer(self._take_ready() + data)
 
     def _checkpoint(self) -> None:
         """Log how far the chain is. Kept apart from the audit, that reveals whether lines are missing at its end."""
@@ -208,8 +208,8 @@ class AuditLog:
         facts = msgspec.to_builtins(line_of(x, self._wall() - took_s, took_s))
         known = {name: value for name, value in facts.items() if name not in _NOT_YET}
         self.events += 1
-        data = self._linked([self._event(FORWARDING, known)])
-        if not data or not await self.writer.settle(self._taken() + data):
+        data = self._link_lines([self._event(FORWARDING, known)])
+        if not data or not await self.writer.write_durably(self._take_ready() + data):
             raise _unavailable()
 
     def close(self) -> None:
@@ -220,7 +220,7 @@ class AuditLog:
         batch, self._pending = self._pending, []
         self._render(batch)
         if self._chain is not None:
-            self._mark(CLOSED, {})
+            self._write_event(CLOSED, {})
             self._checkpoint()
         self.writer.close()
 

@@ -165,7 +165,7 @@ _DECIMALS = [b".%b" % (b"%03d" % number).rstrip(b"0") if number else b".0" for n
 _NO_TIME = b"0.0"
 
 
-class _Told:
+class _LineTemplate:
     """What the lines of kin share, in encoded form."""
 
     __slots__ = ("bytes_in", "bytes_out", "end", "octets", "who", "why")
@@ -186,13 +186,13 @@ class _Told:
         self.octets = b""
 
 
-class _ToldForwarded:
+class _ForwardedTemplate:
     """The same for kin that GitLab was asked for: their lines also differ in the target, and in GitLab's times and id."""
 
     __slots__ = ("asked", "end", "listed", "operation", "path", "who", "why")
 
     def __init__(self, line: bytes, asked_for: bytes) -> None:
-        """As in ``_Told``. ``asked_for`` is the target; the other targets nearly always have the same path."""
+        """As in ``_LineTemplate``. ``asked_for`` is the target; the other targets nearly always have the same path."""
         line = _untraced(line)
         target = line.index(b'"target":') + len(b'"target":')
         operation = line.index(b',"operation":')
@@ -235,7 +235,7 @@ class LineRenderer:
             told = kin.told
             if told is None:
                 line = encode(line_of(x, at, took_s))
-                told = kin.told = _ToldForwarded(line, x.target) if x.upstream_status else _Told(line)
+                told = kin.told = _ForwardedTemplate(line, x.target) if x.upstream_status else _LineTemplate(line)
             second = int(at)
             if second != self._second:
                 self._second = second
@@ -243,11 +243,11 @@ class LineRenderer:
             if x.limit_remaining != self._remaining or x.limit_id != self._limit:
                 self._limit, self._remaining = x.limit_id, x.limit_remaining
                 self._limited = _limited(x)
-            if isinstance(told, _ToldForwarded):
+            if isinstance(told, _ForwardedTemplate):
                 line = self._forwarded(told, x, _MILLISECONDS[int((at - second) * 1000)], took_s)
                 lines.append(line or encode(line_of(x, at, took_s)))
                 continue
-            assert isinstance(told, _Told), "or the other"
+            assert isinstance(told, _LineTemplate), "or the other"
             if x.bytes_out != told.bytes_out or x.bytes_in != told.bytes_in:
                 told.bytes_out, told.bytes_in = x.bytes_out, x.bytes_in
                 told.octets = b',"bytes_in":%d,"bytes_out":%d%b' % (x.bytes_in, x.bytes_out, told.why)
@@ -267,7 +267,7 @@ class LineRenderer:
             )
         return lines
 
-    def _forwarded(self, told: _ToldForwarded, x: Exchange, milliseconds: bytes, took_s: float) -> bytes:
+    def _forwarded(self, told: _ForwardedTemplate, x: Exchange, milliseconds: bytes, took_s: float) -> bytes:
         """The line of a request that was forwarded; empty if one of its times is beyond the range of three decimals."""
         upstream_s, first_byte_s = x.upstream_s, x.upstream_first_byte_s
         if not (0.0 <= took_s < _MOST_S and 0.0 <= upstream_s < _MOST_S and 0.0 <= first_byte_s < _MOST_S):

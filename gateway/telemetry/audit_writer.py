@@ -29,13 +29,13 @@ log = logging.getLogger("gateway.audit")
 RETRY_S = 1.0
 """How often a sink that failed is tried again when there is nothing new to write."""
 
-LOOK_S = 5.0
+CLAIM_PAUSE_S = 5.0
 """How often the writer looks for lines that another process left on disk when it ended."""
 
 QUEUE_BYTES = 16 << 20
 """How many octets of lines may wait in memory."""
 
-AGAIN_S = 60.0
+REWRITE_PAUSE_S = 60.0
 """How often, at most, lines are written again because the sink could not be synced: a disk that never can be would fill
 up with them."""
 
@@ -65,8 +65,8 @@ class AuditWriter:
         durable: Whether lines were promised to outlive a power cut: then they stay in the spool until the sink's do so.
         queue_bytes: As ``QUEUE_BYTES``.
         retry_s: As ``RETRY_S``.
-        look_s: As ``LOOK_S``.
-        again_s: As ``AGAIN_S``.
+        claim_pause_s: As ``CLAIM_PAUSE_S``.
+        rewrite_pause_s: As ``REWRITE_PAUSE_S``.
         patience_s: As ``PATIENCE_S``.
     """
 
@@ -75,47 +75,47 @@ class AuditWriter:
         sink: Sink,
         spool: Spool | None = None,
         *,
-        begun: bytes = b"",
+        partial_line: bytes = b"",
         torn: bytes = b"",
         tail: Callable[[], Tail] = Tail,
         durable: bool = False,
         queue_bytes: int = QUEUE_BYTES,
         retry_s: float = RETRY_S,
-        look_s: float = LOOK_S,
-        again_s: float = AGAIN_S,
+        claim_pause_s: float = CLAIM_PAUSE_S,
+        rewrite_pause_s: float = REWRITE_PAUSE_S,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._sink = sink
         self._spool = spool
-        self._hand = b""
-        self._torn = torn
+        self._held = b""
+        self._line_end_due = torn
         self._queue_bytes = queue_bytes
         self._tail = tail
         self.durable = durable
         self._retry_s = retry_s
-        self._look_s = look_s if spool is not None else None
-        self._look_at = 0.0
-        self._again_s = again_s
-        self._again_at = 0.0
+        self._claim_pause_s = claim_pause_s if spool is not None else None
+        self._claim_at = 0.0
+        self._rewrite_pause_s = rewrite_pause_s
+        self._rewrite_at = 0.0
         self._patience_s = patience_s
         self._queue: deque[_Offered] = deque()
         self._queued = 0
         self._stuck = False
         """Whether what is in hand fits nowhere: neither sink nor spool took it."""
-        self._begun = begun
+        self._partial_line = partial_line
         """The last octets in the sink, if they do not end a line."""
-        self._took = True
+        self._sink_took_all = True
         """Whether the sink took everything the last time it was asked."""
-        self._spool_told = False
+        self._spool_failure_logged = False
         """Whether the log was told that the spool fails: once, until nothing waits there."""
         self._unsynced = False
         """Whether the sink took something since it was last to be synced."""
-        self.unsure = False
+        self.sync_failing = False
         """Whether the sink could not be synced the last time."""
         self._doubted = spool is not None and spool.used > 0
         """Whether the sink may hold something that outlives a power cut only in the spool: it could not be synced, or
         another process, which may have promised that, wrote it."""
-        self._since: float | None = None
+        self._busy_since: float | None = None
         """When the thread began what it is doing; None while it waits."""
         self._closing = False
         self._changed = threading.Condition()
@@ -125,14 +125,14 @@ class AuditWriter:
         self._thread.start()
 
     @property
-    def spools(self) -> bool:
+    def has_spool(self) -> bool:
         """Whether what the sink does not take is kept on disk."""
         return self._spool is not None
 
     @property
     def spooled_bytes(self) -> int:
         """How many octets wait on disk."""
-        return self._spool.waiting if self._spool is not None else 0
+        return self._spool.waiting_bytes if self._spool is not None else 0
 
     @property
     def blocked(self) -> bool:
@@ -140,17 +140,17 @@ class AuditWriter:
         return self._spool is not None and (self._stuck or not self.has_room(ROOM_BYTES))
 
     @property
-    def hangs(self) -> bool:
+    def is_hanging(self) -> bool:
         """Whether the sink or the spool's disk has not returned for longer than anybody waits (on a network file system
         whose server is away)."""
-        since = self._since
+        since = self._busy_since
         return since is not None and time.monotonic() - since > self._patience_s
 
     # The event loop's side
 
     def has_room(self, size: int) -> bool:
         """Whether ``size`` octets may be offered. Asked before lines are linked, so that refused ones leave no gap."""
-        if self._queued + len(self._hand) + size > self._queue_bytes:
+        if self._queued + len(self._held) + size > self._queue_bytes:
             return False
         spool = self._spool
         if spool is None or not self.failing:
@@ -164,14 +164,14 @@ class AuditWriter:
             self._queued += len(lines)
             self._changed.notify()
 
-    async def settle(self, lines: bytes) -> bool:
+    async def write_durably(self, lines: bytes) -> bool:
         """Queue ``lines``, and wait until they outlive the process and a power cut; False: they may not."""
         loop = asyncio.get_running_loop()
         settled: asyncio.Future[bool] = loop.create_future()
 
         def tell(done: bool) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is gone
-                loop.call_soon_threadsafe(_settle, settled, done)
+                loop.call_soon_threadsafe(_resolve_future, settled, done)
 
         self.offer(lines, tell)
         try:
@@ -189,8 +189,8 @@ class AuditWriter:
         if self._thread.is_alive():
             log.error("the audit sink does not return: its last lines may be lost")
             return
-        if self._hand:
-            log.error("%d audit lines found no room and are lost with the process", self._hand.count(b"\n"))
+        if self._held:
+            log.error("%d audit lines found no room and are lost with the process", self._held.count(b"\n"))
         try:
             self._sink.close()
         except OSError as error:  # a network file system may report only now what its server did not take
@@ -205,7 +205,7 @@ class AuditWriter:
         over = False
         while not over:
             offered, over = self._next()
-            self._since = time.monotonic()
+            self._busy_since = time.monotonic()
             written = self._write(b"".join([one.lines for one in offered]))
             told = [one.durable for one in offered if one.durable is not None]
             if told:
@@ -213,14 +213,14 @@ class AuditWriter:
                 for tell in told:
                     tell(written)
             if not over:
-                self._look()
-            self._since = None
+                self._claim_leftovers()
+            self._busy_since = None
 
     def _next(self) -> tuple[list[_Offered], bool]:
         """What was offered since the last call, and whether it is the last. It counts as queued until it is written."""
         with self._changed:
             if not self._closing and (self._stuck or not self._queue):
-                self._changed.wait(self._retry_s if self._owed() or self.unsure else self._look_s)
+                self._changed.wait(self._retry_s if self._has_backlog() or self.sync_failing else self._claim_pause_s)
             if self._stuck and not self._closing:
                 return [], False  # new lines wait in the queue, behind what is in hand
             offered = list(self._queue)
@@ -230,100 +230,102 @@ class AuditWriter:
     def _write(self, lines: bytes) -> bool:
         """Write what is owed, then ``lines``. Returns whether these are in the sink, or on disk in their order."""
         lost = self.dropped
-        self._see_to_sink()
-        self._see_to_spool()
-        self._recover()
-        self._keep(lines if self._owed() else lines[self._push(lines) :])
+        self._check_sink()
+        self._check_spool()
+        self._write_backlog()
+        self._keep(lines if self._has_backlog() else lines[self._push(lines) :])
         with self._changed:
             self._queued -= len(lines)
-        if self.failing and self._took and not self._owed():
+        if self.failing and self._sink_took_all and not self._has_backlog():
             self.failing = False
             log.warning("the audit sink takes lines again")
-        return not self._hand and self.dropped == lost
+        return not self._held and self.dropped == lost
 
-    def _see_to_sink(self) -> None:
+    def _check_sink(self) -> None:
         """Begin a line anew if the sink had part of it and was emptied, by a rotation or an operator who needs the room."""
-        if not self._begun or not self._sink.emptied():
+        if not self._partial_line or not self._sink.was_emptied():
             return
-        if self._torn:
-            self._torn = b""
-        elif self._spool is not None and self._spool.waiting:
-            self._spool.take_back(len(self._begun))
+        if self._line_end_due:
+            self._line_end_due = b""
+        elif self._spool is not None and self._spool.waiting_bytes:
+            self._spool.rewind(len(self._partial_line))
         else:
-            self._hand = self._begun + self._hand
-        self._begun = b""
+            self._held = self._partial_line + self._held
+        self._partial_line = b""
 
-    def _see_to_spool(self) -> None:
+    def _check_spool(self) -> None:
         """Find out whether the spool was cut by an operator who needs the room."""
         if self._spool is None:
             return
         try:
-            gone = self._spool.cut()
+            gone = self._spool.detect_truncation()
         except OSError as error:
-            self._spool_fails(error)
+            self._log_spool_failure(error)
             return
-        if not self._spool.waiting:
-            self._spool_told = False
+        if not self._spool.waiting_bytes:
+            self._spool_failure_logged = False
         if gone:
             log.error("somebody truncated the audit's spool: %d octets that waited there are lost", gone)
-            if self._begun and not self._torn and not self._spool.waiting:
-                self._torn = b"\n"  # the rest of the line that the sink has begun is among them
+            if self._partial_line and not self._line_end_due and not self._spool.waiting_bytes:
+                self._line_end_due = b"\n"  # the rest of the line that the sink has begun is among them
 
-    def _spool_fails(self, error: OSError) -> None:
-        if not self._spool_told:
+    def _log_spool_failure(self, error: OSError) -> None:
+        if not self._spool_failure_logged:
             log.error("the audit's spool fails: %s", error.strerror)
-        self._spool_told = True
+        self._spool_failure_logged = True
 
-    def _look(self) -> None:
+    def _claim_leftovers(self) -> None:
         """Write what another process left, once all lines of our own are written: after a whole line, and only while the
         sink takes lines."""
         spool, now = self._spool, time.monotonic()
-        if spool is None or now < self._look_at or self.failing or self._owed() or self._begun or spool.used:
+        if spool is None or now < self._claim_at or self.failing or self._has_backlog() or self._partial_line or spool.used:
             return
-        self._look_at = now + (self._look_s or 0.0)
+        self._claim_at = now + (self._claim_pause_s or 0.0)
         with contextlib.suppress(OSError):  # reported once the spool is needed for lines of our own
             spool.claim()
-        if not spool.waiting:
+        if not spool.waiting_bytes:
             return
-        log.warning("the audit's spool holds %d octets of a process that has ended: they are written now", spool.waiting)
+        log.warning(
+            "the audit's spool holds %d octets of a process that has ended: they are written now", spool.waiting_bytes
+        )
         self._doubted = True
         try:
             spool.resume(self._tail())
         except OSError as error:
             log.error("the audit's spool fails: %s", error.strerror)
-        self._recover()
+        self._write_backlog()
 
-    def _owed(self) -> bool:
+    def _has_backlog(self) -> bool:
         """Whether something must be written before anything new."""
-        return bool(self._torn or self._hand) or self.spooled_bytes > 0
+        return bool(self._line_end_due or self._held) or self.spooled_bytes > 0
 
-    def _recover(self) -> None:
+    def _write_backlog(self) -> None:
         """Write as much of what is owed as the sink takes, but stop in time for what is new."""
         if not self._end_line():
             return
         spool = self._spool
-        while spool is not None and spool.waiting:
+        while spool is not None and spool.waiting_bytes:
             try:
                 octets = spool.peek()
                 taken = self._push(octets)
-                spool.drop(taken)
+                spool.advance(taken)
             except OSError as error:
-                self._spool_fails(error)
+                self._log_spool_failure(error)
                 self.failing = True  # as if the sink had failed: what comes after those needs room in the spool
                 return
-            if self._begun and not spool.waiting:
-                self._torn = b"\n"  # somebody cut it within a line, and there was no room to end that line
+            if self._partial_line and not spool.waiting_bytes:
+                self._line_end_due = b"\n"  # somebody cut it within a line, and there was no room to end that line
             if not octets or taken < len(octets) or self._queue or self._closing:
                 break  # no octets: somebody has just cut the spool
         self._empty_spool()
-        if self._end_line() and self._hand and not self.spooled_bytes:
-            self._hand = self._hand[self._push(self._hand) :]
+        if self._end_line() and self._held and not self.spooled_bytes:
+            self._held = self._held[self._push(self._held) :]
         self._keep(b"")
 
     def _end_line(self) -> bool:
         """End the line in the sink whose rest is lost, if there is one. Returns whether none is left."""
-        self._torn = self._torn[self._push(self._torn) :]
-        return not self._torn
+        self._line_end_due = self._line_end_due[self._push(self._line_end_due) :]
+        return not self._line_end_due
 
     def _empty_spool(self) -> None:
         """Empty the spool if the sink has all of it, and, where that was promised, for good; else retry in the next round.
@@ -332,11 +334,11 @@ class AuditWriter:
         something.
         """
         spool = self._spool
-        if self.spooled_bytes or not (self.unsure or (spool is not None and spool.used)):
+        if self.spooled_bytes or not (self.sync_failing or (spool is not None and spool.used)):
             return
         # The rest of a line that the sink has begun is in hand.
-        not_yet = spool is not None and spool.doubted and (self._begun or time.monotonic() < self._again_at)
-        if not_yet and not self.unsure:
+        not_yet = spool is not None and spool.doubted and (self._partial_line or time.monotonic() < self._rewrite_at)
+        if not_yet and not self.sync_failing:
             return
         self._unsynced = self._unsynced or self._doubted
         if ((self.durable or self._doubted) and not self._sync_sink()) or spool is None or not_yet:
@@ -345,31 +347,33 @@ class AuditWriter:
             spool.empty()
             if self.durable:
                 spool.sync()  # else a power cut would bring it back, and again lines that are rotated away by now
-        if spool.waiting:
-            self._again_at = time.monotonic() + self._again_s
-            log.warning("lines the audit sink accepted before a failed fsync are written again: %d octets", spool.waiting)
+        if spool.waiting_bytes:
+            self._rewrite_at = time.monotonic() + self._rewrite_pause_s
+            log.warning(
+                "lines the audit sink accepted before a failed fsync are written again: %d octets", spool.waiting_bytes
+            )
 
     def _push(self, octets: bytes) -> int:
         """Write ``octets`` to the sink. Returns how many it took."""
         if not octets:
             return 0
-        self._since = time.monotonic()  # for each piece: a long spool takes time, and is no hang
-        taken, why = self._asked(octets)
+        self._busy_since = time.monotonic()  # for each piece: a long spool takes time, and is no hang
+        taken, why = self._try_sink(octets)
         if 0 < taken < len(octets) and not self.failing:
             # What stopped it midway shows only at the next try. A reader that stalls is not waited for twice.
-            more, why = self._asked(octets[taken:])
+            more, why = self._try_sink(octets[taken:])
             taken += more
         if taken:
             self._unsynced = True
             end = octets.rfind(b"\n", 0, taken) + 1
-            self._begun = octets[end:taken] if end else self._begun + octets[:taken]
-        self._took = taken == len(octets)
-        if not self._took and not self.failing:
+            self._partial_line = octets[end:taken] if end else self._partial_line + octets[:taken]
+        self._sink_took_all = taken == len(octets)
+        if not self._sink_took_all and not self.failing:
             self.failing = True
             log.error("the audit sink fails: %s", why)
         return taken
 
-    def _asked(self, octets: bytes) -> tuple[int, str]:
+    def _try_sink(self, octets: bytes) -> tuple[int, str]:
         """How many octets the sink took, and why not all of them."""
         try:
             return self._sink.write(octets), _STALLS
@@ -380,29 +384,29 @@ class AuditWriter:
 
     def _keep(self, octets: bytes) -> None:
         """Keep what the sink did not take, behind what is in hand already."""
-        octets = self._hand + octets
-        self._hand = b""
+        octets = self._held + octets
+        self._held = b""
         if not octets:
             self._stuck = False
         elif self._spool is None:
             # Only the rest of a line that was cut short stays: that line must be ended before another begins.
-            self._hand = octets[: octets.index(b"\n") + 1] if self._begun and not self._torn else b""
-            self.dropped += octets.count(b"\n", len(self._hand))
+            self._held = octets[: octets.index(b"\n") + 1] if self._partial_line and not self._line_end_due else b""
+            self.dropped += octets.count(b"\n", len(self._held))
         else:
-            self._see_to_spool()  # again: the sink may have taken long, and after a cut these would pass for what is gone
+            self._check_spool()  # again: the sink may have taken long, and after a cut these would pass for what is gone
             try:
-                self._spool.append(octets, b"" if self._torn else self._begun)
+                self._spool.append(octets, b"" if self._line_end_due else self._partial_line)
                 self._stuck = False
             except OSError as error:
                 if not self._stuck:
                     log.error("the audit's spool fails: %s", error.strerror)
-                self._hand, self._stuck = octets, True
+                self._held, self._stuck = octets, True
 
     def _sync(self) -> bool:
         """Sync sink and spool: either may hold some of what was offered. Returns whether all of it outlives a power cut."""
         done = self._sync_sink()
         try:
-            if self._spool is not None and self._spool.waiting:
+            if self._spool is not None and self._spool.waiting_bytes:
                 self._spool.sync()
         except OSError as error:
             return _not_durable(error)
@@ -416,15 +420,15 @@ class AuditWriter:
         try:
             self._sink.sync()
         except OSError as error:
-            if not self.unsure:
+            if not self.sync_failing:
                 _not_durable(error)
-            self.unsure = self._doubted = True
+            self.sync_failing = self._doubted = True
             if self._spool is not None:
                 self._spool.doubt()  # Linux drops what it could not write, and reports success when asked again
             return False
-        if self.unsure:
+        if self.sync_failing:
             log.warning("the audit can be synced to disk again")
-        self.unsure = False
+        self.sync_failing = False
         self._doubted = self._spool is not None and self._spool.doubted
         return True
 
@@ -438,6 +442,6 @@ def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-def _settle(settled: asyncio.Future[bool], done: bool) -> None:
+def _resolve_future(settled: asyncio.Future[bool], done: bool) -> None:
     if not settled.done():
         settled.set_result(done)

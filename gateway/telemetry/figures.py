@@ -14,7 +14,7 @@ import msgspec
 Kind = tuple[str | int, ...]
 
 
-class Times(msgspec.Struct, frozen=True, array_like=True):
+class Histogram(msgspec.Struct, frozen=True, array_like=True):
     """A histogram: the count of each bucket, and the total time."""
 
     counts: tuple[int, ...]
@@ -22,7 +22,7 @@ class Times(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Number(msgspec.Struct, frozen=True, array_like=True):
-    """One number, with the attributes of a ``metrics.Reading``."""
+    """One number, with the attributes of a ``metrics.RequestTraits``."""
 
     name: str
     help: str
@@ -44,8 +44,8 @@ class Figures(msgspec.Struct, frozen=True, array_like=True):
     """What one process has counted, at one moment."""
 
     rows: tuple[Row, ...] = ()
-    durations: dict[str, Times] = {}
-    upstream: Times = Times((), 0.0)
+    durations: dict[str, Histogram] = {}
+    upstream: Histogram = Histogram((), 0.0)
     numbers: tuple[Number, ...] = ()
 
     def totals(self) -> Figures:
@@ -58,7 +58,7 @@ class Figures(msgspec.Struct, frozen=True, array_like=True):
         return sum(row.count for row in self.rows)
 
 
-_MOST = frozenset(
+_MERGED_BY_MAX = frozenset(
     {
         "gitlab_gateway_audit_blocked",
         "gitlab_gateway_audit_failing",
@@ -71,7 +71,7 @@ _MOST = frozenset(
         "gitlab_gateway_upstream_breaker",
     }
 )
-_LEAST = frozenset(
+_MERGED_BY_MIN = frozenset(
     {
         "gitlab_gateway_cache_near_up",
         "gitlab_gateway_certificate_expires_seconds",
@@ -79,45 +79,48 @@ _LEAST = frozenset(
         "gitlab_gateway_store_up",
     }
 )
-"""Gauges that are not amounts: for several processes, the largest (``_MOST``) or smallest (``_LEAST``) value counts."""
+"""Gauges that are not amounts: for several processes, the largest value (``_MERGED_BY_MAX``) or the smallest
+(``_MERGED_BY_MIN``) counts."""
 
 
-def together(parts: Sequence[Figures]) -> Figures:
+def merge(parts: Sequence[Figures]) -> Figures:
     """What several processes have counted in all."""
     rows: dict[Kind, tuple[int, int, int]] = {}
-    durations: dict[str, Times] = {}
-    upstream = Times((), 0.0)
+    durations: dict[str, Histogram] = {}
+    upstream = Histogram((), 0.0)
     for part in parts:
         for row in part.rows:
             count, bytes_in, bytes_out = rows.get(row.kind, (0, 0, 0))
             rows[row.kind] = count + row.count, bytes_in + row.bytes_in, bytes_out + row.bytes_out
         for cache, times in part.durations.items():
-            durations[cache] = _added(durations.get(cache, Times((), 0.0)), times)
-        upstream = _added(upstream, part.upstream)
+            durations[cache] = _add_histograms(durations.get(cache, Histogram((), 0.0)), times)
+        upstream = _add_histograms(upstream, part.upstream)
     return Figures(
         tuple(Row(kind, *sums) for kind, sums in rows.items()),
         durations,
         upstream,
-        tuple(_folded(one for part in parts for one in part.numbers)),
+        tuple(_merge_numbers(one for part in parts for one in part.numbers)),
     )
 
 
-def _added(one: Times, other: Times) -> Times:
+def _add_histograms(one: Histogram, other: Histogram) -> Histogram:
     if not one.counts or not other.counts:
         return one if one.counts else other
-    return Times(tuple(a + b for a, b in zip(one.counts, other.counts, strict=True)), one.total_s + other.total_s)
+    return Histogram(tuple(a + b for a, b in zip(one.counts, other.counts, strict=True)), one.total_s + other.total_s)
 
 
-def _folded(numbers: Iterable[Number]) -> Iterable[Number]:
+def _merge_numbers(numbers: Iterable[Number]) -> Iterable[Number]:
     found: dict[tuple[str, ...], Number] = {}
     for one in numbers:
         key = (one.name, *one.labels.values())
         before = found.get(key)
-        found[key] = one if before is None else msgspec.structs.replace(one, value=_fold(one)(before.value, one.value))
+        found[key] = (
+            one if before is None else msgspec.structs.replace(one, value=_merge_operator(one)(before.value, one.value))
+        )
     return found.values()
 
 
-def _fold(number: Number) -> Callable[[float, float], float]:
+def _merge_operator(number: Number) -> Callable[[float, float], float]:
     if number.total:
         return operator.add
-    return max if number.name in _MOST else min if number.name in _LEAST else operator.add
+    return max if number.name in _MERGED_BY_MAX else min if number.name in _MERGED_BY_MIN else operator.add

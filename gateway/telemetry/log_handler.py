@@ -21,9 +21,9 @@ import time
 from collections import deque
 from typing import TextIO
 
-MOST_BYTES = 256 << 10
+QUEUE_BYTES = 256 << 10
 """How many octets of lines may wait for a reader."""
-MOMENT_S = 0.05
+EMIT_WAIT_S = 0.05
 """How long code that logs waits for its lines to be written, in total per second."""
 STALL_S = 0.5
 """At exit: a reader that takes nothing for this long is not waited for."""
@@ -50,8 +50,8 @@ class PatientHandler(logging.Handler):
 
     Args:
         descriptor: Where to write.
-        most_bytes: As ``MOST_BYTES``.
-        moment_s: As ``MOMENT_S``.
+        queue_bytes: As ``QUEUE_BYTES``.
+        emit_wait_s: As ``EMIT_WAIT_S``.
         stall_s: As ``STALL_S``.
         exit_s: As ``EXIT_S``.
     """
@@ -60,32 +60,32 @@ class PatientHandler(logging.Handler):
         self,
         descriptor: int,
         *,
-        most_bytes: int = MOST_BYTES,
-        moment_s: float = MOMENT_S,
+        queue_bytes: int = QUEUE_BYTES,
+        emit_wait_s: float = EMIT_WAIT_S,
         stall_s: float = STALL_S,
         exit_s: float = EXIT_S,
     ) -> None:
         super().__init__()
         self.dropped = 0
         self._descriptor = descriptor
-        self._most_bytes = most_bytes
-        self._moment_s = moment_s
+        self._queue_bytes = queue_bytes
+        self._emit_wait_s = emit_wait_s
         self._stall_s = stall_s
         self._exit_s = exit_s
         self._queue: deque[bytes] = deque()
         """The lines that wait; the first of them is being written."""
         self._queued = 0
-        self._untold = 0
+        self._unreported = 0
         """How many of the dropped lines the log has not reported yet."""
         self._full = False
         """Whether lines are dropped until the queue is empty: then all are missing in one place, where the log says so."""
         self._since = self._waited_s = 0.0
         """When the present second began, and how long lines have been waited for in it."""
-        self._takes = True
+        self._is_writable = True
         """Whether the descriptor took what was written last."""
-        self._why = _UNREAD
+        self._drop_reason = _UNREAD
         """Why lines were last dropped."""
-        self._torn = False
+        self._mid_line = False
         """Whether what the descriptor took last ends in the middle of a line."""
         self._closing = False
         self._changed = threading.Condition()
@@ -98,10 +98,10 @@ class PatientHandler(logging.Handler):
             self.handleError(record)
             return
         with self._changed:
-            if not self._full and self._queue and self._queued + len(line) > self._most_bytes:
-                self._full, self._why = True, _UNREAD
+            if not self._full and self._queue and self._queued + len(line) > self._queue_bytes:
+                self._full, self._drop_reason = True, _UNREAD
             if self._full or self._closing:
-                self._lose()
+                self._count_dropped()
                 return
             self._queue.append(line)
             self._queued += len(line)
@@ -109,15 +109,15 @@ class PatientHandler(logging.Handler):
             began = time.monotonic()
             if began >= self._since + 1.0:
                 self._since, self._waited_s = began, 0.0
-            if self._waited_s < self._moment_s:
-                self._changed.wait_for(lambda: not self._queue, self._moment_s - self._waited_s)
+            if self._waited_s < self._emit_wait_s:
+                self._changed.wait_for(lambda: not self._queue, self._emit_wait_s - self._waited_s)
                 self._waited_s += time.monotonic() - began
 
     def flush(self) -> None:
         """Wait until everything is written, as long as somebody reads, but not for long."""
         until = time.monotonic() + self._exit_s
         with self._changed:
-            while self._owes():
+            while self._has_pending():
                 if time.monotonic() > until or not self._changed.wait(self._stall_s):
                     return
 
@@ -131,56 +131,58 @@ class PatientHandler(logging.Handler):
     def _line(self, record: logging.LogRecord) -> bytes:
         return f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
 
-    def _lose(self) -> None:
+    def _count_dropped(self) -> None:
         self.dropped += 1
-        self._untold += 1
+        self._unreported += 1
 
-    def _owes(self) -> bool:
+    def _has_pending(self) -> bool:
         """Whether something has yet to be written."""
-        return bool(self._queue or (self._untold and self._takes))
+        return bool(self._queue or (self._unreported and self._is_writable))
 
     # The thread's side
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._owes() and not self._closing:
+                while not self._has_pending() and not self._closing:
                     self._changed.wait()
-                if not self._owes():
+                if not self._has_pending():
                     return
                 line = self._queue[0] if self._queue else b""
-                told = 0 if self._full else self._untold
-            takes = self._write((self._notice(told) if told else b"") + line)
+                reported = 0 if self._full else self._unreported
+            takes = self._write((self._notice(reported) if reported else b"") + line)
             with self._changed:
-                self._takes = takes
+                self._is_writable = takes
                 if line:
                     self._queue.popleft()
                     self._queued -= len(line)
                 if takes:
-                    self._untold -= told
+                    self._unreported -= reported
                 elif line:
-                    self._lose()
+                    self._count_dropped()
                 if not self._queue:
                     self._full = False
                 self._changed.notify_all()
 
     def _notice(self, count: int) -> bytes:
         words = "%d lines of this log were dropped: %s"
-        return self._line(logging.LogRecord("gateway.log", logging.WARNING, __file__, 0, words, (count, self._why), None))
+        return self._line(
+            logging.LogRecord("gateway.log", logging.WARNING, __file__, 0, words, (count, self._drop_reason), None)
+        )
 
     def _write(self, octets: bytes) -> bool:
         """Write ``octets``, however long that takes. Returns whether all were taken."""
-        left = memoryview(b"\n" + octets if self._torn else octets)
+        left = memoryview(b"\n" + octets if self._mid_line else octets)
         while left:
             try:
                 taken = os.write(self._descriptor, left)
-                self._torn = left[taken - 1] != _LINE_END if taken else self._torn
+                self._mid_line = left[taken - 1] != _LINE_END if taken else self._mid_line
                 left = left[taken:]
             except BlockingIOError:  # another holder of the description has asked for that
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
             except OSError as error:
-                self._why = error.strerror or _UNREAD
+                self._drop_reason = error.strerror or _UNREAD
                 return False
         return True

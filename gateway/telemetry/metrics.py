@@ -20,8 +20,8 @@ from prometheus_client.utils import floatToGoString
 
 from ..core.errors import Code
 from ..core.exchange import Exchange
-from .figures import Figures, Number, Row, Times
-from .series import Cell, Series
+from .figures import Figures, Histogram, Number, Row
+from .series import Cell, LabelledCounter
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -30,24 +30,24 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _LIMITED = Code.RATE_LIMITED.value
 
 _PAUSE_S = 0.001
-_ROWS = 256
+_ROWS_PER_PAUSE = 256
 """How many rows are processed between two pauses: about 0.2 ms of work."""
 
 _T = TypeVar("_T")
 
 
-class _Times:
+class _HistogramCounts:
     """A histogram, in plain numbers: ``observe`` of the library's bound child takes a lock, and four times as long."""
 
     __slots__ = ("counts", "total_s")
 
-    def __init__(self, times: Times | None = None) -> None:
+    def __init__(self, times: Histogram | None = None) -> None:
         self.counts = list(times.counts) if times is not None and times.counts else [0] * (len(_SECONDS) + 1)
         self.total_s = times.total_s if times is not None else 0.0
 
     @property
-    def value(self) -> Times:
-        return Times(tuple(self.counts), self.total_s)
+    def value(self) -> Histogram:
+        return Histogram(tuple(self.counts), self.total_s)
 
 
 class _Row:
@@ -55,7 +55,7 @@ class _Row:
 
     __slots__ = ("bytes_in", "bytes_out", "cells", "count", "duration", "kind", "of")
 
-    def __init__(self, of: Metrics, kind: _Kind, duration: _Times) -> None:
+    def __init__(self, of: Metrics, kind: _Kind, duration: _HistogramCounts) -> None:
         self.of = of
         self.kind = kind
         self.duration = duration
@@ -89,20 +89,20 @@ class Metrics:
         self.registry = registry if registry is not None else CollectorRegistry()
         self._build = (version, catalogue_version)
         self._rows: dict[tuple[object, ...], _Row] = {}
-        self._durations: dict[str, _Times] = {}
-        self._upstream = _Times()
-        self._series = [Series(*counter) for counter in _COUNTERS]
+        self._durations: dict[str, _HistogramCounts] = {}
+        self._upstream = _HistogramCounts()
+        self._series = [LabelledCounter(*counter) for counter in _COUNTERS]
         for refusals in self._series:
             if refusals.labels == ("code",):
                 # From 0 on: a series that appears only with its first refusal has, to Prometheus, not increased by it.
                 for code in Code:
-                    refusals.begin((code.value,))
-        self._adding = threading.Lock()
-        self.registry.register(_Requests(self._counters))
-        self._rest = CollectorRegistry()
+                    refusals.with_labels((code.value,))
+        self._sum_lock = threading.Lock()
+        self.registry.register(_CallbackCollector(self._counters))
+        self._others_registry = CollectorRegistry()
         """All metrics but the counters that have many series."""
-        for one in (self.registry, self._rest):
-            one.register(_Requests(self._others))
+        for one in (self.registry, self._others_registry):
+            one.register(_CallbackCollector(self._others))
 
     def observe(self, x: Exchange, duration_s: float) -> None:
         """Count one finished exchange."""
@@ -150,16 +150,16 @@ class Metrics:
             kind = kind._replace(method="other")
         row = self._rows.get(kind)
         if row is None:
-            duration = self._durations.setdefault(kind.cache_status or "none", _Times())
+            duration = self._durations.setdefault(kind.cache_status or "none", _HistogramCounts())
             row = self._rows[kind] = _Row(self, kind, duration)
         return row
 
-    def _add_up(self) -> None:
+    def _sum_rows(self) -> None:
         """Sum up the rows into series, while requests go on: rows are listed in one step, and their numbers only grow."""
         for series in self._series:
-            for cell in _unhurried(series.cells.values(), _ROWS):
+            for cell in _with_pauses(series.cells.values(), _ROWS_PER_PAUSE):
                 cell.count = 0
-        for row in _unhurried(list(self._rows.values()), _ROWS):
+        for row in _with_pauses(list(self._rows.values()), _ROWS_PER_PAUSE):
             cells, count = row.cells, row.count
             if not cells:
                 cells = row.cells = tuple([cell for series in self._series for cell in series.cells_of(row.kind)])
@@ -167,12 +167,12 @@ class Metrics:
                 cell.count += count
 
     def _counters(self) -> Iterator[Metric]:
-        with self._adding:
-            self._add_up()
+        with self._sum_lock:
+            self._sum_rows()
             yield from [series.family() for series in self._series]
 
     def _others(self) -> Iterator[Metric]:
-        """The metrics that have few series, summed up as in ``_add_up``."""
+        """The metrics that have few series, summed up as in ``_sum_rows``."""
         rows = list(self._rows.values())
         durations = HistogramMetricFamily(
             "gitlab_gateway_http_request_duration_seconds",
@@ -190,12 +190,12 @@ class Metrics:
         yield CounterMetricFamily(
             "gitlab_gateway_http_request_body_bytes",
             "Octets of request bodies received.",
-            value=sum(row.bytes_in for row in _unhurried(rows, _ROWS)),
+            value=sum(row.bytes_in for row in _with_pauses(rows, _ROWS_PER_PAUSE)),
         )
         yield CounterMetricFamily(
             "gitlab_gateway_http_response_bytes",
             "Octets of answers sent, heads included.",
-            value=sum(row.bytes_out for row in _unhurried(rows, _ROWS)),
+            value=sum(row.bytes_out for row in _with_pauses(rows, _ROWS_PER_PAUSE)),
         )
         build = GaugeMetricFamily(
             "gitlab_gateway_build_info",
@@ -214,31 +214,36 @@ class Metrics:
             tuple(Number(one.name, one.help, float(one.value), one.total, one.labels) for one in read()),
         )
 
-    def show(self, figures: Figures) -> None:
+    def load_figures(self, figures: Figures) -> None:
         """Export ``figures``, which other processes have counted. To be called once."""
         for kind, count, bytes_in, bytes_out in map(msgspec.structs.astuple, figures.rows):
-            row = self._rows[kind] = _Row(self, _Kind(*kind), _Times())
+            row = self._rows[kind] = _Row(self, _Kind(*kind), _HistogramCounts())
             row.count, row.bytes_in, row.bytes_out = count, bytes_in, bytes_out
-        self._durations = {cache: _Times(times) for cache, times in figures.durations.items()}
-        self._upstream = _Times(figures.upstream)
-        self.export(lambda: [Reading(n.name, n.help, n.value, total=n.total, labels=n.labels) for n in figures.numbers])
+        self._durations = {cache: _HistogramCounts(times) for cache, times in figures.durations.items()}
+        self._upstream = _HistogramCounts(figures.upstream)
+        self.add_readings(
+            lambda: [Reading(n.name, n.help, n.value, total=n.total, labels=n.labels) for n in figures.numbers]
+        )
 
-    def export(self, read: Callable[[], Iterable[Reading]]) -> None:
+    def add_readings(self, read: Callable[[], Iterable[Reading]]) -> None:
         """Add numbers that a part keeps itself, read at each scrape."""
-        for registry in (self.registry, self._rest):
-            registry.register(_Readings(read))
+        for registry in (self.registry, self._others_registry):
+            registry.register(_ReadingsCollector(read))
 
     def render(self) -> bytes:
         """All metrics in the text format. Outside the main thread this takes its time: half a second for fifty thousand
         series."""
         pieces: list[bytes] = []
-        with self._adding:
-            self._add_up()
+        with self._sum_lock:
+            self._sum_rows()
             for series in self._series:
                 pieces.append(series.head)
-                lines = [cell.line for cell in _unhurried(list(series.cells.values()), _ROWS)]
-                pieces += [b"".join(lines[at : at + _ROWS]) for at in _unhurried(range(0, len(lines), _ROWS), 1)]
-        return b"".join((*pieces, generate_latest(self._rest)))
+                lines = [cell.line for cell in _with_pauses(list(series.cells.values()), _ROWS_PER_PAUSE)]
+                pieces += [
+                    b"".join(lines[at : at + _ROWS_PER_PAUSE])
+                    for at in _with_pauses(range(0, len(lines), _ROWS_PER_PAUSE), 1)
+                ]
+        return b"".join((*pieces, generate_latest(self._others_registry)))
 
 
 class Reading:
@@ -256,7 +261,7 @@ class Reading:
         self.labels = labels or {}
 
 
-class _Readings(Collector):
+class _ReadingsCollector(Collector):
     def __init__(self, read: Callable[[], Iterable[Reading]]) -> None:
         self._read = read
 
@@ -274,7 +279,7 @@ class _Readings(Collector):
         yield from families.values()
 
 
-def _unhurried(things: Iterable[_T], most: int) -> Iterator[_T]:
+def _with_pauses(things: Iterable[_T], most: int) -> Iterator[_T]:
     """``things``, with a pause after every ``most`` of them, but not in the main thread.
 
     Python runs one thread at a time, and takes a while to make a thread hand over that does not do so by itself: requests
@@ -287,7 +292,7 @@ def _unhurried(things: Iterable[_T], most: int) -> Iterator[_T]:
             time.sleep(_PAUSE_S)
 
 
-class _Requests(Collector):
+class _CallbackCollector(Collector):
     def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
         self._families = families
 
@@ -298,7 +303,7 @@ class _Requests(Collector):
         return self._families()
 
 
-def _cumulative(times: _Times) -> tuple[list[tuple[str, float]], float]:
+def _cumulative(times: _HistogramCounts) -> tuple[list[tuple[str, float]], float]:
     counts = list(times.counts)
     bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
     return [(bound, sum(counts[: at + 1])) for at, bound in enumerate(bounds)], times.total_s

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 K = TypeVar("K")
-_PLAIN = 1_000_000
+_EXPONENT_FROM = 1_000_000
 """From this number on, the library writes powers of ten."""
 
 
@@ -32,12 +32,12 @@ class Cell:
     @property
     def line(self) -> bytes:
         count = self.count
-        if count < _PLAIN:
+        if count < _EXPONENT_FROM:
             return b"%b%d.0\n" % (self.opening, count)
         return b"%b%b\n" % (self.opening, str(floatToGoString(count)).encode())  # type: ignore[no-untyped-call]
 
 
-class Series(Generic[K]):
+class LabelledCounter(Generic[K]):
     """All series of one counter.
 
     Args:
@@ -58,16 +58,16 @@ class Series(Generic[K]):
         self.head = _head(CounterMetricFamily(name, text, labels=labels))
         """The lines above its series."""
 
-    def begin(self, values: tuple[str, ...]) -> Cell:
+    def with_labels(self, values: tuple[str, ...]) -> Cell:
         """The series with these label values; a new one begins at 0."""
         cell = self.cells.get(values)
         if cell is None:
-            cell = self.cells[values] = Cell(_opening(self.name, self.labels, values))
+            cell = self.cells[values] = Cell(_line_prefix(self.name, self.labels, values))
         return cell
 
     def cells_of(self, kind: K) -> list[Cell]:
         """The series that count things of ``kind``."""
-        return [self.begin(values) for values in self._values_of(kind)]
+        return [self.with_labels(values) for values in self._values_of(kind)]
 
     def family(self) -> CounterMetricFamily:
         """The counter as a metric family of the library."""
@@ -77,16 +77,16 @@ class Series(Generic[K]):
         return family
 
 
-def _opening(name: str, labels: Sequence[str], values: Sequence[str]) -> bytes:
-    told = ",".join([f'{label}="{_escaped(value)}"' for label, value in sorted(zip(labels, values, strict=True))])
-    return f"{name}_total{{{told}}} ".encode()
+def _line_prefix(name: str, labels: Sequence[str], values: Sequence[str]) -> bytes:
+    pairs = ",".join([f'{label}="{_escaped(value)}"' for label, value in sorted(zip(labels, values, strict=True))])
+    return f"{name}_total{{{pairs}}} ".encode()
 
 
 def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-class _Alone(Collector):
+class _SingleFamilyCollector(Collector):
     def __init__(self, family: Metric) -> None:
         self._family = family
 
@@ -96,5 +96,5 @@ class _Alone(Collector):
 
 def _head(family: Metric) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Alone(family))
+    registry.register(_SingleFamilyCollector(family))
     return generate_latest(registry)

@@ -27,7 +27,7 @@ STALL_S = 1.0
 
 _LONGEST_LINE = 1 << 18
 _LINE_END = ord("\n")
-_NOT_FOR_THESE = frozenset({errno.EINVAL, errno.ENOTSUP})
+_UNSYNCABLE = frozenset({errno.EINVAL, errno.ENOTSUP})
 """How fsync fails for pipes, sockets and terminals, and for directories on some file systems: there is nothing to wait for.
 Not EROFS: that is how it fails, on ext4, for a file that took lines a moment ago and whose disk has failed since."""
 _STREAMS = {"stdout": 1, "stderr": 2}
@@ -45,7 +45,7 @@ class Sink(Protocol):
         """Make what was taken outlive a power cut, where the sink can tell. Raises OSError."""
         ...
 
-    def emptied(self) -> bool:
+    def was_emptied(self) -> bool:
         """Whether somebody emptied or removed what holds the octets taken. Asked within a line, which then begins anew."""
         ...
 
@@ -56,7 +56,7 @@ class StreamSink:
     """A descriptor that somebody else opened: standard output, standard error. ``anew``: whether it may be opened anew."""
 
     def __init__(self, descriptor: int, *, stall_s: float = STALL_S, anew: bool = True) -> None:
-        self._out = _Out(descriptor, stall_s, anew=anew)
+        self._out = _OutputDescriptor(descriptor, stall_s, anew=anew)
 
     def write(self, lines: bytes) -> int:
         return self._out.write(lines)
@@ -64,8 +64,8 @@ class StreamSink:
     def sync(self) -> None:
         self._out.sync()
 
-    def emptied(self) -> bool:
-        return self._out.emptied()
+    def was_emptied(self) -> bool:
+        return self._out.was_emptied()
 
     def close(self) -> None:
         self._out.close()
@@ -105,17 +105,17 @@ class FileSink:
         self._keep = keep
         self._stall_s = stall_s
         self._durable = durable
-        self._whole = not torn_in
+        self._at_line_end = not torn_in
         """Whether what was written last ended a line, or its reader is gone."""
-        self._rotates = True
-        self._untold: OSError | None = None
+        self._rotation_works = True
+        self._unreported_error: OSError | None = None
         """Why an earlier file could not be synced when it was left. That is not tried again: the system reports an error
         once or, for a file that is gone (with its disk, or on a network server), for ever."""
         self._descriptor = -1
-        self._named = False
+        self._name_synced = False
         """Whether its name is durable, too, so that nothing synced in it is lost for want of a name."""
-        self._which = (0, 0)
-        self._out: _Out | None = None
+        self._device_inode = (0, 0)
+        self._out: _OutputDescriptor | None = None
         self._is_pipe = False
         with contextlib.suppress(_UnreadError):
             self._open(torn_in or path)
@@ -123,24 +123,24 @@ class FileSink:
     def write(self, lines: bytes) -> int:
         taken = 0
         while taken < len(lines):
-            piece = self._fitting(lines, taken)
+            piece = self._next_piece(lines, taken)
             try:
-                if self._whole:
-                    self._follow(len(piece))
+                if self._at_line_end:
+                    self._follow_rotation(len(piece))
                 got = self._opened.write(piece)
             except OSError as error:
-                self._whole = self._whole or isinstance(error, BrokenPipeError)
+                self._at_line_end = self._at_line_end or isinstance(error, BrokenPipeError)
                 if not taken:
                     raise
                 break
             taken += got
             if got:
-                self._whole = lines[taken - 1] == _LINE_END
+                self._at_line_end = lines[taken - 1] == _LINE_END
             if got < len(piece):
                 break
         return taken
 
-    def _fitting(self, lines: bytes, begin: int) -> bytes:
+    def _next_piece(self, lines: bytes, begin: int) -> bytes:
         """What one file may hold of ``lines`` from ``begin`` on: whole lines, at least one, even if that is too long."""
         most = self._rotate_bytes
         if not most or len(lines) - begin <= most:
@@ -151,15 +151,15 @@ class FileSink:
         return lines[begin:end]
 
     def sync(self) -> None:
-        untold, self._untold = self._untold, None
+        untold, self._unreported_error = self._unreported_error, None
         if untold is not None:
             raise untold
         self._opened.sync()
-        self._name()
+        self._sync_name()
 
-    def emptied(self) -> bool:
-        gone = self._out is not None and self._out.emptied(removed=True)
-        self._whole = self._whole or gone
+    def was_emptied(self) -> bool:
+        gone = self._out is not None and self._out.was_emptied(removed=True)
+        self._at_line_end = self._at_line_end or gone
         return gone
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class FileSink:
             _close(self._out, self._descriptor)
 
     @property
-    def _opened(self) -> _Out:
+    def _opened(self) -> _OutputDescriptor:
         if self._out is None:
             raise _UnreadError
         return self._out
@@ -185,23 +185,23 @@ class FileSink:
             raise
         try:
             found = os.fstat(descriptor)
-            self._out = _Out(descriptor, self._stall_s)
+            self._out = _OutputDescriptor(descriptor, self._stall_s)
         except OSError:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
-        self._which = (found.st_dev, found.st_ino)
+        self._device_inode = (found.st_dev, found.st_ino)
         self._is_pipe = stat.S_ISFIFO(found.st_mode)
-        self._named = not self._out.regular
+        self._name_synced = not self._out.regular
         with contextlib.suppress(OSError):
-            self._name()
+            self._sync_name()
 
-    def _name(self) -> None:
-        if not self._named:
+    def _sync_name(self) -> None:
+        if not self._name_synced:
             sync_directory(self._path)
-            self._named = True
+            self._name_synced = True
 
-    def _follow(self, coming: int) -> None:
+    def _follow_rotation(self, coming: int) -> None:
         if self._out is None:
             self._open()
             return
@@ -210,7 +210,7 @@ class FileSink:
         except FileNotFoundError:
             self._reopen()
             return
-        if (found.st_dev, found.st_ino) != self._which:
+        if (found.st_dev, found.st_ino) != self._device_inode:
             self._reopen()
         elif self._out.regular and self._rotate_bytes and found.st_size and found.st_size + coming > self._rotate_bytes:
             self._rotate()
@@ -223,7 +223,7 @@ class FileSink:
                 try:
                     out.sync()
                 except OSError as error:
-                    self._untold = error
+                    self._unreported_error = error
             _close(out, before)
 
     def _rotate(self) -> None:
@@ -241,11 +241,11 @@ class FileSink:
             return
         except OSError as error:
             # An audit in one long file is better than none.
-            if self._rotates:
+            if self._rotation_works:
                 log.error("the audit's file cannot be rotated: %s", error.strerror)
-            self._rotates = False
+            self._rotation_works = False
             return
-        self._rotates = True
+        self._rotation_works = True
         self._reopen()
 
 
@@ -265,14 +265,14 @@ class NullSink:
     def sync(self) -> None:
         return
 
-    def emptied(self) -> bool:
+    def was_emptied(self) -> bool:
         return False
 
     def close(self) -> None:
         return
 
 
-class _Out:
+class _OutputDescriptor:
     """A descriptor, written to as far as it takes octets: a pipe's reader that stops is waited for once, for ``stall_s``.
 
     A pipe is opened anew, so that not waiting is this process's choice alone: ``O_NONBLOCK`` is shared by all holders of
@@ -286,16 +286,16 @@ class _Out:
         self._descriptor = descriptor
         mode = os.fstat(descriptor).st_mode
         self.regular = stat.S_ISREG(mode)
-        self._piece = None if self.regular else select.PIPE_BUF
-        self._holds = 0
+        self._most_write_bytes = None if self.regular else select.PIPE_BUF
+        self._pipe_bytes = 0
         if stat.S_ISFIFO(mode):
             with contextlib.suppress(OSError, AttributeError):  # only Linux tells
-                self._holds = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+                self._pipe_bytes = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
             with contextlib.suppress(OSError):
                 if not anew:
                     raise PermissionError
                 self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                self._piece = None
+                self._most_write_bytes = None
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLOUT)
         self._patience_ms = self._stall_ms = round(stall_s * 1000)
@@ -305,7 +305,7 @@ class _Out:
         left = memoryview(lines)
         taken = 0
         while taken < len(lines):
-            if self._piece is not None and not self._has_room():
+            if self._most_write_bytes is not None and not self._has_room():
                 break
             try:
                 taken += os.write(self._descriptor, left[taken : taken + self._size(len(lines))])
@@ -322,11 +322,13 @@ class _Out:
 
     def _size(self, whole: int) -> int:
         """The size of the next piece."""
-        if self._piece is None:
+        if self._most_write_bytes is None:
             return whole
-        if self._holds and not int.from_bytes(fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(4)), sys.byteorder):
-            return self._holds
-        return self._piece
+        if self._pipe_bytes and not int.from_bytes(
+            fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(4)), sys.byteorder
+        ):
+            return self._pipe_bytes
+        return self._most_write_bytes
 
     def _has_room(self) -> bool:
         """Whether there is room, or an error to find. A reader that stopped is not waited for again until it goes on."""
@@ -337,7 +339,7 @@ class _Out:
     def sync(self) -> None:
         _sync(self._descriptor)
 
-    def emptied(self, *, removed: bool = False) -> bool:
+    def was_emptied(self, *, removed: bool = False) -> bool:
         """Whether the file is empty; with ``removed``, also whether it has no name any more. A network file system reports
         ESTALE for such a file."""
         if not self.regular:
@@ -354,7 +356,7 @@ class _Out:
             os.close(self._descriptor)
 
 
-def _close(out: _Out, descriptor: int) -> None:
+def _close(out: _OutputDescriptor, descriptor: int) -> None:
     out.close()
     os.close(descriptor)
 
@@ -375,7 +377,7 @@ def _sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _NOT_FOR_THESE:
+        if error.errno not in _UNSYNCABLE:
             raise
 
 

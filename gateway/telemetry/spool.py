@@ -19,19 +19,19 @@ from pathlib import Path
 from ..core.audit_chain import mac_of
 from .sinks import Tail, sync_directory
 
-_NUMBERS = 128
+_MOST_SPOOLS = 128
 _PIECE = 1 << 20
 _MODE, _DOUBTED = 0o600, 0o600 | stat.S_ISVTX
 """The mode of the spool's file. While in doubt, it includes the sticky bit, which means nothing on files (Linux), as a sign
 for the next process."""
-_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO})
+_FOREIGN_FILE_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 """The errors of opening a name that somebody else has made: another name will do as well."""
-_BEGINNING = b'{"schema":'
+_LINE_PREFIX = b'{"schema":'
 """How every line begins: what begins otherwise is the rest of a line."""
 
 
 class Spool:
-    """First in, first out. Used by one thread at a time. Every method but ``waiting`` may raise OSError.
+    """First in, first out. Used by one thread at a time. Every method but ``waiting_bytes`` may raise OSError.
 
     Args:
         directory: The gateway's ``state_dir``; None if it cannot be used: then nothing can be kept.
@@ -45,19 +45,19 @@ class Spool:
         self.max_bytes = max_bytes
         self._path: Path | None = None
         self._descriptor = -1
-        self._named = False
+        self._name_synced = False
         """Whether its name is durable, too, so that nothing synced in it is lost for want of a name."""
-        self._read = 0
+        self._read_at = 0
         self._end = 0
-        self._unended = False
+        self._ends_mid_line = False
         """Whether the file ends within a line that was cut short."""
         self.doubted = False
         """Whether the sink may have lost what it took from here: all of it is written once more before room is made."""
 
     @property
-    def waiting(self) -> int:
+    def waiting_bytes(self) -> int:
         """How many octets wait."""
-        return self._end - self._read
+        return self._end - self._read_at
 
     @property
     def used(self) -> int:
@@ -70,7 +70,7 @@ class Spool:
             return
         there = set(os.listdir(self._directory))
         refused = None
-        for name in map(_name, range(_NUMBERS)):
+        for name in map(_name, range(_MOST_SPOOLS)):
             path = self._directory / name
             try:
                 if name in there and _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND):
@@ -82,14 +82,14 @@ class Spool:
         if refused is not None:
             raise refused
 
-    def append(self, octets: bytes, begun: bytes = b"") -> None:
-        """Keep all of ``octets``, or none. ``begun``: what the sink has of the first line already; it is kept with the rest
-        of that line, so that a later process can tell from the sink's end how far the sink has come."""
+    def append(self, octets: bytes, partial_line: bytes = b"") -> None:
+        """Keep all of ``octets``, or none. ``partial_line``: what the sink has of the first line already; it is kept with
+        the rest of that line, so that a later process can tell from the sink's end how far the sink has come."""
         if self._path is None:
             self._create()
-        before = (b"\n" if self._unended else b"") + (b"" if self.waiting else begun)
-        if not self.waiting:
-            self._read += len(before)
+        before = (b"\n" if self._ends_mid_line else b"") + (b"" if self.waiting_bytes else partial_line)
+        if not self.waiting_bytes:
+            self._read_at += len(before)
         end, left = self._end, memoryview(before + octets)
         try:
             if os.fstat(self._descriptor).st_size > end:
@@ -97,28 +97,28 @@ class Spool:
             while left:
                 left = left[os.write(self._descriptor, left) :]
         except OSError:
-            self._read = min(self._read, end)
+            self._read_at = min(self._read_at, end)
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, end)
             raise
-        self._unended = False
+        self._ends_mid_line = False
         self._end = end + len(before) + len(octets)
 
     def peek(self) -> bytes:
         """The next octets that wait, at most 1 MiB."""
-        return os.pread(self._descriptor, min(_PIECE, self.waiting), self._read) if self.waiting else b""
+        return os.pread(self._descriptor, min(_PIECE, self.waiting_bytes), self._read_at) if self.waiting_bytes else b""
 
-    def drop(self, count: int) -> None:
+    def advance(self, count: int) -> None:
         """The sink has the next ``count`` octets. They stay on disk until ``empty``."""
-        self._read += count
+        self._read_at += count
 
-    def take_back(self, count: int) -> None:
+    def rewind(self, count: int) -> None:
         """The sink no longer has the last ``count`` of those: they wait again."""
-        self._read = max(0, self._read - count)
+        self._read_at = max(0, self._read_at - count)
 
     def doubt(self) -> None:
         """Set ``doubted``, provided that the sink took anything from here."""
-        if not self.doubted and self.used > self.waiting:
+        if not self.doubted and self.used > self.waiting_bytes:
             self.doubted = True
             self._mark(_DOUBTED)
             with contextlib.suppress(OSError):
@@ -128,7 +128,7 @@ class Spool:
         """Make room, now that nothing waits and the sink has it all for good; if that is in doubt, it all waits again."""
         if self.doubted:
             # The file's mode stays until it is empty: if this process is killed meanwhile, the next one writes it again.
-            self._read, self.doubted = 0, False
+            self._read_at, self.doubted = 0, False
         else:
             self._clear()
 
@@ -139,32 +139,32 @@ class Spool:
     def _clear(self) -> None:
         if self._end or self.doubted:
             os.ftruncate(self._descriptor, 0)
-            self._read = self._end = 0
+            self._read_at = self._end = 0
             self._mark(_MODE)
-        self._unended = self.doubted = False
+        self._ends_mid_line = self.doubted = False
 
-    def cut(self) -> int:
+    def detect_truncation(self) -> int:
         """Find out whether somebody shortened the file. Returns how many octets that waited are gone; what is left is made
         to end a line."""
         if self._path is None:
             return 0
         if not _is_there(self._descriptor, self._path):
-            return self._renewed()
+            return self._recreate()
         size = os.fstat(self._descriptor).st_size
         if size >= self._end:
             return 0
-        gone = self._end - max(size, self._read)
-        self._read, self._end = min(self._read, size), size
+        gone = self._end - max(size, self._read_at)
+        self._read_at, self._end = min(self._read_at, size), size
         self._end_line()
-        if not self.waiting:
+        if not self.waiting_bytes:
             with contextlib.suppress(OSError):  # else later, with what the sink has by then
                 self._clear()
         return gone
 
-    def _renewed(self) -> int:
-        """Make the file anew: it was removed, so no later process would find it. Returns, as ``cut`` does, how many octets
-        are gone: those for which there is no room a second time."""
-        before, path, read, end = self._descriptor, self._path, self._read, self._end
+    def _recreate(self) -> int:
+        """Make the file anew: it was removed, so no later process would find it. Returns, as ``detect_truncation`` does,
+        how many octets are gone: those for which there is no room a second time."""
+        before, path, read, end = self._descriptor, self._path, self._read_at, self._end
         self._path = None
         try:
             self._create()
@@ -181,9 +181,9 @@ class Spool:
             self.sync()  # as what was promised had been before
         with contextlib.suppress(OSError):
             os.close(before)
-        self._read = min(read, at) - begin
+        self._read_at = min(read, at) - begin
         self._end_line()
-        if not self.waiting:
+        if not self.waiting_bytes:
             with contextlib.suppress(OSError):  # else later, with what the sink has by then
                 self._clear()
         return end - max(read, at)
@@ -193,9 +193,9 @@ class Spool:
         if self._path is None:
             return
         os.fsync(self._descriptor)
-        if not self._named:
+        if not self._name_synced:
             sync_directory(str(self._path))
-            self._named = True
+            self._name_synced = True
 
     def close(self) -> None:
         """Close the file; an empty one is removed."""
@@ -213,20 +213,20 @@ class Spool:
     def resume(self, tail: Tail) -> bytes:
         """Drop what the sink has already, judging by how it ends. Returns what must be written before all the rest."""
         self._end_line()
-        at = there = self._read
+        at = there = self._read_at
         for line in self._lines():
             if (whole := line.removesuffix(b"\n")) and (whole == tail.line or whole in tail.before):
-                if there not in {self._read, at}:
+                if there not in {self._read_at, at}:
                     break  # a disk that failed has this line, and not the one before it
                 there = at + len(line)
             at += len(line)
-        self.drop(there - self._read)
+        self.advance(there - self._read_at)
         if not tail.torn:
             return b""
         head = self.peek()
         if head.startswith(tail.torn):
-            self.drop(len(tail.torn))
-        elif not head or head.startswith(_BEGINNING):  # else it is the rest of that line, as older gateways kept it
+            self.advance(len(tail.torn))
+        elif not head or head.startswith(_LINE_PREFIX):  # else it is the rest of that line, as older gateways kept it
             return b"\n"
         return b""
 
@@ -238,8 +238,8 @@ class Spool:
         with contextlib.suppress(OSError):  # what cannot be read counts as cut short
             if os.pread(self._descriptor, 1, self._end - 1) == b"\n":
                 return
-        self._unended = True
-        if self.waiting:
+        self._ends_mid_line = True
+        if self.waiting_bytes:
             with contextlib.suppress(OSError):  # else with the next ``append``
                 self.append(b"")
 
@@ -250,9 +250,9 @@ class Spool:
         return macs[-1] or macs[0] if macs else ""
 
     def _lines(self) -> Iterator[bytes]:
-        if self.waiting:
+        if self.waiting_bytes:
             with os.fdopen(os.dup(self._descriptor), "rb") as file:
-                file.seek(self._read)
+                file.seek(self._read_at)
                 yield from file
 
     # Its file
@@ -261,14 +261,14 @@ class Spool:
         if self._directory is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "state_dir")
         refused = None
-        for number in range(_NUMBERS):
+        for number in range(_MOST_SPOOLS):
             path = self._directory / _name(number)
             try:
                 # Lines that a process left a moment ago are for the next that starts: ours may be in the middle of one.
                 if not _holds_lines(path) and self._lock(path, os.O_RDWR | os.O_APPEND | os.O_CREAT):
                     return
             except OSError as error:  # as in ``claim``
-                if error.errno not in _NOT_OURS or not os.path.lexists(path):
+                if error.errno not in _FOREIGN_FILE_ERRORS or not os.path.lexists(path):
                     raise
                 refused = refused or error
         if refused is not None:
@@ -292,10 +292,10 @@ class Spool:
             return False
         with contextlib.suppress(OSError):
             self.close()  # the previous file, which is empty
-        self._path, self._descriptor, self._named = path, descriptor, False
+        self._path, self._descriptor, self._name_synced = path, descriptor, False
         found = os.fstat(descriptor)
-        self._read, self._end = 0, found.st_size
-        self._unended, self.doubted = False, bool(found.st_mode & stat.S_ISVTX)
+        self._read_at, self._end = 0, found.st_size
+        self._ends_mid_line, self.doubted = False, bool(found.st_mode & stat.S_ISVTX)
         if self.doubted and not self._end:
             self._clear()  # its owner was killed between the two steps of ``_clear``
         return True

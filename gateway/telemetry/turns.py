@@ -48,39 +48,39 @@ class TurnSink:
         self._path = path
         self._patience_s = self._waits_s = patience_s
         self._sleep = sleep
-        self._mine = self._middle = False
+        self._holds_lock = self._mid_line = False
         if not os.fstat(turns).st_size:
             os.ftruncate(turns, 1)
-        self._written_to = mmap.mmap(turns, 1)
+        self._dirty_flag = mmap.mmap(turns, 1)
 
     def write(self, lines: bytes) -> int:
-        if not self._mine:
-            self._take()
+        if not self._holds_lock:
+            self._acquire()
         taken = 0
-        self._written_to[0] = 1  # first: the process may be killed within
+        self._dirty_flag[0] = 1  # first: the process may be killed within
         try:
             taken = self._sink.write(lines)
         finally:
             # If nothing was taken, the line is as it was: whole, if the turn is new.
-            self._middle = lines[taken - 1] != _LINE_END if taken else self._middle
-            if not self._middle:
-                self._written_to[0] = 0
-                self._pass()
+            self._mid_line = lines[taken - 1] != _LINE_END if taken else self._mid_line
+            if not self._mid_line:
+                self._dirty_flag[0] = 0
+                self._release()
         return taken
 
     def sync(self) -> None:
         self._sink.sync()
 
-    def emptied(self) -> bool:
-        return self._sink.emptied()
+    def was_emptied(self) -> bool:
+        return self._sink.was_emptied()
 
     def close(self) -> None:
         """Close the sink. The descriptor of the turns is the process's, and stays open: another sink may yet need it."""
         self._sink.close()
-        if self._mine:
-            self._pass()
+        if self._holds_lock:
+            self._release()
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         waited_s = 0.0
         while True:
             try:
@@ -95,21 +95,21 @@ class TurnSink:
             self._sleep(_POLL_S)
             waited_s += _POLL_S
         self._waits_s = self._patience_s
-        self._mine, self._middle = True, False
+        self._holds_lock, self._mid_line = True, False
         try:
-            if self._is_cut():
+            if self._is_mid_line():
                 self._sink.write(b"\n")  # the process that was writing has died, or left
         except OSError:
-            self._pass()
+            self._release()
             raise
 
-    def _is_cut(self) -> bool:
+    def _is_mid_line(self) -> bool:
         whole = _is_whole(self._path) if self._path else None
-        return self._written_to[0] == 1 if whole is None else not whole
+        return self._dirty_flag[0] == 1 if whole is None else not whole
 
-    def _pass(self) -> None:
+    def _release(self) -> None:
         fcntl.lockf(self._turns, fcntl.LOCK_UN)
-        self._mine = False
+        self._holds_lock = False
 
 
 def _is_whole(path: str) -> bool | None:

@@ -16,7 +16,7 @@ from ..core.adaptive import AdaptiveLimit, AdaptiveSettings
 from ..core.errors import Code, Rejection
 from ..core.fair_queue import FairQueue
 from ..core.messages import Fields
-from ..ports import Asked, Door, Repeated, RequestBody, Then, Upstream, UpstreamRequest
+from ..ports import Admission, Cancellable, RepeatedFields, ReplyCallback, RequestBody, Upstream, UpstreamRequest
 from ..reply import Reply
 from .errors import Failure, rejection
 from .parking import parked
@@ -25,7 +25,7 @@ from .whole_body import WholeBody, collect, is_small
 _PATIENT_S = 60.0
 """A request that is allowed more time than this to its first octet is a clone: its latency says nothing about load. Nor
 does that of a request that merely waits, for a job or a cluster, however it ends."""
-_BROKE_DOWN = frozenset({Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET, Code.UPSTREAM_CONNECT_TIMEOUT})
+_CONGESTION_CODES = frozenset({Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET, Code.UPSTREAM_CONNECT_TIMEOUT})
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True):
@@ -76,7 +76,7 @@ class AdmittingUpstream:
             # Before a place is taken or a turn waited for: a client that sends slowly holds up nobody but itself.
             body = WholeBody(await collect(body, length))
         # While any requests wait, this one queues, too, so that it does not overtake others of its class.
-        if self.in_flight >= self._limit.rooms[request.priority] or self._queue.waiting:
+        if self.in_flight >= self._limit.thresholds[request.priority] or self._queue.waiting:
             await self._wait(request)
         else:
             self.in_flight += 1
@@ -87,9 +87,9 @@ class AdmittingUpstream:
         try:
             reply = await sent
         except BaseException as failure:
-            if isinstance(failure, Rejection) and failure.code in _BROKE_DOWN and not request.waits:
-                self._limit.dropped(time.monotonic())
-            self._leave()
+            if isinstance(failure, Rejection) and failure.code in _CONGESTION_CODES and not request.waits:
+                self._limit.record_drop(time.monotonic())
+            self._free_place()
             raise
         if (request.first_byte_timeout_s or 0.0) <= _PATIENT_S and not request.waits:
             self._limit.observe(reply.first_byte_s, in_flight, time.monotonic())
@@ -98,14 +98,14 @@ class AdmittingUpstream:
             if self._queue.waiting:
                 self._admit()
         else:
-            reply.on_release(self._leave)
+            reply.on_release(self._free_place)
         return reply
 
     def send_soon(
-        self, target: bytes, own: Fields, repeated: Repeated, then: Then, door: Door | None = None
-    ) -> Asked | None:
-        del door  # this upstream is the door itself
-        if self.in_flight >= self._limit.rooms[repeated.priority] or self._queue.waiting:
+        self, target: bytes, own: Fields, repeated: RepeatedFields, then: ReplyCallback, admission: Admission | None = None
+    ) -> Cancellable | None:
+        del admission  # this upstream is the door itself
+        if self.in_flight >= self._limit.thresholds[repeated.priority] or self._queue.waiting:
             return None
         sent = self._upstream.send_soon(target, own, repeated, then, self)
         if sent is not None:
@@ -116,10 +116,10 @@ class AdmittingUpstream:
         if isinstance(answer, Reply):
             self._limit.observe(answer.first_byte_s, self.in_flight, time.monotonic())
             if answer.chunks is not None:
-                answer.on_release(self._leave)
+                answer.on_release(self._free_place)
                 return
-        elif answer is not None and answer.code in _BROKE_DOWN:
-            self._limit.dropped(time.monotonic())
+        elif answer is not None and answer.code in _CONGESTION_CODES:
+            self._limit.record_drop(time.monotonic())
         self.in_flight -= 1
         if self._queue.waiting:
             self._admit()
@@ -132,7 +132,7 @@ class AdmittingUpstream:
     # parking.Lot
 
     def park(self) -> bool:
-        self._leave()
+        self._free_place()
         return True
 
     def unpark(self) -> None:
@@ -151,7 +151,7 @@ class AdmittingUpstream:
             await waiter.admitted
         except asyncio.CancelledError:
             if waiter.admitted.done() and not waiter.admitted.cancelled() and waiter.admitted.exception() is None:
-                self._leave()  # the place was given in the very turn in which its taker left
+                self._free_place()  # the place was given in the very turn in which its taker left
             raise
         except Rejection:
             self.shed_total[request.priority] += 1
@@ -160,7 +160,7 @@ class AdmittingUpstream:
             timer.cancel()
             self._queue.discard(request.caller, request.priority, waiter)
 
-    def _leave(self) -> None:
+    def _free_place(self) -> None:
         self.in_flight -= 1
         if self._queue.waiting:
             self._admit()

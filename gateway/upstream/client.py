@@ -18,10 +18,10 @@ from ..core.breaker import REFUSED, Breaker, BreakerSettings, BreakerState
 from ..core.errors import Rejection, bad_request
 from ..core.messages import Fields
 from ..outbox import Outbox
-from ..ports import Asked, Door, Repeated, RequestBody, Then, UpstreamRequest
+from ..ports import Admission, Cancellable, RepeatedFields, ReplyCallback, RequestBody, UpstreamRequest
 from ..reply import Reply
 from .connection import Connection
-from .errors import OUR_OWN, Failure, UpstreamFailure, rejection
+from .errors import LOCAL_FAILURES, Failure, UpstreamFailure, rejection
 from .head_forms import HeadForms
 from .origin import Dialer, parse_origin, tls_context
 from .parking import parked
@@ -69,7 +69,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     """None: no circuit breaker. An answer is never a failure, whatever GitLab says in it."""
 
 
-class LeanUpstream:
+class HttpUpstream:
     """The HTTP client, see ``ports.Upstream``. One per event loop; the figures are for metrics."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
@@ -105,14 +105,14 @@ class LeanUpstream:
             retryable = False
         else:
             retryable = body is None and request.method in _RETRYABLE
-        if not pool.enter_now():
+        if not pool.try_acquire_place():
             self._refuse_early(pool, loop.time())
             await self._enter(pool)
         now = loop.time()
         breaker = self._breaker
         ticket = breaker.admit(now) if breaker is not None else 0
         if ticket == REFUSED:
-            pool.freed()
+            pool.release_place()
             raise self._breaker_open(now)
         if self._retry_budget < _RETRY_BUDGET_MAX:
             self._retry_budget += self._settings.retry_ratio
@@ -153,13 +153,13 @@ class LeanUpstream:
                 # With a new connection, because the other idle ones are as old as the one that just turned out dead.
                 connection = None
                 reused = False
-                if not pool.enter_now():
-                    await pool.enter()
+                if not pool.try_acquire_place():
+                    await pool.acquire_place()
         except UpstreamFailure as failure:
             if request.waits and connection is not None:
                 self._forget(ticket)
             else:
-                self._learn(ticket, failure.failure, loop.time())
+                self._record_failure(ticket, failure.failure, loop.time())
             raise rejection(failure.failure, failure.detail) from failure
         except BaseException:
             if breaker is not None:
@@ -171,8 +171,8 @@ class LeanUpstream:
         return reply
 
     def send_soon(
-        self, target: bytes, own: Fields, repeated: Repeated, then: Then, door: Door | None = None
-    ) -> Asked | None:
+        self, target: bytes, own: Fields, repeated: RepeatedFields, then: ReplyCallback, admission: Admission | None = None
+    ) -> Cancellable | None:
         pool, breaker = self._pool, self._breaker
         if pool is None:
             return None
@@ -182,13 +182,13 @@ class LeanUpstream:
                 return None
             ticket = breaker.epoch
         octets = render_get(target, own, repeated)
-        connection = pool.lend(self._loop.time())  # type: ignore[union-attr]  # set together with the pool
+        connection = pool.try_acquire_connection(self._loop.time())  # type: ignore[union-attr]  # set together with the pool
         if connection is None:
             return None
         connection.ticket = ticket
         if self._retry_budget < _RETRY_BUDGET_MAX:
             self._retry_budget += self._settings.retry_ratio
-        exchange = _Exchange(self, connection, ticket, then, door)
+        exchange = _Exchange(self, connection, ticket, then, admission)
         connection.begin(octets, exchange, self._settings.first_byte_s, collects=True, like=repeated.answered)
         return exchange
 
@@ -276,7 +276,7 @@ class LeanUpstream:
 
     async def _enter(self, pool: Pool) -> None:
         try:
-            await pool.enter()
+            await pool.acquire_place()
         except UpstreamFailure as failure:
             raise rejection(failure.failure) from failure
 
@@ -297,30 +297,30 @@ class LeanUpstream:
             )
             return await dialer.connect(factory, self._tls)
         except BaseException:
-            pool.freed()
+            pool.release_place()
             raise
 
     def _may_retry(self, connection: Connection, failure: UpstreamFailure) -> bool:
-        if failure.failure is not Failure.RESET or connection.heard or self._retry_budget < 1.0:
+        if failure.failure is not Failure.RESET or connection.has_received or self._retry_budget < 1.0:
             return False
         self._retry_budget -= 1.0
         self.retries_total += 1
         return True
 
-    def _learn(self, ticket: int, failure: Failure, now: float) -> None:
+    def _record_failure(self, ticket: int, failure: Failure, now: float) -> None:
         if self._breaker is None:
             return
-        if failure in OUR_OWN:
+        if failure in LOCAL_FAILURES:
             self._breaker.forget(ticket)
         else:
             self._breaker.record(ticket, ok=False, now=now)
 
-    def _unanswered(self, connection: Connection, ticket: int, failure: UpstreamFailure) -> Rejection | None:
+    def _reject_unless_retried(self, connection: Connection, ticket: int, failure: UpstreamFailure) -> Rejection | None:
         """The rejection to answer a failed request with; None: the request may be sent once more."""
         if self._may_retry(connection, failure):
             self._forget(ticket)
             return None
-        self._learn(ticket, failure.failure, self._loop.time())  # type: ignore[union-attr]  # as above
+        self._record_failure(ticket, failure.failure, self._loop.time())  # type: ignore[union-attr]  # as above
         return rejection(failure.failure, failure.detail)
 
     def _forget(self, ticket: int) -> None:
@@ -335,11 +335,11 @@ class LeanUpstream:
 class _Exchange(msgspec.Struct, eq=False):
     """A request sent by ``send_soon``: the waiter of its connection, and what its caller may cancel."""
 
-    _upstream: LeanUpstream
+    _upstream: HttpUpstream
     _connection: Connection
     _ticket: int
-    _then: Then | None
-    _door: Door | None
+    _then: ReplyCallback | None
+    _admission: Admission | None
 
     __repr__ = object.__repr__
 
@@ -348,8 +348,8 @@ class _Exchange(msgspec.Struct, eq=False):
             self._then = None
             self._upstream._forget(self._ticket)
             self._connection.close()  # nobody else can have it before the answer has come
-            if self._door is not None:
-                self._door.passed(None)
+            if self._admission is not None:
+                self._admission.passed(None)
 
     # connection.Waiter
 
@@ -365,14 +365,14 @@ class _Exchange(msgspec.Struct, eq=False):
 
     def set_exception(self, error: BaseException) -> None:
         assert isinstance(error, UpstreamFailure), "there is no body to break off"
-        self._tell(self._upstream._unanswered(self._connection, self._ticket, error))
+        self._tell(self._upstream._reject_unless_retried(self._connection, self._ticket, error))
 
     def _tell(self, answer: Reply | Rejection | None) -> None:
         then = self._then
         assert then is not None, "its connection asks first"
         self._then = None
-        if self._door is not None:
-            self._door.passed(answer)
+        if self._admission is not None:
+            self._admission.passed(answer)
         try:
             then(answer)
         except Exception:
@@ -412,7 +412,7 @@ def _when_over(reply: Reply, then: Callable[[], None]) -> None:
     """Call ``then`` as soon as GitLab has sent the whole answer, however slowly the client takes it: that is when the
     connection gives its place back."""
     assert isinstance(reply.chunks, Body), "of a connection of ours"
-    reply.chunks.on_over(then)
+    reply.chunks.on_end(then)
 
 
 def _with_pump(reply: Reply, pump: asyncio.Task[bool]) -> Reply:
@@ -453,6 +453,6 @@ def _after_pump(
     if pump.cancelled():
         return
     if (error := pump.exception()) is not None:
-        connection.break_off(error)
+        connection.abort_upload(error)
     elif sent is not None and pump.result() and not waiter.done():  # answered early, the request has been dealt with
         sent()

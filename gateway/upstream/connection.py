@@ -21,10 +21,10 @@ from ..core.messages import ResponseHead
 from ..outbox import Outbox
 from ..ports import Answered
 from ..reply import Reply
-from .contract import Home, Waiter
+from .contract import ConnectionOwner, Waiter
 from .deadline import Deadline
 from .errors import Failure, UpstreamFailure, rejection
-from .gathering import Gathering, in_form
+from .gathering import Gathering, fields_to_learn
 from .head_forms import HeadForms
 from .response import CHUNKED, BodyReader, CloseReader, Head, HeadBuffer, Malformed, only_chunk, parse_head
 from .streams import Body, Stream, UpstreamTunnel
@@ -65,12 +65,12 @@ class Connection(asyncio.Protocol):
         "_foreign_codings",
         "_forms",
         "_gathering",
-        "_home",
         "_idle_s",
         "_interim",
         "_like",
         "_loop",
         "_outbox",
+        "_owner",
         "_partial",
         "_phase",
         "_reader",
@@ -84,14 +84,14 @@ class Connection(asyncio.Protocol):
         "_upgrade",
         "_waiter",
         "_write_paused",
-        "heard",
+        "has_received",
         "idle_at",
         "ticket",
     )
 
     def __init__(
         self,
-        home: Home,
+        owner: ConnectionOwner,
         loop: asyncio.AbstractEventLoop,
         idle_s: float,
         *,
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
         outbox: Outbox | None = None,
         foreign_codings: bool = False,
     ) -> None:
-        self._home = home
+        self._owner = owner
         self._outbox = outbox if outbox is not None else Outbox(loop)
         self._loop = loop
         self._idle_s = idle_s
@@ -113,10 +113,10 @@ class Connection(asyncio.Protocol):
         self._reader: BodyReader | None = None
         self._gathering: Gathering | None = None
         self._partial: HeadBuffer | None = None
-        self._deadline = Deadline(loop, self._on_time)
+        self._deadline = Deadline(loop, self._on_deadline)
         self._write_paused = self._reading_paused = self._eof = self._reusable = False
         self._unsent_bytes, self._fd = 0, -1
-        self.heard = False
+        self.has_received = False
         """Whether an octet of an answer to the current request has come."""
         self.idle_at = 0.0
         self.ticket = 0
@@ -159,7 +159,7 @@ class Connection(asyncio.Protocol):
         self._collects, self._like = collects, like
         self._sent = not body_follows
         self._interim = 0
-        self.heard = False
+        self.has_received = False
         self._started_at = time.monotonic()  # the loop's own clock ticks in milliseconds
         self._waiter = waiter
         if self._transport.is_closing():
@@ -227,17 +227,17 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         if transport.get_extra_info("sslcontext") is None:
             self._fd = transport.get_extra_info("socket").fileno()
-        self._home.opened(self)
+        self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
         try:
             if self._phase is _HEAD:
-                self.heard = True
+                self.has_received = True
                 self._read_head(data)
             elif self._phase in (_BODY, _GATHER):
                 self._read_body(data)
             elif self._phase is _TUNNEL:
-                self._take_in(data)
+                self._feed_stream(data)
             else:
                 # An answer that nobody asked for must never become that of the next request (RFC 9112 §9.2).
                 self.close()
@@ -260,11 +260,11 @@ class Connection(asyncio.Protocol):
             self.fail(Failure.RESET)
         elif phase is not _CLOSED:
             self.fail(Failure.INCOMPLETE)
-        self._home.gone(self)
+        self._owner.gone(self)
 
     def _read_head(self, data: bytes) -> None:
         plain = not (self._bodiless or self._upgrade)
-        if plain and self._partial is None and (known := self._forms.starts(data, self._like)) is not None:
+        if plain and self._partial is None and (known := self._forms.match_start(data, self._like)) is not None:
             self._read_known(*known)
             return
         while data:
@@ -284,7 +284,7 @@ class Connection(asyncio.Protocol):
                 return
             head = parse_head(octets, bodiless=self._bodiless, foreign_codings=self._foreign_codings)
             if head.status >= 200:
-                if not self._bodiless and (fields := in_form(head)) is not None:
+                if not self._bodiless and (fields := fields_to_learn(head)) is not None:
                     self._forms.learn(octets, fields, head.reason)
                 # A connection that was asked to switch protocols may do so late: it carries no other request.
                 self._reusable = head.persistent and not self._upgrade
@@ -305,7 +305,7 @@ class Connection(asyncio.Protocol):
         if told and told == b"%d" % len(data):  # the whole body has come, and nothing more
             self._answer(Reply(None, data, form=form, values=values))
         elif not told and (whole := only_chunk(data)) is not None:
-            self._answer(Reply(None, whole, form=form, values=form.telling(values, len(whole))))
+            self._answer(Reply(None, whole, form=form, values=form.with_content_length(values, len(whole))))
         else:
             self._read_answer(Reply(None, form=form, values=values), int(told) if told else CHUNKED, data)
 
@@ -337,7 +337,7 @@ class Connection(asyncio.Protocol):
                 self._begin_stream(gathering)
                 return
         elif payload := reader.feed(data):
-            self._take_in(payload)
+            self._feed_stream(payload)
         if reader.done:
             self._reusable = self._reusable and not reader.surplus
             self._finish_stream()
@@ -348,10 +348,10 @@ class Connection(asyncio.Protocol):
         self._phase = _BODY
         stream = self._stream = Body(self)
         self._expect_more()
-        head, payload = gathering.streamed()
+        head, payload = gathering.to_stream()
         if payload:
-            self._take_in(payload)
-        self._hand_over(Reply(head, None, stream, stream.close, first_byte_s=gathering.first_byte_s))
+            self._feed_stream(payload)
+        self._deliver(Reply(head, None, stream, stream.close, first_byte_s=gathering.first_byte_s))
 
     def _expect_more(self) -> None:
         # While the request's body still goes up, GitLab may well be silent: the edge enforces the client's time limits.
@@ -364,16 +364,16 @@ class Connection(asyncio.Protocol):
         if not (self._upgrade and self._sent and head.upgrade):
             raise Malformed("unsolicited 101")
         self._phase = _TUNNEL
-        self._home.switched()
+        self._owner.switched()
         tunnel = self._stream = UpstreamTunnel(self, half_closes=self._transport.can_write_eof())
         # Any time may pass between octets here: a tunnel's idle limit is enforced where both directions are seen.
         self._deadline.clear()
         if data:
-            self._take_in(data)
+            self._feed_stream(data)
         answer = ResponseHead(head.status, head.fields, head.reason)
-        self._hand_over(Reply(answer, None, None, tunnel.close, tunnel=tunnel))
+        self._deliver(Reply(answer, None, None, tunnel.close, tunnel=tunnel))
 
-    def _take_in(self, payload: bytes) -> None:
+    def _feed_stream(self, payload: bytes) -> None:
         if self._stream is not None and self._stream.push(payload):
             if not self._reading_paused:
                 self._reading_paused = True
@@ -398,7 +398,7 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(reply)
 
-    def _hand_over(self, reply: Reply) -> None:
+    def _deliver(self, reply: Reply) -> None:
         waiter, self._waiter = self._waiter, None
         reply.first_byte_s = reply.first_byte_s or time.monotonic() - self._started_at
         if waiter is None or waiter.done():  # cancelled in this very turn of the loop: nobody will release the reply
@@ -423,7 +423,7 @@ class Connection(asyncio.Protocol):
             if self._reading_paused:
                 self._reading_paused = False
                 self._transport.resume_reading()
-            self._home.returned(self)
+            self._owner.returned(self)
         else:
             self.close()
 
@@ -434,7 +434,7 @@ class Connection(asyncio.Protocol):
         elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             waiter.result().release()
 
-    def break_off(self, error: BaseException) -> None:
+    def abort_upload(self, error: BaseException) -> None:
         """End an exchange whose request body failed: GitLab must not take what it has got for the whole request."""
         if self._phase not in (_HEAD, _BODY) or self._sent:
             return
@@ -457,7 +457,7 @@ class Connection(asyncio.Protocol):
         if stream is not None:
             stream.fail(rejection(failure, detail))
             if in_body:
-                self._home.broke_off(self)
+                self._owner.broke_off(self)
 
     def close(self) -> None:
         """Close at once and for good. Idempotent; frees the place if an exchange was in progress."""
@@ -478,15 +478,15 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             if self._transport.get_write_buffer_size():
                 self._loop.call_later(_LINGER_S, self._transport.abort)
-            self._home.tunnel_ended()
+            self._owner.tunnel_ended()
         else:
             self._transport.abort()
-            self._home.freed()
-        self._home.gone(self)
+            self._owner.release_place()
+        self._owner.gone(self)
 
     # Time
 
-    def _on_time(self) -> None:
+    def _on_deadline(self) -> None:
         if self._phase is _IDLE:
             return  # the exchange that the deadline was set for has ended
         if self._drain is not None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 
-class Home(Protocol):
+class ConnectionOwner(Protocol):
     """The home of connections: told when they open, fall idle or close, and when an exchange gives back its place."""
 
     def opened(self, connection: Connection) -> None: ...
@@ -18,7 +18,7 @@ class Home(Protocol):
         """The connection is fit for another request; its place is free."""
         ...
 
-    def freed(self) -> None:
+    def release_place(self) -> None:
         """An exchange ended with its connection; its place is free."""
         ...
 

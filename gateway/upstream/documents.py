@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from ..core.errors import Rejection
 from ..ports import NotAnswering, UpstreamRequest
 from ..reply import Reply
-from .client import LeanUpstream, UpstreamSettings
+from .client import HttpUpstream, UpstreamSettings
 
 _MAX_BYTES = 256 * 1024
 _MAX_ORIGINS = 64
@@ -25,7 +25,7 @@ class HttpDocuments:
     def __init__(self, ca_file: str | None = None, *, timeout_s: float = 5.0) -> None:
         self._ca_file = ca_file
         self._timeout_s = timeout_s
-        self._origins: dict[str, LeanUpstream] = {}
+        self._origins: dict[str, HttpUpstream] = {}
 
     async def get(self, url: str) -> bytes:
         try:
@@ -52,11 +52,11 @@ class HttpDocuments:
         try:
             if reply.head.status != 200:
                 raise NotAnswering(f"the issuer answered {reply.head.status}", offered=reply.head.status >= 500)
-            return await _whole(reply)
+            return await _read_body(reply)
         finally:
             reply.release()
 
-    def _located(self, url: str) -> tuple[LeanUpstream, bytes]:
+    def _located(self, url: str) -> tuple[HttpUpstream, bytes]:
         """The connections to the URL's origin, and the request target. Raises ValueError, which quotes nothing of it."""
         if not url.isascii() or not url.isprintable() or " " in url:
             raise ValueError("no URL")
@@ -67,13 +67,13 @@ class HttpDocuments:
         upstream = self._origins.pop(origin, None)
         if upstream is None:
             settings = UpstreamSettings(origin, max_in_flight=4, max_idle=1, breaker=None, ca_file=self._ca_file)
-            upstream = LeanUpstream(settings)
+            upstream = HttpUpstream(settings)
         self._origins[origin] = upstream  # last: those used longest ago are closed first
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return upstream, target.encode("ascii")
 
 
-async def _whole(reply: Reply) -> bytes:
+async def _read_body(reply: Reply) -> bytes:
     if reply.whole is not None or reply.chunks is None:
         body = reply.whole or b""
     else:

@@ -70,7 +70,7 @@ _TABLE: dict[Failure, tuple[Code, tuple[int, str], str]] = {
 }
 
 # These say nothing about GitLab's health: the breaker does not count them.
-OUR_OWN = frozenset({Failure.NO_SOCKETS, Failure.BUSY, Failure.BREAKER_OPEN, Failure.CLOSED})
+LOCAL_FAILURES = frozenset({Failure.NO_SOCKETS, Failure.BUSY, Failure.BREAKER_OPEN, Failure.CLOSED})
 
 _ERRNOS: dict[int, Failure] = {
     errno.ECONNREFUSED: Failure.REFUSED,

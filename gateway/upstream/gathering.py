@@ -10,7 +10,7 @@ from ..core.answer_shape import shape_of
 from ..core.messages import Fields, ResponseHead, first, lower
 from ..reply import Reply
 from .response import CHUNKED, BodyReader, Head, body_reader
-from .whole_body import WHOLE_BYTES
+from .whole_body import SMALL_BODY_BYTES
 
 _CHUNKED_FIELD = (b"Transfer-Encoding", b"chunked")
 
@@ -36,8 +36,8 @@ class Gathering:
         """Whether the body is small enough to be waited for. One in chunks is so only as far as is known by now, only for
         requests that ``collects`` is set for, and only if it is JSON."""
         if self._length != CHUNKED:
-            return 0 < self._length <= WHOLE_BYTES
-        if not collects or self._size_bytes > WHOLE_BYTES:
+            return 0 < self._length <= SMALL_BODY_BYTES
+        if not collects or self._size_bytes > SMALL_BODY_BYTES:
             return False
         form = self._reply.form
         return _is_json(form.fields if form is not None else self._reply.head.fields)
@@ -62,14 +62,14 @@ class Gathering:
         reply.whole = payload
         if self._length == CHUNKED:
             if reply.form is not None:
-                reply.values = reply.form.telling(reply.values, len(payload))
+                reply.values = reply.form.with_content_length(reply.values, len(payload))
             else:
                 head = reply.head
                 fields = with_length(head.fields, b"%d" % len(payload))
                 reply.head = ResponseHead(head.status, fields, head.reason, shape_of(fields))
         return reply
 
-    def streamed(self) -> tuple[ResponseHead, bytes]:
+    def to_stream(self) -> tuple[ResponseHead, bytes]:
         """The head as it came, and what has come of the body, for an answer that goes on as a stream."""
         head, form = self._reply.head, self._reply.form
         if self._length == CHUNKED and form is not None:
@@ -79,7 +79,7 @@ class Gathering:
         return head, b"".join(self._pieces)
 
 
-def in_form(head: Head) -> Fields | None:
+def fields_to_learn(head: Head) -> Fields | None:
     """The head's fields as ``HeadForms`` learns them, for a request other than HEAD; None: it does not learn this head."""
     if head.status != 200 or not head.persistent:
         return None

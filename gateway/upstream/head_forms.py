@@ -14,7 +14,7 @@ from ..core.messages import Fields
 from ..ports import Answered
 
 # Fields that differ with each answer, or each page. More are learnt, such as those that a proxy on the way adds.
-_OWN = frozenset(
+_VARYING_FIELDS = frozenset(
     {
         b"content-length",
         b"date",
@@ -35,7 +35,7 @@ _OWN = frozenset(
     }
 )
 # Fields that decide how an answer is framed, stored or passed on: within a form, their values never differ.
-_DECIDES = frozenset(
+_FIXED_FIELDS = frozenset(
     {
         b"cache-control",
         b"cache-status",
@@ -53,7 +53,7 @@ _DECIDES = frozenset(
     }
 )
 # A head with one of these has no form: their values are secrets or addresses, or decide about framing.
-_NEVER = frozenset(
+_FORBIDDEN_FIELDS = frozenset(
     {
         b"age",
         b"content-location",
@@ -76,7 +76,7 @@ _COUNTS_BOUND = 64
 _LONGEST_BYTES = 16 * 1024
 """The longest head that has a form."""
 CHUNKED_LINE = b"Transfer-Encoding: chunked"
-_UNTOLD_LINE = b"Content-Length: 0"
+_EMPTY_LENGTH_LINE = b"Content-Length: 0"
 """Takes the place of ``CHUNKED_LINE`` in a head, until the length is known."""
 _IN_VAIN = 32
 """After learning from so many heads in a row without meeting one in a known form, only one in as many is learnt from."""
@@ -87,14 +87,14 @@ class HeadForms:
 
     def __init__(self) -> None:
         self._forms: dict[int, list[HeadForm]] = {}
-        self._own = _OWN
+        self._own = _VARYING_FIELDS
         self._in_vain = 0
 
-    def starts(self, data: bytes, like: Answered | None) -> tuple[HeadForm, Values, bytes] | None:
+    def match_start(self, data: bytes, like: Answered | None) -> tuple[HeadForm, Values, bytes] | None:
         """As ``read``, for a head at the start of ``data``, and with what follows it. None also if the head is not in the
         form in which requests ``like`` it were answered last, or if that form has been met too seldom."""
         form = like.form if like is not None else None
-        found = form.starts(data) if form is not None else None
+        found = form.match_start(data) if form is not None else None
         if found is None or form is None:
             return None
         values, rest = found
@@ -116,11 +116,11 @@ class HeadForms:
         values = first.read(lines)
         if values is not None:  # nearly always, where heads state lengths
             self._in_vain = 0
-            first.met(CHUNKED_LINE)
+            first.count_match(CHUNKED_LINE)
             if like is not None:
                 like.form = first
             return first, values
-        chunked = _untold(lines)
+        chunked = _replace_chunked(lines)
         for form in forms if chunked else forms[1:]:
             values = form.read(lines)
             if values is not None:
@@ -128,7 +128,7 @@ class HeadForms:
                     forms.remove(form)
                     forms.insert(0, form)
                 self._in_vain = 0
-                form.met(CHUNKED_LINE)
+                form.count_match(CHUNKED_LINE)
                 if like is not None:
                     like.form = form
                 at = form.length
@@ -144,13 +144,13 @@ class HeadForms:
         if len(head) > _LONGEST_BYTES:
             return
         lines = head.split(b"\r\n")
-        _untold(lines)
+        _replace_chunked(lines)
         with contextlib.suppress(ValueError):  # it can't have a form
             self._learn(lines, fields, reason)
 
     def _learn(self, lines: Sequence[bytes], fields: Fields, reason: bytes) -> None:
         form = HeadForm(lines, fields, reason, self._own)
-        if not _NEVER.isdisjoint(form.shape.names):
+        if not _FORBIDDEN_FIELDS.isdisjoint(form.shape.names):
             return
         forms = self._forms.get(len(lines))
         if forms is None:
@@ -158,21 +158,25 @@ class HeadForms:
                 self._forms.clear()
             forms = self._forms[len(lines)] = []
         for other in [other for other in forms if other.shape is form.shape]:
-            apart = other.apart(form)
-            if apart is None:
+            conflicting_names = other.conflicting_names(form)
+            if conflicting_names is None:
                 continue
-            if len(apart) <= _APART and _DECIDES.isdisjoint(apart) and len(self._own) + len(apart) <= _OWN_BOUND:
-                own = self._own | set(apart)
-                form = HeadForm(lines, fields, reason, own) if apart else form
+            if (
+                len(conflicting_names) <= _APART
+                and _FIXED_FIELDS.isdisjoint(conflicting_names)
+                and len(self._own) + len(conflicting_names) <= _OWN_BOUND
+            ):
+                own = self._own | set(conflicting_names)
+                form = HeadForm(lines, fields, reason, own) if conflicting_names else form
                 self._own = own
                 forms.remove(other)
         del forms[_PER_COUNT - 1 :]
         forms.insert(0, form)
 
 
-def _untold(lines: list[bytes]) -> bool:
+def _replace_chunked(lines: list[bytes]) -> bool:
     """Whether a head announces chunks; if so, put a length of 0 in their place, as a form has a length there."""
     if CHUNKED_LINE not in lines:
         return False
-    lines[lines.index(CHUNKED_LINE)] = _UNTOLD_LINE
+    lines[lines.index(CHUNKED_LINE)] = _EMPTY_LENGTH_LINE
     return True

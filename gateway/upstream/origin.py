@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohappyeyeballs
 import msgspec
 
-from ..names import Names
+from ..host_resolver import HostResolver
 from .errors import Failure, UpstreamFailure, classify
 
 log = logging.getLogger("gateway.upstream")
@@ -100,7 +100,7 @@ class Dialer:
         self._loop = loop
         self._origin = origin
         self._connect_s = connect_s
-        self._names = Names(origin.host, origin.port)
+        self._names = HostResolver(origin.host, origin.port)
         self._told_at = float("-inf")
         self._opening: set[asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]] = set()
 
@@ -142,12 +142,12 @@ class Dialer:
             if failure is Failure.RESET and loop.time() >= ends_at:
                 failure = Failure.CONNECT_TIMEOUT  # how the loop reports a handshake that took too long
             if isinstance(error, ssl.SSLError):
-                self._tell(error)
+                self._log_tls_failure(error)
             raise UpstreamFailure(failure, type(error).__name__) from error
         except UnicodeError as error:  # a name that IDNA can't express
             raise UpstreamFailure(Failure.DNS, "name") from error
 
-    def _tell(self, error: ssl.SSLError) -> None:
+    def _log_tls_failure(self, error: ssl.SSLError) -> None:
         """Log why TLS failed: an error code can't tell a certificate's wrong name from its expiry or its authority."""
         now = self._loop.time()
         if now - self._told_at >= _TELL_EACH_S:

@@ -51,7 +51,7 @@ class Pool:
 
     # Places
 
-    def enter_now(self) -> bool:
+    def try_acquire_place(self) -> bool:
         """Take a place if one is free."""
         if self._is_taken() or self._closed:
             return False
@@ -62,7 +62,7 @@ class Pool:
         """Whether a request that came now would be turned away at once."""
         return self._closed or (self._is_taken() and len(self._queue) >= self._max_waiting)
 
-    async def enter(self) -> None:
+    async def acquire_place(self) -> None:
         """Wait in line for a place. Raises UpstreamFailure: BUSY if the line or the wait is too long, or CLOSED."""
         if self.is_full():
             raise self._turned_away()
@@ -73,14 +73,14 @@ class Pool:
             await ready
         except asyncio.CancelledError:
             if ready.done() and not ready.cancelled() and ready.exception() is None:
-                self.freed()  # the place came in the very turn in which its request was cancelled
+                self.release_place()  # the place came in the very turn in which its request was cancelled
             else:
                 self._unqueue(ready)
             raise
         finally:
             timer.cancel()
 
-    def freed(self) -> None:
+    def release_place(self) -> None:
         """Take one place back, or give it straight to the request that has waited longest."""
         queue = self._queue
         # There may be one more request than places: a parked one that ends hands on a place that it did not hold.
@@ -98,7 +98,7 @@ class Pool:
             return False
         self.parked += 1
         self.in_flight += 1
-        self.freed()
+        self.release_place()
         return True
 
     def unpark(self) -> None:
@@ -132,7 +132,7 @@ class Pool:
             connection.close()
         return None
 
-    def lend(self, now: float) -> Connection | None:
+    def try_acquire_connection(self, now: float) -> Connection | None:
         """Take a place and the idle connection used last. None, and neither is taken, if one of them can't be had."""
         idle = self._idle
         if not idle or self.in_flight - self.parked >= self._max_in_flight or self._closed:
@@ -162,7 +162,7 @@ class Pool:
             if self._sweeper is None:
                 self._sweeper = self._loop.call_later(self._keepalive_s, self._sweep)
         if self._queue:
-            self.freed()
+            self.release_place()
         else:
             self.in_flight -= 1
 
@@ -173,7 +173,7 @@ class Pool:
 
     def switched(self) -> None:
         self.tunnels += 1
-        self.freed()
+        self.release_place()
 
     def tunnel_ended(self) -> None:
         self.tunnels -= 1

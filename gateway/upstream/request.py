@@ -7,7 +7,7 @@ import re
 from ..core.errors import Code, Rejection
 from ..core.framing import VALUE_OCTETS
 from ..core.messages import Fields, lower
-from ..ports import Repeated, UpstreamRequest
+from ..ports import RepeatedFields, UpstreamRequest
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # As VALUE_OCTETS, for a target.
@@ -44,7 +44,7 @@ def render_head(request: UpstreamRequest, *, has_body: bool) -> bytes:
     return b"".join((start, target, before, _lines(request.own), behind, framing))
 
 
-def render_get(target: bytes, own: Fields, repeated: Repeated) -> bytes:
+def render_get(target: bytes, own: Fields, repeated: RepeatedFields) -> bytes:
     """As ``render_head``, for a GET without a body whose fields are ``own`` between those of ``repeated``."""
     if not target or target.translate(_TARGET_OCTETS) != target:
         raise _unsendable("target")
@@ -52,7 +52,7 @@ def render_get(target: bytes, own: Fields, repeated: Repeated) -> bytes:
     return b"".join((b"GET ", target, before, _lines(own), behind, b"\r\n"))
 
 
-def _rendered(repeated: Repeated) -> tuple[bytes, bytes]:
+def _rendered(repeated: RepeatedFields) -> tuple[bytes, bytes]:
     """The octets between the target and a request's own fields, and those behind its own fields."""
     rendered = repeated.rendered = (_VERSION + _lines(repeated.before), _lines(repeated.behind))
     return rendered

@@ -50,9 +50,9 @@ _KINDS = {
 _LINES: dict[bytes, Field] = {}
 _FRAMING: dict[bytes, tuple[Field, int]] = {}
 _LINES_BOUND = 1024
-_OF_ONE = frozenset({b"etag", b"link", b"set-cookie", b"x-gitlab-meta", b"x-request-id", b"x-runtime"})
-_SPELT: set[bytes] = set()
-"""The names in ``_OF_ONE``, in the spellings that came."""
+_VARYING_FIELDS = frozenset({b"etag", b"link", b"set-cookie", b"x-gitlab-meta", b"x-request-id", b"x-runtime"})
+_VARYING_SPELLINGS: set[bytes] = set()
+"""The names in ``_VARYING_FIELDS``, in the spellings that came."""
 _STARTS: dict[bytes, tuple[bool, int, bytes]] = {}
 _STARTS_BOUND = 128
 _LINE_BOUND_BYTES = 96
@@ -100,7 +100,7 @@ def parse_head(head: bytes, *, bodiless: bool, foreign_codings: bool = False) ->
         at = fields.index(None)
         line = lines[at]
         name, _, value = line.partition(b": ")
-        if name in _SPELT and len(line) <= _LINE_BOUND_BYTES and value.translate(VALUE_OCTETS) == value:
+        if name in _VARYING_SPELLINGS and len(line) <= _LINE_BOUND_BYTES and value.translate(VALUE_OCTETS) == value:
             fields[at] = (name, value.strip())
             continue
         field, kind = _FRAMING.get(line) or _read_line(line)
@@ -175,9 +175,9 @@ def _read_line(line: bytes) -> tuple[Field, int]:
     lowered = lower(name)
     field = (name, value.rstrip(b" \t"))
     kind = _KINDS.get(lowered, _PLAIN)
-    if lowered in _OF_ONE:
-        if len(_SPELT) < _SPELT_BOUND:
-            _SPELT.add(name)
+    if lowered in _VARYING_FIELDS:
+        if len(_VARYING_SPELLINGS) < _SPELT_BOUND:
+            _VARYING_SPELLINGS.add(name)
     elif len(line) <= _LINE_BOUND_BYTES:
         known: dict[bytes, Any] = _FRAMING if kind else _LINES
         if len(known) >= _LINES_BOUND:

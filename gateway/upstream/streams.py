@@ -16,7 +16,7 @@ HIGH_BYTES = 128 * 1024
 LOW_BYTES = 32 * 1024
 
 
-class Line(Protocol):
+class StreamConnection(Protocol):
     """What a stream needs of its connection."""
 
     def resume(self) -> None: ...
@@ -29,24 +29,24 @@ class Line(Protocol):
 class Stream:
     """Octets that have arrived and wait for their reader."""
 
-    __slots__ = ("_chunks", "_ended", "_error", "_line", "_over", "_paused", "_waiter", "buffered")
+    __slots__ = ("_chunks", "_connection", "_end_callback", "_ended", "_error", "_paused", "_waiter", "buffered")
 
-    def __init__(self, line: Line) -> None:
-        self._line: Line | None = line
+    def __init__(self, connection: StreamConnection) -> None:
+        self._connection: StreamConnection | None = connection
         self._chunks: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
         self._error: Rejection | None = None
         self._paused = False
-        self._over: Callable[[], None] | None = None
+        self._end_callback: Callable[[], None] | None = None
         self.buffered = 0
 
-    def on_over(self, then: Callable[[], None]) -> None:
+    def on_end(self, then: Callable[[], None]) -> None:
         """Call ``then`` when no more will come, however much has been read by then; at once if that is so already."""
         if self._ended or self._error is not None:
             then()
         else:
-            self._over = then
+            self._end_callback = then
 
     async def read(self) -> bytes:
         """The next octets; ``b""`` at the end. After a failure: first what had arrived before, then the Rejection."""
@@ -64,8 +64,8 @@ class Stream:
         self.buffered -= len(chunk)
         if self._paused and self.buffered <= LOW_BYTES:
             self._paused = False
-            if self._line is not None:
-                self._line.resume()
+            if self._connection is not None:
+                self._connection.resume()
         return chunk
 
     def push(self, chunk: bytes) -> bool:
@@ -84,28 +84,28 @@ class Stream:
 
     def detach(self) -> None:
         """Part the stream from its connection, which has no more to do with it."""
-        self._line = None
+        self._connection = None
 
     def fail(self, error: Rejection) -> None:
-        self._line = None
+        self._connection = None
         self._error = error
         self._wake()
 
     def close(self) -> None:
         """Read no more of it. Idempotent; before the end this closes the connection."""
-        line, self._line = self._line, None
+        connection, self._connection = self._connection, None
         self._chunks.clear()
         self.buffered = 0
         if not self._ended and self._error is None:
             # A reader that goes on must not take this for the end of the body.
             self._error = rejection(Failure.INCOMPLETE, "released before its end")
             self._wake()
-        if line is not None:
-            line.close()
+        if connection is not None:
+            connection.close()
 
     def _wake(self) -> None:
-        if self._over is not None and (self._ended or self._error is not None):
-            over, self._over = self._over, None
+        if self._end_callback is not None and (self._ended or self._error is not None):
+            over, self._end_callback = self._end_callback, None
             over()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -131,18 +131,18 @@ class UpstreamTunnel(Stream):
 
     __slots__ = ("half_closes",)
 
-    def __init__(self, line: Line, *, half_closes: bool) -> None:
-        super().__init__(line)
+    def __init__(self, connection: StreamConnection, *, half_closes: bool) -> None:
+        super().__init__(connection)
         self.half_closes = half_closes
 
     async def write(self, chunk: bytes) -> None:
         """Send to GitLab, with back-pressure. Raises Rejection UPSTREAM_RESET when it is gone. Where it ends its side by
         closing, as over TLS, the chunk is dropped instead: what GitLab sent last may still have to be read."""
-        line = self._line
+        connection = self._connection
         try:
-            if line is None or not line.write(chunk):
+            if connection is None or not connection.write(chunk):
                 raise UpstreamFailure(Failure.RESET)
-            await line.writable()
+            await connection.writable()
         except UpstreamFailure as error:
             if not self._ended or self.half_closes:
                 raise rejection(error.failure, "tunnel") from error
@@ -150,5 +150,5 @@ class UpstreamTunnel(Stream):
     def write_eof(self) -> None:
         """Half-close. TLS can't (RFC 8446 §6.1 allows it, our TLS stack doesn't): there both directions end, and what has
         come can still be read."""
-        if self._line is not None:
-            self._line.write_eof()
+        if self._connection is not None:
+            self._connection.write_eof()

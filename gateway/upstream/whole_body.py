@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.errors import bad_request
 from ..ports import RequestBody
 
-WHOLE_BYTES = 64 * 1024
+SMALL_BODY_BYTES = 64 * 1024
 """The most octets of a body that counts as small, in either direction."""
 
 
@@ -25,7 +25,7 @@ class WholeBody:
 
 def is_small(length: int | None) -> bool:
     """Whether a body with this declared length is read whole before it is sent."""
-    return length is not None and length <= WHOLE_BYTES
+    return length is not None and length <= SMALL_BODY_BYTES
 
 
 async def collect(body: RequestBody, length: int) -> bytes:

@@ -31,16 +31,16 @@ class ConnectionCounts:
             os.ftruncate(file, _BYTES)
         self._numbers = memoryview(mmap.mmap(file, _BYTES)).cast("q")
 
-    def leave(self, seat: int) -> None:
-        """Nobody accepts at ``seat`` any more."""
-        self._numbers[seat % _PLACES * _NUMBERS] = 0
+    def leave(self, worker_id: int) -> None:
+        """Nobody accepts at ``worker_id`` any more."""
+        self._numbers[worker_id % _PLACES * _NUMBERS] = 0
 
-    def place(self, seat: int, crew: range) -> Place:
-        """The place of the worker at ``seat``, among the seats of its ``crew``."""
-        return Place(self._numbers, _at(seat), tuple(_at(other) for other in crew if other != seat))
+    def for_worker(self, worker_id: int, group: range) -> WorkerCounts:
+        """The place of the worker at ``worker_id``, among the seats of its ``group``."""
+        return WorkerCounts(self._numbers, _at(worker_id), tuple(_at(other) for other in group if other != worker_id))
 
 
-class Place:
+class WorkerCounts:
     """One worker's own numbers, with its view of the others of its crew, if there are any."""
 
     def __init__(self, numbers: memoryview, own: int, others: tuple[int, ...]) -> None:
@@ -49,7 +49,7 @@ class Place:
         self._others = others
         self._open = False
         self._count = 0
-        self.room = 0
+        self.capacity = 0
         """How many connections the worker has room for; 0: any number."""
 
     def join(self) -> None:
@@ -73,11 +73,11 @@ class Place:
         self._numbers[self._own] = 0
 
     @property
-    def ahead(self) -> bool:
+    def is_busier(self) -> bool:
         """Whether another worker that accepts has fewer connections, by at least two and an eighth of its own: less than
         that comes and goes. Or by one, where there is no room here: a further connection would be closed at once."""
         numbers, own = self._numbers, self._count
-        if 0 < self.room <= own:
+        if 0 < self.capacity <= own:
             return any(0 < numbers[other] <= own for other in self._others)
         return any(0 < numbers[other] < own - numbers[other] // _FEW for other in self._others)
 
@@ -87,5 +87,5 @@ class Place:
         return sum(self._numbers[other + 1] for other in self._others)
 
 
-def _at(seat: int) -> int:
-    return seat % _PLACES * _NUMBERS
+def _at(worker_id: int) -> int:
+    return worker_id % _PLACES * _NUMBERS

@@ -23,18 +23,18 @@ from typing import BinaryIO
 import msgspec
 
 from ..config import Config
-from ..config.given import Given
 from ..config.load import Loaded
 from ..config.problems import Severity
-from ..config.standing import same_files, standing
+from ..config.restart_only import restart_only, same_files
+from ..config.source import ConfigSource
 from ..hardening import harden
-from ..process_signals import Hear, run_process
+from ..process_signals import OnSignal, run_process
 from ..telemetry import logging as operator_log
+from .channel import GroupStatus, Reloads
 from .connection_counts import ConnectionCounts
-from .crew import ALIVE_S, PAUSES_S, Crew, Ground
-from .line import Reloads, Staff
 from .listeners import bind, place_of
-from .switchboard import Switchboard
+from .question_relay import QuestionRelay
+from .worker_group import ALIVE_S, PAUSES_S, RunResources, WorkerGroup
 
 log = logging.getLogger("gateway.workers")
 
@@ -45,10 +45,10 @@ START_S = 120.0
 _MOST_RETIRED = 2
 """How many crews may be replaced and not gone yet. Beyond that, a reload waits for one to go: memory must have a bound."""
 
-ReadAgain = Callable[[], tuple[Given, Loaded]]
+ReadAgain = Callable[[], tuple[ConfigSource, Loaded]]
 """Returns what the configuration is read from, and what it is now. Blocking; ValueError has words for the operator."""
 
-_CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gateway.app.working import main; sys.exit(main())"
+_CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gateway.app.worker_process import main; sys.exit(main())"
 
 
 def worker_command() -> list[str]:
@@ -57,16 +57,16 @@ def worker_command() -> list[str]:
     return [sys.executable, *isolated, "-c", _CODE, str(Path(__file__).parents[2])]
 
 
-def run(config: Config, given: Given, read_again: ReadAgain) -> int:
+def run(config: Config, given: ConfigSource, read_again: ReadAgain) -> int:
     """Serve until SIGTERM or SIGINT; blocking. Returns the exit code. Raises OSError where a port can't be had."""
     harden()
     _wait_without_threads()
-    return run_process(lambda hear: _supervise(config, given, read_again, hear))
+    return run_process(lambda on_signal: _supervise(config, given, read_again, on_signal))
 
 
-async def _supervise(config: Config, given: Given, read_again: ReadAgain, hear: Hear) -> int:
+async def _supervise(config: Config, given: ConfigSource, read_again: ReadAgain, on_signal: OnSignal) -> int:
     operator_log.configure(config.logging.level.value)
-    return await Supervisor(config, given, worker_command(), read_again).run(hear)
+    return await Supervisor(config, given, worker_command(), read_again).run(on_signal)
 
 
 def _wait_without_threads() -> None:
@@ -97,7 +97,7 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
-        given: Given,
+        given: ConfigSource,
         command: list[str],
         read_again: ReadAgain,
         *,
@@ -114,20 +114,20 @@ class Supervisor:
         self._close_s = close_s
         self._alive_s = alive_s
         self._start_s = start_s
-        self._seats = itertools.count()
-        self._board = Switchboard()
+        self._worker_ids = itertools.count()
+        self._relay = QuestionRelay()
         self._key = secrets.token_bytes(32)
         self._leaving = asyncio.Event()
-        self._wanted = asyncio.Event()
+        self._reload_requested = asyncio.Event()
         self._reloads = Reloads()
         self._traffic: tuple[socket.socket, ...] = ()
         self._admin: tuple[socket.socket, ...] = ()
-        self._ground: Ground
-        self._crew: Crew
-        self._coming: Crew | None = None
-        self._retired: dict[Crew, asyncio.Task[None]] = {}
+        self._resources: RunResources
+        self._group: WorkerGroup
+        self._next_group: WorkerGroup | None = None
+        self._retired: dict[WorkerGroup, asyncio.Task[None]] = {}
 
-    async def run(self, hear: Hear) -> int:
+    async def run(self, on_signal: OnSignal) -> int:
         """Run until all workers have left. Returns the exit code."""
         with contextlib.ExitStack() as open_files:
             turns = open_files.enter_context(_empty_file("audit-turns")).fileno()
@@ -136,24 +136,24 @@ class Supervisor:
             open_files.callback(self._stop_listening)
             self._admin = bind(self._config.listen.admin)
             traffic, admin = (tuple(one.fileno() for one in sockets) for sockets in (self._traffic, self._admin))
-            self._ground = Ground(
-                self._command, self._key, traffic, admin, turns, counts, self._board, self._pauses_s, self._alive_s
+            self._resources = RunResources(
+                self._command, self._key, traffic, admin, turns, counts, self._relay, self._pauses_s, self._alive_s
             )
-            self._crew = self._made(self._config, self._given)
+            self._group = self._make_group(self._config, self._given)
             for number in (signal.SIGTERM, signal.SIGINT):
-                hear(number, self._leave)
-            hear(signal.SIGHUP, self._reload)
+                on_signal(number, self._leave)
+            on_signal(signal.SIGHUP, self._request_reload)
             reloading: asyncio.Task[None] | None = None
             try:
-                if await self._crew.start():
+                if await self._group.start():
                     log.info(
                         "serving %s on %s, admin on %s, with %d workers",
                         self._config.upstream.url,
                         place_of(self._traffic[0]),
                         place_of(self._admin[0]),
-                        len(self._crew.seats),
+                        len(self._group.worker_ids),
                     )
-                    reloading = asyncio.get_running_loop().create_task(self._reload_when_wanted(), name="reload")
+                    reloading = asyncio.get_running_loop().create_task(self._reload_loop(), name="reload")
                 await self._leaving.wait()
                 if reloading is not None:
                     reloading.cancel()
@@ -163,56 +163,62 @@ class Supervisor:
                 for task in self._retired.values():
                     task.cancel()
                 await asyncio.gather(
-                    *(crew.close() for crew in self._crews), *self._retired.values(), return_exceptions=True
+                    *(group.close() for group in self._groups), *self._retired.values(), return_exceptions=True
                 )
-        return self._crew.code
+        return self._group.code
 
-    def _made(self, config: Config, given: Given, replaces: Crew | None = None) -> Crew:
-        return Crew(
-            config, given, self._ground, self._seats, staff=lambda: self.staff, failed=self._failed, replaces=replaces
+    def _make_group(self, config: Config, given: ConfigSource, replaces: WorkerGroup | None = None) -> WorkerGroup:
+        return WorkerGroup(
+            config,
+            given,
+            self._resources,
+            self._worker_ids,
+            group_status=lambda: self.group_status,
+            failed=self._failed,
+            replaces=replaces,
         )
 
     @property
-    def _crews(self) -> list[Crew]:
-        return [*self._retired, self._crew, *([self._coming] if self._coming is not None else [])]
+    def _groups(self) -> list[WorkerGroup]:
+        return [*self._retired, self._group, *([self._next_group] if self._next_group is not None else [])]
 
     @property
-    def staff(self) -> Staff:
+    def group_status(self) -> GroupStatus:
         """What workers are told with every answer."""
-        crew = self._crew
-        return Staff(crew.up, crew.restarts, crew.begun, crew.seats, self._reloads)
+        group = self._group
+        return GroupStatus(group.up, group.restarts, group.begun, group.worker_ids, self._reloads)
 
-    def _failed(self, crew: Crew) -> None:
-        if crew is self._crew:  # otherwise the crew that serves goes on
+    def _failed(self, group: WorkerGroup) -> None:
+        if group is self._group:  # otherwise the crew that serves goes on
             self._leaving.set()
 
     # A new configuration
 
-    def _reload(self) -> None:
+    def _request_reload(self) -> None:
         """A signal asks for a reload. All signals that come during a reload lead to one more."""
-        self._crew.read_certificates()
-        self._wanted.set()
+        self._group.read_certificates()
+        self._reload_requested.set()
 
-    async def _reload_when_wanted(self) -> None:
+    async def _reload_loop(self) -> None:
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
+            await self._reload_requested.wait()
+            self._reload_requested.clear()
             try:
-                became = await self._reloaded()
+                outcome = await self._apply_reload()
             except Exception:
                 log.exception("fault while reloading the configuration")
-                became = "failed"
+                outcome = "failed"
             finally:
-                self._dismiss()
+                self._retire_next_group()
             known = self._reloads
-            counts = {became: getattr(known, became) + 1}
-            self._reloads = msgspec.structs.replace(known, **counts, failing=became == "failed")
-            if became == "failed":
+            counts = {outcome: getattr(known, outcome) + 1}
+            self._reloads = msgspec.structs.replace(known, **counts, failing=outcome == "failed")
+            if outcome == "failed":
                 log.error("the new configuration was not applied; the previous one stays in force")
 
-    async def _reloaded(self) -> str:
+    async def _apply_reload(self) -> str:
         """Read the configuration again, and serve it. Returns what became of that, as ``Reloads`` counts it."""
-        before = self._crew
+        before = self._group
         try:
             given, loaded = await asyncio.to_thread(self._read_again)
         except ValueError as error:
@@ -223,7 +229,7 @@ class Supervisor:
         config = loaded.config
         if config is None:
             return "failed"
-        if fixed := standing(before.config, config):
+        if fixed := restart_only(before.config, config):
             log.error("only a restart can change %s", ", ".join(fixed))
             return "failed"
         if config == before.config and same_files(config, before.given, given):
@@ -233,16 +239,16 @@ class Supervisor:
             log.warning("a new configuration waits until the workers of an earlier one have left")
             while len(self._retired) >= _MOST_RETIRED:
                 await asyncio.wait(self._retired.values(), return_when=asyncio.FIRST_COMPLETED)
-        if not await self._replaced(before, config, given):
+        if not await self._replace_group(before, config, given):
             return "failed"
         if config.logging.level is not before.config.logging.level:
             logging.getLogger().setLevel(config.logging.level.value.upper())
         log.info("the configuration was reloaded, and is served with %d workers", config.listen.workers)
         return "applied"
 
-    async def _replaced(self, before: Crew, config: Config, given: Given) -> bool:
+    async def _replace_group(self, before: WorkerGroup, config: Config, given: ConfigSource) -> bool:
         """Start new workers in the place of ``before``. Returns whether they serve."""
-        coming = self._coming = self._made(config, given, before)
+        coming = self._next_group = self._make_group(config, given, before)
         try:
             async with asyncio.timeout(self._start_s):
                 if not await coming.start():
@@ -250,32 +256,32 @@ class Supervisor:
         except TimeoutError:
             log.error("the new workers have not started in %g s", self._start_s)
             return False
-        self._crew, self._coming = coming, None
-        self._retire(before, f"{len(before.seats)} replaced workers")
+        self._group, self._next_group = coming, None
+        self._retire(before, f"{len(before.worker_ids)} replaced workers")
         return True
 
-    def _dismiss(self) -> None:
+    def _retire_next_group(self) -> None:
         """Dismiss the workers of a new configuration if they can't serve it."""
-        coming, self._coming = self._coming, None
+        coming, self._next_group = self._next_group, None
         if coming is not None:
             self._retire(coming, "the new workers, which did not take over,")
 
-    def _retire(self, crew: Crew, who: str) -> None:
-        """Let ``crew`` retire. ``who`` names it in the log when it has left."""
-        crew.retire()
+    def _retire(self, group: WorkerGroup, who: str) -> None:
+        """Let ``group`` retire. ``who`` names it in the log when it has left."""
+        group.retire()
         if self._leaving.is_set():
-            crew.leave(at_once=True)
-        task = asyncio.get_running_loop().create_task(crew.end(self._retires_within_s(crew)), name="retired")
-        self._retired[crew] = task
-        task.add_done_callback(lambda _: self._left(crew, who))
+            group.leave(at_once=True)
+        task = asyncio.get_running_loop().create_task(group.end(self._retires_within_s(group)), name="retired")
+        self._retired[group] = task
+        task.add_done_callback(lambda _: self._on_group_ended(group, who))
 
-    def _left(self, crew: Crew, who: str) -> None:
-        self._retired.pop(crew, None)
+    def _on_group_ended(self, group: WorkerGroup, who: str) -> None:
+        self._retired.pop(group, None)
         if not self._leaving.is_set():
             log.info("%s have left", who)
 
-    def _retires_within_s(self, crew: Crew) -> float:
-        return crew.config.listen.idle_s + crew.config.listen.drain.deadline + self._close_s
+    def _retires_within_s(self, group: WorkerGroup) -> float:
+        return group.config.listen.idle_s + group.config.listen.drain.deadline + self._close_s
 
     # All of them
 
@@ -285,8 +291,8 @@ class Supervisor:
         if not at_once:
             log.info("draining")
         self._leaving.set()
-        for crew in self._crews:
-            crew.leave(at_once=at_once or crew is not self._crew)
+        for group in self._groups:
+            group.leave(at_once=at_once or group is not self._group)
 
     def _stop_listening(self) -> None:
         for one in (*self._traffic, *self._admin):
@@ -296,13 +302,13 @@ class Supervisor:
         """Wait until all have left: those that serve leave by themselves; the others, and those too slow, are ended."""
         # The workers hold these as long as they need them: no client may be left waiting at a port where nobody accepts.
         self._stop_listening()
-        drain = self._crew.config.listen.drain
-        if self._crew.code:
-            self._crew.leave(at_once=True)
+        drain = self._group.config.listen.drain
+        if self._group.code:
+            self._group.leave(at_once=True)
         ending = [*self._retired.values()]
-        for crew in self._retired:
-            crew.leave(at_once=True)
-        await asyncio.gather(self._crew.end(drain.notice + drain.deadline + self._close_s), *ending)
+        for group in self._retired:
+            group.leave(at_once=True)
+        await asyncio.gather(self._group.end(drain.notice + drain.deadline + self._close_s), *ending)
 
 
 def _empty_file(what: str) -> BinaryIO:

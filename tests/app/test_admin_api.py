@@ -10,15 +10,15 @@ import pytest
 
 from gateway import routes
 from gateway.app.admin_api import admin_endpoints
-from gateway.app.limit_office import LimitOffice
-from gateway.app.recent import RecentRequests
+from gateway.app.limit_admin import LimitAdmin
+from gateway.app.recent_requests import RecentRequests
 from gateway.config import compile as compiled
 from gateway.core.catalogue import Catalogue
 from gateway.core.exchange import Exchange
-from gateway.core.limit_plan import Limits, key_of
+from gateway.core.limit_plan import Limits, bucket_key
 from gateway.core.limits import Take
 from gateway.core.messages import ResponseHead
-from gateway.edge.admin import Answer, Asked
+from gateway.edge.admin import AdminRequest, AdminResponse
 from gateway.limit_stage import LimitStage
 from gateway.pacing_stage import PacingStage
 from gateway.stores.bucket_memory import MemoryBuckets
@@ -33,7 +33,7 @@ def ask(tmp_path: Path) -> Any:
     endpoints = {one.path: one.answer for one in admin_endpoints(config, CATALOGUE, None, None)}
 
     async def asked(path: str, **body: object) -> Any:
-        answer: Answer = await endpoints[path](Asked("admin:x", "127.0.0.1", "POST", body=body))
+        answer: AdminResponse = await endpoints[path](AdminRequest("admin:x", "127.0.0.1", "POST", body=body))
         return msgspec.to_builtins(answer.body)
 
     return asked
@@ -58,7 +58,7 @@ async def test_a_request_of_a_moment_ago_is_explained_by_its_id(tmp_path: Path) 
     endpoints = {one.path: one.answer for one in admin_endpoints(config, CATALOGUE, None, None, recent=recent)}
 
     async def ask(request_id: object) -> Any:
-        asked = Asked("admin:x", "", "POST", body={"request_id": request_id})
+        asked = AdminRequest("admin:x", "", "POST", body={"request_id": request_id})
         return msgspec.to_builtins((await endpoints["/-/explain"](asked)).body)
 
     told = await ask("r-7")
@@ -94,14 +94,16 @@ async def test_an_explained_request_shows_its_buckets_as_they_are(tmp_path: Path
     limits = Limits.compile(compiled.limits(config))
     stage = LimitStage(MemoryBuckets())
     pacing = PacingStage(stage, wall=lambda: 1_800_000_000.0)
-    office = LimitOffice(limits, stage, None, pacing=pacing)
-    endpoints = {one.path: one.answer for one in admin_endpoints(config, CATALOGUE, office, None)}
-    stage.settle([Take(key_of("caller", "reader"), limits.limits[0], 100.0)])
+    limit_admin = LimitAdmin(limits, stage, None, pacing=pacing)
+    endpoints = {one.path: one.answer for one in admin_endpoints(config, CATALOGUE, limit_admin, None)}
+    stage.settle([Take(bucket_key("caller", "reader"), limits.limits[0], 100.0)])
     pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
 
     async def live(**asked: object) -> list[str]:
         body = {"identity": "reader", "method": "GET", "target": "/api/v4/projects/1", **asked}
-        answer: Any = msgspec.to_builtins((await endpoints["/-/explain"](Asked("admin:x", "", "POST", body=body))).body)
+        answer: Any = msgspec.to_builtins(
+            (await endpoints["/-/explain"](AdminRequest("admin:x", "", "POST", body=body))).body
+        )
         return [one["said"] for one in answer["stages"] if one["stage"] in {"bucket", "pace", "levels"}]
 
     bucket, pace = await live()

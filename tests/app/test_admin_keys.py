@@ -13,16 +13,16 @@ import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
 from gateway.app.admin_keys import key_endpoints
-from gateway.app.key_office import KeyOffice
+from gateway.app.key_admin import KeyAdmin
 from gateway.core.gateway_key import is_well_formed, new_key
-from gateway.core.key_record import KeyRecord, Replacing
+from gateway.core.key_record import KeyRecord, Replacement
 from gateway.edge.admin import Admin, AdminSettings, Readiness
-from gateway.identity.issuing import KeyIssuer, KeyTerms
+from gateway.identity.key_issuer import KeyIssuer, KeyTerms
 from gateway.ports import NotDone, StoreUnavailable
 from gateway.stores.keys_memory import MemoryKeys
 from gateway.telemetry.audit import AuditLog
 from gateway.telemetry.audit_writer import AuditWriter
-from tests.fakes.sink import Lines
+from tests.fakes.sink import MemorySink
 
 KEY = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(KEY.encode()).digest()
@@ -36,7 +36,7 @@ class Store(MemoryKeys):
             raise StoreUnavailable("unplugged: redis://:password@example.com")
         return await super().list(identity)
 
-    async def put(self, record: KeyRecord, replacing: Replacing | None = None) -> None:
+    async def put(self, record: KeyRecord, replacing: Replacement | None = None) -> None:
         if self.away:
             raise NotDone("keys.db: database or disk is full")
         await super().put(record, replacing)
@@ -44,11 +44,11 @@ class Store(MemoryKeys):
 
 class Port:
     def __init__(self) -> None:
-        self.store, self.lines, self.ended = Store(), Lines(), list[str]()
+        self.store, self.lines, self.ended = Store(), MemorySink(), list[str]()
         self.now = datetime.datetime.now(datetime.UTC).timestamp()
         self.issuer = KeyIssuer(self.store, pepper=b"pepper", wall=lambda: self.now, random=secrets.token_bytes)
         self.audit = AuditLog(AuditWriter(self.lines))
-        self.office = KeyOffice(self.issuer, ["bot", "app"], self.audit, changed=self.ended.append)
+        self.key_admin = KeyAdmin(self.issuer, ["bot", "app"], self.audit, changed=self.ended.append)
         self.client: Any = None
 
     async def __call__(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -78,7 +78,7 @@ async def port(aiohttp_client: AiohttpClient) -> AsyncIterator[Port]:
         metrics=metrics,
         metrics_type="text/plain",
         readiness=readiness,
-        endpoints=key_endpoints(made.office),
+        endpoints=key_endpoints(made.key_admin),
     )
     made.client = await aiohttp_client(admin.application())
     yield made
@@ -169,7 +169,7 @@ async def test_what_cannot_be_done_is_told_and_changes_nothing(
 ) -> None:
     got, told = await port(method, path, body)
     assert (got, words in told["message"]) == (status, True), told
-    assert await port.office.list() == []
+    assert await port.key_admin.list() == []
     assert port.audited() == []
 
 

@@ -37,7 +37,7 @@ def audit_threads() -> int:
 async def opened_and_closed(config: Config) -> object:
     made = await assemble(config)
     async with made.stack:
-        cache = made.gateway.road.cache
+        cache = made.gateway.stages.cache
     assert audit_threads() == 0
     return cache
 
@@ -70,8 +70,8 @@ async def test_a_cache_in_memory_beside_buckets_in_redis(tmp_path: Path, redis_u
     made = await assemble(configured(text, tmp_path))
     async with made.stack:
         assert isinstance(made.buckets, RedisBuckets)
-        assert (made.cache_room.redis, made.cache_room.levels) == (None, None)
-        assert made.cache_room.memory is not None
+        assert (made.cache_assembly.redis, made.cache_assembly.levels) == (None, None)
+        assert made.cache_assembly.memory is not None
         assert "gitlab-gateway-cache" not in {link.name for link in made.links}
 
 

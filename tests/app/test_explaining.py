@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from gateway.app.explaining import Explained, explain, trace
-from gateway.app.limit_levels import Bucket, Levels, told
+from gateway.app.limit_levels import Bucket, Levels, describe
 from gateway.config import Config
-from gateway.core.pacing import Told
+from gateway.core.pacing import PaceReport
 from tests.fakes.world import CONFIGURATION, configured
 
 TEXT = CONFIGURATION.replace("credentials:", "  - {id: anyone, anonymous: true}\ncredentials:")
@@ -87,8 +87,8 @@ def test_limits_are_told_as_they_were_written(tmp_path: Path) -> None:
   - {id: at-once, by: caller, concurrent: 20}
 """
     text = explain(configured(CONFIGURATION + more, tmp_path), "people", "GET", "/api/v4/projects")
-    told = "caller: 1 of 50, 60/min; exports: 1 of 3, 3/day; quick: 1 of 7, 2.5/s (shadow); "
-    assert f"limits      {told}hourly: 1 of 20000, 20000/hour; at-once: 1 of 20 at one time\n" in text
+    describe = "caller: 1 of 50, 60/min; exports: 1 of 3, 3/day; quick: 1 of 7, 2.5/s (shadow); "
+    assert f"limits      {describe}hourly: 1 of 20000, 20000/hour; at-once: 1 of 20 at one time\n" in text
 
 
 def test_a_token_in_the_target_is_not_repeated(config: Config) -> None:
@@ -140,8 +140,8 @@ def test_whose_answers_a_mutation_takes(tmp_path: Path, identity: str, taken: st
         'version: 1\nupstream: {url: "http://gitlab.test"}\n'
         "identities: [{id: people, gitlab_token: true}, {id: visitors, anonymous: true}]\n"
     )
-    told = explain(configured(text, tmp_path), identity, "POST", "/api/graphql")
-    assert f"purges, unless refused: {taken}\n" in told, told
+    describe = explain(configured(text, tmp_path), identity, "POST", "/api/graphql")
+    assert f"purges, unless refused: {taken}\n" in describe, describe
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_whose_answers_a_mutation_takes(tmp_path: Path, identity: str, taken: st
 )
 def test_what_the_other_modes_would_do(tmp_path: Path, mode: str, method: str, line: str) -> None:
     text = f'version: 1\nupstream: {{url: "http://gitlab.test"}}\ncache: {{mode: {mode}, stale_if_error: 10m}}\n'
-    told = explain(configured(text, tmp_path), "people", method, "/api/v4/projects/1")
-    assert line in told, told
+    describe = explain(configured(text, tmp_path), "people", method, "/api/v4/projects/1")
+    assert line in describe, describe
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,11 @@ def test_a_plain_cache_has_no_routes_credentials_rules_or_limits(
 
 def stages(found: Explained) -> list[tuple[str, str]]:
     """Levels of nobody's."""
-    return told(
+    return describe(
         found,
-        Levels({take.key: Bucket(7.0, 50.0, 1.0) for take in found.takes}, {one: Told(9.0) for one in found.credentials}),
+        Levels(
+            {take.key: Bucket(7.0, 50.0, 1.0) for take in found.takes}, {one: PaceReport(9.0) for one in found.credentials}
+        ),
     )
 
 
@@ -228,19 +230,19 @@ def stages(found: Explained) -> list[tuple[str, str]]:
 def test_levels_are_those_of_the_caller_named(config: Config, identity: str, caller: str, key: str, line: str) -> None:
     found = trace(config, identity, "GET", "/api/v4/projects", caller=caller)
     assert [take.key for take in found.takes] == [key]
-    text = explain(config, identity, "GET", "/api/v4/projects", caller=caller, look=stages)
+    text = explain(config, identity, "GET", "/api/v4/projects", caller=caller, level_lookup=stages)
     assert line in text
     assert ("pace        GitLab throttles `sa`: it is not used for 9 s" in text) is (identity == "reader")
 
 
 def test_nothing_is_looked_at_for_a_request_that_is_refused_before(config: Config) -> None:
-    text = explain(config, "reader", "DELETE", "/api/v4/projects/1", look=lambda _: [("bucket", "looked at")])
+    text = explain(config, "reader", "DELETE", "/api/v4/projects/1", level_lookup=lambda _: [("bucket", "looked at")])
     assert "looked at" not in text
 
 
 def test_nothing_is_looked_at_where_there_is_no_bucket_and_no_credential(tmp_path: Path) -> None:
     alone = configured('version: 1\nupstream: {url: "http://gitlab.test"}\n', tmp_path)
-    text = explain(alone, "people", "GET", "/api/v4/projects", look=lambda _: [("levels", "looked at")])
+    text = explain(alone, "people", "GET", "/api/v4/projects", level_lookup=lambda _: [("levels", "looked at")])
     assert "none applies" in text
     assert "looked at" not in text
 
@@ -250,7 +252,7 @@ def test_of_a_pool_each_members_pace_is_told(tmp_path: Path) -> None:
     assert pool != TEXT
     found = trace(configured(pool, tmp_path), "reader", "GET", "/api/v4/projects")
     assert found.credentials == ("sa/1", "sa/2")
-    told_of = dict.fromkeys(["sa/2"], Told(9.0))
-    assert [words for stage, words in told(found, Levels(paces=told_of)) if stage == "pace"] == [
+    told_of = dict.fromkeys(["sa/2"], PaceReport(9.0))
+    assert [words for stage, words in describe(found, Levels(paces=told_of)) if stage == "pace"] == [
         "GitLab throttles `sa/2`: it is not used for 9 s"
     ]

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from gateway.app.explaining import Explained
-from gateway.app.limit_levels import Bucket, Levels, levels, shared_levels, told
-from gateway.app.limit_wishes import Note, Wish
+from gateway.app.limit_changes import LimitChange, StoredChange
+from gateway.app.limit_levels import Bucket, Levels, describe, levels, shared_levels
 from gateway.config import Config
-from gateway.core.limit_plan import key_of
+from gateway.core.limit_plan import bucket_key
 from gateway.core.limits import Decision, Limit, Scope, Take
-from gateway.core.pacing import Told
+from gateway.core.pacing import PaceReport
 from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.changes_redis import RedisChanges
 from gateway.stores.paces_redis import RedisPaces
@@ -31,7 +31,7 @@ def asking(*takes: Take, use: str = "", unnamed: frozenset[str] = frozenset()) -
 
 
 def take(limit: Limit = CALLER, cost: float = 1.0) -> Take:
-    return Take(key_of(limit.id, "reader"), limit, cost)
+    return Take(bucket_key(limit.id, "reader"), limit, cost)
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ async def test_what_gateways_have_taken_and_operators_changed_is_seen(
     config = sharing(redis_url, tmp_path)
     buckets = RedisBuckets(RedisLink.from_url(redis_url, timeout_s=60.0, name="buckets"))
     await buckets.take([take(cost=20.0), take(PLACES)], b"one")
-    note = Note(Wish("caller", "reader", factor=2.0), NOW + 60)
+    note = StoredChange(LimitChange("caller", "reader", factor=2.0), NOW + 60)
     await RedisChanges(link).put(take().key, msgspec.json.encode(note))
-    await RedisPaces(link).put({"sa": Told(30.0, 1.5, 40.0, 0.0)})
+    await RedisPaces(link).put({"sa": PaceReport(30.0, 1.5, 40.0, 0.0)})
     before = sorted(await link.execute("KEYS", "*"))  # type: ignore[type-var, arg-type]
     seen = await shared_levels(config, asking(take(), take(PLACES), use="sa"), wall=lambda: NOW)
     assert not seen.unknown
@@ -112,20 +112,20 @@ def test_no_states_are_no_levels() -> None:
 )
 def test_a_bucket_in_words(limit: Limit, cost: float, held: Bucket, words: str) -> None:
     asked = take(limit, cost)
-    ((stage, line),) = told(asking(asked), Levels({asked.key: held}))
+    ((stage, line),) = describe(asking(asked), Levels({asked.key: held}))
     assert (stage, line.startswith(f"{limit.id} of reader: ")) == ("bucket", True)
     assert words in line
 
 
 def test_what_cannot_be_known_is_said() -> None:
-    assert told(asking(take()), Levels(unknown="nobody answers")) == [("levels", "not known: nobody answers")]
-    assert "unknown to the gateway" in told(asking(take()), Levels())[0][1]
-    assert "--caller" in told(asking(take(), unnamed=frozenset({take().key})), Levels())[0][1]
+    assert describe(asking(take()), Levels(unknown="nobody answers")) == [("levels", "not known: nobody answers")]
+    assert "unknown to the gateway" in describe(asking(take()), Levels())[0][1]
+    assert "--caller" in describe(asking(take(), unnamed=frozenset({take().key})), Levels())[0][1]
 
 
 def test_gitlabs_own_limit_in_words() -> None:
-    assert "it is not used for 12 s" in told(asking(use="sa"), Levels(paces={"sa": Told(12.0)}))[0][1]
+    assert "it is not used for 12 s" in describe(asking(use="sa"), Levels(paces={"sa": PaceReport(12.0)}))[0][1]
     assert (
         "90 requests per minute are left of GitLab's limit for 40 s"
-        in told(asking(use="sa"), Levels(paces={"sa": Told(0.0, 1.5, 40.0)}))[0][1]
+        in describe(asking(use="sa"), Levels(paces={"sa": PaceReport(0.0, 1.5, 40.0)}))[0][1]
     )

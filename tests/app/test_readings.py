@@ -15,7 +15,7 @@ from gateway.app.assembly import Assembly, assemble
 from gateway.app.certificates import Certificates
 from gateway.app.readings import readiness, readings
 from gateway.telemetry.audit_writer import AuditWriter
-from tests.fakes.sink import Lines
+from tests.fakes.sink import MemorySink
 from tests.fakes.world import SECRETS, configured
 
 TEXT = """\
@@ -38,7 +38,7 @@ async def test_readings_say_what_is(tmp_path: Path) -> None:
         assert before["gitlab_gateway_requests_in_flight"] == 0
         assert before["gitlab_gateway_credential_refused sa"] == 0
         made.alarm("sa", False)
-        made.gateway.walking = 3
+        made.gateway.active = 3
         made.server.slow_heads = 2
         after = told(made)
     assert after["gitlab_gateway_credential_refused sa"] == 1
@@ -104,7 +104,7 @@ async def test_readiness(tmp_path: Path) -> None:
         made.audit.writer.failing = True
         assert readiness(made).ready
         assert readiness(made).checks["audit"] == "degraded: the sink fails, lines are spooled"
-        made.audit.writer.failing, made.audit.writer.unsure = False, True
+        made.audit.writer.failing, made.audit.writer.sync_failing = False, True
         for durable, follows in (
             (False, "lines that it took from the spool stay in it"),
             (True, "requests that change something are refused"),
@@ -112,14 +112,14 @@ async def test_readiness(tmp_path: Path) -> None:
             made.audit.writer.durable = durable
             assert readiness(made).checks["audit"] == f"degraded: the sink can't be synced, {follows}"
         assert {one.name: one.value for one in readings(made)}["gitlab_gateway_audit_failing"] == 1
-        made.audit.writer.unsure = False
+        made.audit.writer.sync_failing = False
         assert told(made)["gitlab_gateway_audit_failing"] == 0
         made.server.draining = True
         assert not readiness(made).ready
         assert readiness(made).checks["traffic"] == "down: draining"
 
 
-class Held(Lines):
+class Held(MemorySink):
     """On a disk that does not return."""
 
     def __init__(self) -> None:
@@ -161,8 +161,8 @@ async def test_a_shared_store_is_watched(tmp_path: Path, redis_url: str) -> None
         assert stores == {"buckets", "cache", "changes", "keys"}
         assert readiness(made).checks["cache copies"] == "degraded: not used, not listening yet"
         assert told(made)["gitlab_gateway_cache_near_up"] == 0
-        assert made.cache_room.levels is not None
-        made.cache_room.levels.start()
+        assert made.cache_assembly.levels is not None
+        made.cache_assembly.levels.start()
         async with asyncio.timeout(30):
             while readiness(made).checks["cache copies"] != "ok":
                 await asyncio.sleep(0.01)
@@ -178,9 +178,9 @@ async def test_the_cache_tells_what_it_holds_and_whether_hooks_come(tmp_path: Pa
     async with made.stack:
         before = told(made)
         assert readiness(made).checks["hooks"].startswith("degraded")
-        room = made.cache_room
+        room = made.cache_assembly
         assert room.watch is not None
-        await room.watch.heard()
+        await room.watch.record_hook()
         after = told(made)
         assert readiness(made).checks["hooks"] == "ok"
         assert readiness(made).ready

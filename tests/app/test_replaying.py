@@ -163,7 +163,7 @@ def test_bodies_that_would_be_looked_into_are_counted() -> None:
     one = replay(CONFIGURATION.replace('routes: ["/api/v4/projects/:id/issues/:issue_iid/notes"]', "access: write"))
     target = "/api/v4/projects/platform%2Fapi/merge_requests"
     assert list(one.run([line(method="POST", target=target, rule="comments")])) == []
-    assert one.looked_into == 1
+    assert one.bodies_searched == 1
 
 
 @pytest.mark.parametrize(

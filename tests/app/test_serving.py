@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.app.serving import Departure, begun, serving
+from gateway.app.serving import StopRequest, serving, start_unless_stopped
 from gateway.core.breaker import BreakerState
 from tests.fakes.gitlab import FakeGitLab, response, stall
 from tests.fakes.world import configured
@@ -45,9 +45,9 @@ async def test_ready_means_that_requests_are_served(tmp_path: Path) -> None:
             assert (
                 'gitlab_gateway_http_requests_total{method="GET",operation="GET /api/v4/version",status="200"} 1.0' in text
             )
-            made = started.made
-        assert made.upstream.open == 0
-        assert made.server.visitors.open == 0
+            parts = started.parts
+        assert parts.upstream.open == 0
+        assert parts.server.client_connections.open == 0
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientConnectorError):
             await session.get(f"http://{started.place}/")
@@ -55,11 +55,13 @@ async def test_ready_means_that_requests_are_served(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("told", [True, False])
 async def test_who_is_told_to_go_before_it_serves_leaves_nothing_behind(tmp_path: Path, told: bool) -> None:
-    departure, before = Departure(), asyncio.all_tasks()
+    stop_request, before = StopRequest(), asyncio.all_tasks()
     if told:
-        departure.tell()
+        stop_request.request()
     async with contextlib.AsyncExitStack() as stack:
-        started = await begun(stack, departure, configured(TEXT.format(url="http://127.0.0.1:9"), tmp_path))
+        started = await start_unless_stopped(
+            stack, stop_request, configured(TEXT.format(url="http://127.0.0.1:9"), tmp_path)
+        )
         assert (started is None) is told
         await asyncio.sleep(0)
         waiting = [task for task in asyncio.all_tasks() - before if "Event.wait" in repr(task)]

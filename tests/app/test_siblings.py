@@ -9,28 +9,28 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.app.siblings import Siblings
-from gateway.workers.line import (
-    Answers,
-    Ask,
-    Farewell,
-    Line,
-    Question,
-    Reply,
-    Staff,
+from gateway.workers.channel import (
+    AllAnswers,
+    AskAll,
+    Channel,
+    FinalFigures,
+    GroupStatus,
     ToSupervisor,
-    at_supervisor,
-    at_worker,
-    open_line,
+    WorkerQuestion,
+    WorkerReply,
+    decode_at_supervisor,
+    decode_at_worker,
+    open_channel,
 )
-from gateway.workers.switchboard import ALIVE, FIGURES
+from gateway.workers.question_relay import ALIVE, FIGURES
 
-STAFF = Staff((True, True), (0, 1), True, (0, 1))
+STAFF = GroupStatus((True, True), (0, 1), True, (0, 1))
 
 
 class Office:
     """A worker's siblings, and the supervisor's end of its line."""
 
-    def __init__(self, siblings: Siblings, supervisor: Line[ToSupervisor]) -> None:
+    def __init__(self, siblings: Siblings, supervisor: Channel[ToSupervisor]) -> None:
         self.siblings = siblings
         self.supervisor = supervisor
 
@@ -38,7 +38,7 @@ class Office:
 @pytest.fixture
 async def office() -> AsyncIterator[Office]:
     one, other = socket.socketpair()
-    line, supervisor = await open_line(one, at_worker), await open_line(other, at_supervisor)
+    line, supervisor = await open_channel(one, decode_at_worker), await open_channel(other, decode_at_supervisor)
     yield Office(Siblings(line, 0), supervisor)
     line.close()
     supervisor.close()
@@ -48,57 +48,60 @@ async def test_it_answers_what_it_knows_and_nothing_else(office: Office) -> None
     async def echo(about: bytes) -> bytes:
         return about + b"!"
 
-    office.siblings.tell("echo", echo)
-    office.siblings.answer(Question(1, "echo", b"hey"))
-    office.siblings.answer(Question(2, "unknown", b"hey"))
-    assert [await office.supervisor.hear(), await office.supervisor.hear()] == [Reply(1, b"hey!"), Reply(2, b"")]
+    office.siblings.handle("echo", echo)
+    office.siblings.answer(WorkerQuestion(1, "echo", b"hey"))
+    office.siblings.answer(WorkerQuestion(2, "unknown", b"hey"))
+    assert [await office.supervisor.receive(), await office.supervisor.receive()] == [
+        WorkerReply(1, b"hey!"),
+        WorkerReply(2, b""),
+    ]
 
 
 async def test_every_worker_says_that_it_is_alive(office: Office) -> None:
-    office.siblings.answer(Question(1, ALIVE, b""))
-    assert await office.supervisor.hear() == Reply(1, b"yes")
+    office.siblings.answer(WorkerQuestion(1, ALIVE, b""))
+    assert await office.supervisor.receive() == WorkerReply(1, b"yes")
 
 
 async def test_a_fault_in_one_answer_is_not_the_end(office: Office, caplog: pytest.LogCaptureFixture) -> None:
     async def broken(about: bytes) -> bytes:
         raise RuntimeError(about)
 
-    office.siblings.tell("broken", broken)
-    office.siblings.answer(Question(1, "broken", b""))
-    assert await office.supervisor.hear() == Reply(1, b"")
+    office.siblings.handle("broken", broken)
+    office.siblings.answer(WorkerQuestion(1, "broken", b""))
+    assert await office.supervisor.receive() == WorkerReply(1, b"")
     assert "fault while telling the other workers: broken" in caplog.text
 
 
 async def test_answers_go_to_whoever_asked(office: Office) -> None:
     first = asyncio.ensure_future(office.siblings.ask("a", patience_s=60.0))
     second = asyncio.ensure_future(office.siblings.ask("b", b"about", patience_s=60.0))
-    asked = [await office.supervisor.hear(), await office.supervisor.hear()]
-    assert [(one.what, one.about) for one in asked if isinstance(one, Ask)] == [("a", b""), ("b", b"about")]
+    asked = [await office.supervisor.receive(), await office.supervisor.receive()]
+    assert [(one.what, one.about) for one in asked if isinstance(one, AskAll)] == [("a", b""), ("b", b"about")]
     for one in reversed(asked):
-        assert isinstance(one, Ask)
-        office.siblings.hear(Answers(one.id, {0: one.what.encode()}, STAFF))
+        assert isinstance(one, AskAll)
+        office.siblings.receive(AllAnswers(one.id, {0: one.what.encode()}, STAFF))
     assert [(await first).answers, (await second).answers] == [{0: b"a"}, {0: b"b"}]
-    office.siblings.hear(Answers(1, {}, STAFF))  # once more: of no effect
+    office.siblings.receive(AllAnswers(1, {}, STAFF))  # once more: of no effect
 
 
 async def test_an_answer_that_comes_twice_or_too_late_harms_nobody(office: Office) -> None:
     """It may come when the patience is over, and whoever asked has not heard of that yet."""
     asking = asyncio.ensure_future(office.siblings.ask("a", patience_s=60.0))
-    asked = await office.supervisor.hear()
-    assert isinstance(asked, Ask)
+    asked = await office.supervisor.receive()
+    assert isinstance(asked, AskAll)
     for answer in (b"first", b"second"):
-        office.siblings.hear(Answers(asked.id, {0: answer}, STAFF))
+        office.siblings.receive(AllAnswers(asked.id, {0: answer}, STAFF))
     assert (await asking).answers == {0: b"first"}
 
 
 async def test_nothing_of_a_question_stays_when_it_is_over(office: Office) -> None:
     """A worker is asked and asks for as long as it lives."""
     given_up = asyncio.ensure_future(office.siblings.ask("a", patience_s=60.0))
-    assert isinstance(await office.supervisor.hear(), Ask)
+    assert isinstance(await office.supervisor.receive(), AskAll)
     given_up.cancel()
     await asyncio.gather(given_up, return_exceptions=True)
     await office.siblings.ask("b", patience_s=0.0)
-    office.siblings.answer(Question(1, ALIVE, b""))
+    office.siblings.answer(WorkerQuestion(1, ALIVE, b""))
     await asyncio.gather(*office.siblings._answering)
     await asyncio.sleep(0)
     assert (office.siblings._asked, office.siblings._answering) == ({}, set())
@@ -107,7 +110,7 @@ async def test_nothing_of_a_question_stays_when_it_is_over(office: Office) -> No
 async def test_who_parts_says_what_it_counted_after_everything_else(
     office: Office, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await office.siblings.part()  # counts nothing yet
+    await office.siblings.send_final_figures()  # counts nothing yet
     may = asyncio.Event()
 
     async def slow(_: bytes) -> bytes:
@@ -120,23 +123,26 @@ async def test_who_parts_says_what_it_counted_after_everything_else(
     async def broken(_: bytes) -> bytes:
         raise RuntimeError
 
-    office.siblings.tell("slow", slow)
-    office.siblings.tell(FIGURES, figures)
-    office.siblings.answer(Question(1, "slow", b""))
-    parting = asyncio.ensure_future(office.siblings.part())
+    office.siblings.handle("slow", slow)
+    office.siblings.handle(FIGURES, figures)
+    office.siblings.answer(WorkerQuestion(1, "slow", b""))
+    parting = asyncio.ensure_future(office.siblings.send_final_figures())
     await asyncio.sleep(0)
     may.set()
     await parting
-    assert [await office.supervisor.hear(), await office.supervisor.hear()] == [Reply(1, b"slow"), Farewell(b"figures")]
-    office.siblings.tell(FIGURES, broken)
-    await office.siblings.part()
+    assert [await office.supervisor.receive(), await office.supervisor.receive()] == [
+        WorkerReply(1, b"slow"),
+        FinalFigures(b"figures"),
+    ]
+    office.siblings.handle(FIGURES, broken)
+    await office.siblings.send_final_figures()
     assert "fault while telling what was counted" in caplog.text
 
 
 async def test_a_supervisor_that_does_not_answer_is_nobody_at_all() -> None:
     one, other = socket.socketpair()
     with other:
-        line = await open_line(one, at_worker)
+        line = await open_channel(one, decode_at_worker)
         told = await Siblings(line, 0).ask("a", patience_s=0.0)
-        assert (told.answers, told.staff.begun) == ({}, False)
+        assert (told.answers, told.group_status.begun) == ({}, False)
         line.close()

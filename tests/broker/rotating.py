@@ -10,22 +10,22 @@ from typing import Any
 
 import msgspec
 
-from gateway.broker.held import StaticCredential
-from gateway.broker.rotation import Plan, Rotor
+from gateway.broker.rotation import Plan, RotationSteps
+from gateway.broker.rotator import TokenRotator
 from gateway.broker.static import StaticTokenSource
-from gateway.broker.steward import Steward
 from gateway.broker.token_api import TokenApi
-from gateway.core.kept_token import DAY_S, KeptToken, record_id
+from gateway.broker.token_pool import StaticCredential
 from gateway.core.secret import Secret
+from gateway.core.token_record import DAY_S, TokenRecord, record_id
 from gateway.demo.gitlab import DemoGitLab, build_demo_gitlab
 from gateway.demo.seed import PERSONAL_PREFIX, TOKENS
 from gateway.demo.state import Token
 from gateway.identity.verifier import GitlabVerifier
 from gateway.ports import RequestBody, UpstreamRequest
 from gateway.reply import Reply
-from gateway.stores.credential_vault import CredentialVault, Opened
+from gateway.stores.credential_vault import CredentialVault, TokenSnapshot
 from gateway.stores.credentials_sqlite import SqliteCredentials
-from gateway.upstream.client import LeanUpstream, UpstreamSettings
+from gateway.upstream.client import HttpUpstream, UpstreamSettings
 
 START = datetime.datetime(2026, 6, 1, 12, tzinfo=datetime.UTC).timestamp()
 KEY = b"k" * 32
@@ -62,7 +62,7 @@ class Fate:
 
 
 class MortalUpstream:
-    def __init__(self, upstream: LeanUpstream, fate: Fate) -> None:
+    def __init__(self, upstream: HttpUpstream, fate: Fate) -> None:
         self._upstream = upstream
         self._fate = fate
 
@@ -85,12 +85,12 @@ class MortalVault:
         self._vault = vault
         self._fate = fate
 
-    async def read(self, reader: str) -> Opened:
+    async def read(self, reader: str) -> TokenSnapshot:
         if self._fate.dead:
             raise Killed
         return await self._vault.read(reader)
 
-    async def put(self, token: KeptToken, expect: int, fence: int | None) -> bool:
+    async def put(self, token: TokenRecord, expect: int, fence: int | None) -> bool:
         async with self._fate.effect(f"put {token.rotation.step.value if token.rotation else 'none'}"):
             return await self._vault.put(token, expect, fence)
 
@@ -102,8 +102,8 @@ class MortalVault:
         async with self._fate.effect("resign"):
             await self._vault.resign(holder)
 
-    async def forgets(self) -> str:
-        return await self._vault.forgets()
+    async def durability_warning(self) -> str:
+        return await self._vault.durability_warning()
 
     async def close(self) -> None:
         return None
@@ -121,13 +121,13 @@ class Life:
         self.tokens = StaticTokenSource(
             world.credentials,
             verifier,
-            verifier.name_of,
+            verifier.fetch_username,
             partition_key=KEY,
             monotonic=world.wall,
             alarm=lambda _id, _healthy: None,
         )
         self.vault = MortalVault(world.vault, fate)
-        rotor = Rotor(
+        steps = RotationSteps(
             TokenApi(upstream, fields=HOST),
             self.vault,
             self.tokens,
@@ -136,36 +136,36 @@ class Life:
             note=lambda what, name: self.notes.append((what, name)),
             pause=world.pause,
         )
-        self.steward = Steward(
+        self.rotator = TokenRotator(
             [one.id for one in world.credentials],
             world.plans,
             self.vault,
-            rotor,
+            steps,
             self.tokens,
             wall=world.wall,
             me=me,
         )
-        self.tokens.renew = self.steward.renew
+        self.tokens.look_for_successor = self.rotator.look_for_successor
 
     async def start(self) -> Life:
-        await self.steward.load()
-        await self.tokens.verify_at_start(self.steward.unsure)
+        await self.rotator.load()
+        await self.tokens.verify_at_start(self.rotator.unsure)
         return self
 
     async def run(self, rounds: int = 6) -> None:
         """Rounds of a minute each."""
         for _ in range(rounds):
-            await self.steward.tick()
+            await self.rotator.tick()
             self.world.now += 60.0
 
     def step(self, name: str = "bot") -> str:
-        return next(state.step for state in self.steward.states() if state.id == name)
+        return next(state.step for state in self.rotator.states() if state.id == name)
 
 
 class World:
     """GitLab, the store, and what the configuration says."""
 
-    def __init__(self, gitlab: DemoGitLab, upstream: LeanUpstream, directory: Path, **plan: Any) -> None:
+    def __init__(self, gitlab: DemoGitLab, upstream: HttpUpstream, directory: Path, **plan: Any) -> None:
         self.now = START
         self.gitlab = gitlab
         self.state = gitlab.state
@@ -216,7 +216,7 @@ class World:
             and token.value != TOKENS.bot
             and token.kind.value == "personal"
             and not token.revoked
-            and not self.state.has_ended(token)
+            and not self.state.is_expired(token)
         ]
 
     def works(self, life: Life, name: str = "bot") -> bool:
@@ -231,7 +231,7 @@ class World:
 async def world(directory: Path, **plan: Any) -> AsyncIterator[World]:
     gitlab = build_demo_gitlab(items=0)
     await gitlab.start()
-    upstream = LeanUpstream(UpstreamSettings(gitlab.url))
+    upstream = HttpUpstream(UpstreamSettings(gitlab.url))
     made = World(gitlab, upstream, directory, **plan)
     try:
         yield made

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from gateway.broker.carriers import Carrier, carrier_for, field
+from gateway.broker.carriers import Carrier, carrier_for, credential_field
 from gateway.core.catalogue import OTHER, Access, Operation, Surface
 
 
@@ -29,14 +29,14 @@ def on(surface: Surface, name: str = "GET /somewhere") -> Operation:
         (on(Surface.PACKAGES, "PUT /api/v4/projects/:id/packages/ml_models/:model_version_id/files/x"), Carrier.BEARER),
         (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/pypi/simple"), Carrier.BASIC),
         (on(Surface.PACKAGES, "POST /api/v4/projects/:id/packages/pypi"), Carrier.BASIC),
-        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/nuget/index"), Carrier.NAMED),
-        (on(Surface.PACKAGES, "PUT /api/v4/projects/:id/packages/nuget"), Carrier.NAMED),
-        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/rpm/repodata/*file_name"), Carrier.NAMED),
-        (on(Surface.PACKAGES, "PUT /api/v4/projects/:id/packages/debian/:file_name"), Carrier.NAMED),
+        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/nuget/index"), Carrier.BASIC_AS_USER),
+        (on(Surface.PACKAGES, "PUT /api/v4/projects/:id/packages/nuget"), Carrier.BASIC_AS_USER),
+        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/rpm/repodata/*file_name"), Carrier.BASIC_AS_USER),
+        (on(Surface.PACKAGES, "PUT /api/v4/projects/:id/packages/debian/:file_name"), Carrier.BASIC_AS_USER),
         (on(Surface.PACKAGES, "GET /api/v4/projects/:id/debian_distributions"), Carrier.PRIVATE_TOKEN),
-        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/rubygems/gems/:file_name"), Carrier.BARE),
+        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/rubygems/gems/:file_name"), Carrier.RAW_AUTHORIZATION),
         (on(Surface.PACKAGES, "GET /api/v4/packages/terraform/modules/v1/:module_namespace/x"), Carrier.BEARER),
-        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/terraform/modules/x"), Carrier.NAMED),
+        (on(Surface.PACKAGES, "GET /api/v4/projects/:id/packages/terraform/modules/x"), Carrier.BASIC_AS_USER),
         (on(Surface.PACKAGES, "PUT /api/v4/projects/:id/packages/terraform/modules/x/file"), Carrier.PRIVATE_TOKEN),
     ],
     ids=lambda value: value.name,
@@ -61,11 +61,14 @@ def test_a_registry_reads_its_formats_field_on_routes_that_no_row_describes_too(
 
 
 def test_the_fields() -> None:
-    assert field(Carrier.PRIVATE_TOKEN, "glpat-x") == (b"PRIVATE-TOKEN", b"glpat-x")
-    assert field(Carrier.BEARER, "glpat-x") == (b"Authorization", b"Bearer glpat-x")
-    name, value = field(Carrier.BASIC, "glpat-" + "x" * 300)
+    assert credential_field(Carrier.PRIVATE_TOKEN, "glpat-x") == (b"PRIVATE-TOKEN", b"glpat-x")
+    assert credential_field(Carrier.BEARER, "glpat-x") == (b"Authorization", b"Bearer glpat-x")
+    name, value = credential_field(Carrier.BASIC, "glpat-" + "x" * 300)
     assert name == b"Authorization"
     assert base64.b64decode(value.removeprefix(b"Basic ")) == b"oauth2:glpat-" + b"x" * 300
     assert b"\n" not in value
-    assert field(Carrier.BARE, "glpat-x") == (b"Authorization", b"glpat-x")
-    assert base64.b64decode(field(Carrier.NAMED, "glpat-x", "sa-bot")[1].removeprefix(b"Basic ")) == b"sa-bot:glpat-x"
+    assert credential_field(Carrier.RAW_AUTHORIZATION, "glpat-x") == (b"Authorization", b"glpat-x")
+    assert (
+        base64.b64decode(credential_field(Carrier.BASIC_AS_USER, "glpat-x", "sa-bot")[1].removeprefix(b"Basic "))
+        == b"sa-bot:glpat-x"
+    )

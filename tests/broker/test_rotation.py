@@ -11,8 +11,8 @@ import pytest
 from gateway.broker.rotation import SILENT_S, RotationFailed, Superseded, everybody_has_read
 from gateway.core.access import Permit, Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.kept_token import KeptToken, Rotation, Step
 from gateway.core.secret import Secret
+from gateway.core.token_record import Rotation, RotationStep, TokenRecord
 from gateway.demo.seed import TOKENS
 from gateway.ports import StoreUnavailable
 
@@ -125,7 +125,7 @@ async def test_one_that_somebody_revoked_is_not_given_back(tmp_path: Path) -> No
         made.token.revoked = True
         await life.run(2)
         assert made.asked(b"POST /api/v4/users/") == 0
-        (state, _) = life.steward.states()
+        (state, _) = life.rotator.states()
         assert "no longer accepts the token" in state.failure
 
 
@@ -134,7 +134,7 @@ async def test_a_manager_that_may_not_is_a_failure_and_nothing_changes(tmp_path:
         made.credentials[1] = msgspec.structs.replace(made.credentials[1], token=Secret(TOKENS.ada))
         life = await made.live()
         await life.run(3)
-        assert "the manager could not create a new token: GitLab answered 403" in life.steward.states()[0].failure
+        assert "the manager could not create a new token: GitLab answered 403" in life.rotator.states()[0].failure
         assert made.active() == [made.token.value]
         assert life.step() == ""
         assert made.asked(b"POST /api/v4/users/") == 2  # at once, and a minute later
@@ -153,7 +153,7 @@ async def test_a_new_token_that_is_dead_on_arrival_is_not_used(tmp_path: Path) -
 
         made.state.mint = revoked  # type: ignore[method-assign]  # GitLab's own doing
         await life.run(1)
-        assert "GitLab does not accept the new token" in life.steward.states()[0].failure
+        assert "GitLab does not accept the new token" in life.rotator.states()[0].failure
         assert life.tokens.token("bot").reveal() == made.token.value
 
 
@@ -161,12 +161,12 @@ async def test_nothing_is_replaced_where_the_store_would_forget_it(tmp_path: Pat
     async with world(tmp_path) as made:
         life = await made.live()
 
-        async def forgets() -> str:
+        async def durability_warning() -> str:
             return "it would be gone"
 
-        life.vault.forgets = forgets  # type: ignore[method-assign]  # a store without persistence
+        life.vault.durability_warning = durability_warning  # type: ignore[method-assign]  # a store without persistence
         await life.run(2)
-        assert life.steward.states()[0].failure == "it would be gone"
+        assert life.rotator.states()[0].failure == "it would be gone"
         assert made.active() == [made.token.value]
 
 
@@ -180,7 +180,7 @@ async def test_a_token_of_another_user_or_with_other_scopes_is_not_used(tmp_path
 
         made.state.mint = other  # type: ignore[method-assign]  # a GitLab that is not what it seems
         await life.run(1)
-        assert "not what was asked for" in life.steward.states()[0].failure
+        assert "not what was asked for" in life.rotator.states()[0].failure
         assert life.tokens.token("bot").reveal() == made.token.value
         assert made.active() == [made.token.value]
 
@@ -188,13 +188,13 @@ async def test_a_token_of_another_user_or_with_other_scopes_is_not_used(tmp_path
 async def test_what_a_leader_of_old_made_is_discarded(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         life = await made.live()
-        kept = KeptToken(made.plans[0].record, 0)
+        kept = TokenRecord(made.plans[0].record, 0)
         fence = await made.vault.lead("one", 30.0)
         await made.vault.resign("one")
         assert await made.vault.lead("two", 30.0) != fence
         assert fence is not None
         with pytest.raises(Superseded):
-            await life.steward._rotor.begin(made.plans[0], kept, fence)  # type: ignore[union-attr]
+            await life.rotator._steps.begin(made.plans[0], kept, fence)  # type: ignore[union-attr]
         assert made.asked(b"POST /api/v4/users/") == 0
         assert made.active() == [made.token.value]
 
@@ -258,7 +258,7 @@ async def test_after_a_loss_a_person_may_ask_again_where_the_token_still_works(t
         second = await made.live()
         await second.run(2)
         assert second.step() == "lost"
-        assert (await second.steward.rotate("bot")).step == ""
+        assert (await second.rotator.rotate("bot")).step == ""
         assert made.active() == [second.tokens.token("bot").reveal()] != [made.token.value]
 
 
@@ -269,7 +269,7 @@ async def test_and_may_not_where_it_does_not(tmp_path: Path) -> None:
         second = await made.live()
         await second.run(2)
         with pytest.raises(ValueError, match="put a new one into the configuration"):
-            await second.steward.rotate("bot")
+            await second.rotator.rotate("bot")
         assert made.asked(SELF_ROTATE) == 1
         assert len(made.active()) == 1
 
@@ -279,7 +279,7 @@ async def test_a_token_without_the_scope_keeps_working_and_says_so(tmp_path: Pat
         made.token.scopes = ("read_api",)
         life = await made.live()
         await life.run(1)
-        assert "may not replace itself: GitLab answered 403" in life.steward.states()[0].failure
+        assert "may not replace itself: GitLab answered 403" in life.rotator.states()[0].failure
         assert life.step() == ""
         assert made.works(life)
 
@@ -292,7 +292,7 @@ class _Outage:
         self.outages = outages
         self._silent = silent
 
-    async def put(self, token: KeptToken, expect: int, fence: int | None) -> bool:
+    async def put(self, token: TokenRecord, expect: int, fence: int | None) -> bool:
         if token.token is not None and self.outages:
             self.outages -= 1
             if self._silent:
@@ -318,7 +318,7 @@ async def test_an_answer_that_comes_late_is_still_kept(tmp_path: Path) -> None:
         slow, other = await made.live(), await made.live()
         keep = slow.vault.put
 
-        async def put(token: KeptToken, expect: int, fence: int | None) -> bool:
+        async def put(token: TokenRecord, expect: int, fence: int | None) -> bool:
             if token.token is not None and other.step() != "lost":
                 made.now += 31.0
                 await other.run(1)
@@ -346,16 +346,16 @@ def test_everybody_has_read_when_each_that_still_reads_has() -> None:
 async def test_the_old_token_stays_until_every_gateway_has_read_of_the_new_one(tmp_path: Path) -> None:
     async with world(tmp_path, overlap_s=0.0) as made:
         first, second = await made.live(), await made.live()
-        await first.steward.tick()
+        await first.rotator.tick()
         for _ in range(3):
             made.now += 1.0
-            await first.steward.tick()
+            await first.rotator.tick()
             assert made.token.value in made.active()
         assert second.tokens.token("bot").reveal() == made.token.value
-        await second.steward.tick()
+        await second.rotator.tick()
         assert made.works(second)
         made.now += 1.0
-        await first.steward.tick()
+        await first.rotator.tick()
         assert made.active() == [first.tokens.token("bot").reveal()] == [second.tokens.token("bot").reveal()]
 
 
@@ -363,7 +363,7 @@ async def test_a_gateway_that_fell_silent_is_not_waited_for_and_looks_before_it_
     async with world(tmp_path, overlap_s=0.0) as made:
         first, silent = await made.live(), await made.live()
         for _ in range(4):
-            await first.steward.tick()
+            await first.rotator.tick()
             made.now += SILENT_S
         assert not made.works(silent)
         given = await silent.tokens.credential(Permit("", "bot"), CALLER, REST)
@@ -375,7 +375,7 @@ async def test_a_gateway_that_fell_silent_is_not_waited_for_and_looks_before_it_
 async def test_a_record_without_its_manager_waits_for_it(tmp_path: Path) -> None:
     async with world(tmp_path, manager="") as made:
         life = await made.live()
-        rotation = Rotation(Step.SETTLING, ("x",), made.token.id, made.now)
-        kept = KeptToken(made.plans[0].record, 1, Secret(made.token.value), made.token.id, BOT, ("api",), None, rotation)
+        rotation = Rotation(RotationStep.SETTLING, ("x",), made.token.id, made.now)
+        kept = TokenRecord(made.plans[0].record, 1, Secret(made.token.value), made.token.id, BOT, ("api",), None, rotation)
         with pytest.raises(RotationFailed, match="only a `manager`"):
-            await life.steward._rotor.settle(made.plans[0], kept, 1)  # type: ignore[union-attr]
+            await life.rotator._steps.settle(made.plans[0], kept, 1)  # type: ignore[union-attr]

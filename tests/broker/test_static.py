@@ -42,7 +42,7 @@ class Gitlab:
             return None
         return Verified("user:7", self.scopes[token.reveal()], self.ends)
 
-    async def name_of(self, token: Secret) -> str:
+    async def fetch_username(self, token: Secret) -> str:
         self.names_asked += 1
         await self.gate.wait()
         if self.silence is not None:
@@ -58,7 +58,7 @@ class World:
         self.source = StaticTokenSource(
             credentials or [StaticCredential("sa-one", Secret("one")), StaticCredential("sa-two", Secret("two"))],
             self.gitlab,
-            self.gitlab.name_of,
+            self.gitlab.fetch_username,
             partition_key=b"p" * 32,
             monotonic=lambda: self.monotonic,
             alarm=lambda credential_id, healthy: self.alarms.append((credential_id, healthy)),
@@ -235,14 +235,14 @@ async def test_a_gitlab_away_at_start_is_a_warning_and_its_credentials_are_check
     world.gitlab.silence = NotAnswering("GitLab answered 502 about a token")
     warnings = await world.source.verify_at_start()
     assert warnings[0] == "credential `sa-one` is not checked yet: GitLab answered 502 about a token"
-    assert world.source.unchecked
+    assert world.source.has_unchecked
     await world.get()
     world.gitlab.silence = None
     world.gitlab.scopes["two"] = ("sudo",)
-    world.source.recognised()
-    world.source.recognised()
+    world.source.gitlab_answered()
+    world.source.gitlab_answered()
     await world.checked()
-    assert not world.source.unchecked
+    assert not world.source.has_unchecked
     assert world.gitlab.asked == 4
     assert world.alarms == [("sa-two", False)]
     await world.get()
@@ -252,18 +252,18 @@ async def test_a_gitlab_away_at_start_is_a_warning_and_its_credentials_are_check
 async def test_one_that_still_does_not_answer_stays_unchecked(world: World) -> None:
     world.gitlab.silence = NotAnswering("silent")
     await world.source.verify_at_start()
-    world.source.recognised()
+    world.source.gitlab_answered()
     await world.checked()
-    assert world.source.unchecked
+    assert world.source.has_unchecked
     await world.source.close()
 
 
 async def test_closing_ends_a_check_under_way(world: World) -> None:
     world.gitlab.gate.clear()
-    world.source.recognised()
+    world.source.gitlab_answered()
     await asyncio.sleep(0)
     await world.source.close()
-    assert world.source.unchecked
+    assert world.source.has_unchecked
 
 
 async def test_an_origin_that_cannot_be_asked_is_used_with_a_warning(world: World) -> None:
@@ -415,10 +415,10 @@ async def test_a_dead_member_is_left_out_and_told_and_the_pool_carries_on() -> N
     assert {(await world.get("pool")).id for _ in range(4)} == {"pool/1"}
     assert world.alarms == [("pool/2", False)]
     world.gitlab.scopes["dead"] = ("api",)
-    world.source.look_again()
+    world.source.recheck_refused()
     assert not any(task.get_name() == "credential check" for task in asyncio.all_tasks())
     world.monotonic += 30
-    world.source.look_again()
+    world.source.recheck_refused()
     await world.checked()
     assert {(await world.get("pool")).id for _ in range(4)} == {"pool/1", "pool/2"}
     assert world.alarms == [("pool/2", False), ("pool/2", True)]
@@ -467,18 +467,18 @@ async def test_a_switched_token_goes_up_from_the_next_request_on(world: World) -
 async def test_whoever_was_given_one_sees_whether_it_would_be_given_out_still(world: World) -> None:
     before = await world.get()
     kept = world.gitlab.scopes.pop("one")
-    assert before.standing.good
+    assert before.token_status.usable
     assert await world.refused("sa-one")
-    assert not before.standing.good
+    assert not before.token_status.usable
     world.gitlab.scopes["one"] = kept
     world.monotonic += 30
-    assert not before.standing.good, "GitLab has not been asked again"
+    assert not before.token_status.usable, "GitLab has not been asked again"
     await world.get()
-    assert before.standing.good
+    assert before.token_status.usable
     world.source.switch("sa-one", Secret("new"), None)
     after = await world.get()
-    assert (before.standing.good, after.standing.good) == (False, True)
-    assert (await world.get("sa-two")).standing.good
+    assert (before.token_status.usable, after.token_status.usable) == (False, True)
+    assert (await world.get("sa-two")).token_status.usable
 
 
 async def test_one_that_is_switched_unasked_stands_as_the_one_before(world: World) -> None:
@@ -514,11 +514,11 @@ async def test_a_token_read_at_start_is_checked_like_any_other(world: World) -> 
 
 
 async def test_before_a_refusal_is_believed_others_are_asked_whether_they_replaced_the_token(world: World) -> None:
-    async def renew() -> None:
+    async def look_for_successor() -> None:
         world.source.switch("sa-one", Secret("new"), None)
 
     del world.gitlab.scopes["one"]
-    world.source.renew = renew
+    world.source.look_for_successor = look_for_successor
     assert await world.refused("sa-one")  # the token that was refused is dead; its successor is not
     assert world.alarms == []
     assert (await world.get()).fields == ((b"PRIVATE-TOKEN", b"new"),)

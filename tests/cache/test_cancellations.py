@@ -72,7 +72,7 @@ def private(store: CacheStore) -> Cache:
 
 def flights(cache: Cache) -> int:
     """How many are open."""
-    return len(cache._asking.flights if isinstance(cache, PrivateCache) else cache._flights)  # type: ignore[attr-defined]
+    return len(cache._fetcher.flights if isinstance(cache, PrivateCache) else cache._flights)  # type: ignore[attr-defined]
 
 
 def shared(store: CacheStore) -> Cache:

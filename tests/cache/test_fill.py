@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.cache.fill import filled, promised_length, read_ahead
+from gateway.cache.fill import promised_length, read_ahead, tee
 from gateway.core.cache_status import Stored
 from gateway.core.errors import Code, Rejection
 from gateway.reply import Reply
@@ -27,7 +27,7 @@ class Kept:
 
 async def run(reply: Reply, limit: int = 10) -> tuple[bytes, list[bytes | Stored]]:
     kept = Kept()
-    copied = await filled(reply, limit, kept.commit, kept.void)
+    copied = await tee(reply, limit, kept.commit, kept.void)
     body = copied.whole if copied.chunks is None else b"".join([chunk async for chunk in copied.chunks])
     copied.release()
     copied.release()
@@ -63,7 +63,7 @@ async def test_a_body_is_kept_whole_or_not_at_all_and_always_delivered(reply: Re
 async def test_an_upstream_that_dies_voids_the_copy() -> None:
     dead = Rejection(Code.UPSTREAM_RESET, 502, "502 Bad Gateway")
     kept = Kept()
-    copied = await filled(streamed(200, chunks=[b"bo", dead]), 10, kept.commit, kept.void)
+    copied = await tee(streamed(200, chunks=[b"bo", dead]), 10, kept.commit, kept.void)
     assert copied.chunks is not None
     with pytest.raises(Rejection):
         async for _ in copied.chunks:
@@ -76,7 +76,7 @@ async def test_an_upstream_that_dies_voids_the_copy() -> None:
 async def test_a_client_that_leaves_voids_the_copy(read: int) -> None:
     """Also one that never read anything: the generator was never started then."""
     kept = Kept()
-    copied = await filled(streamed(200, LENGTH_4, chunks=[b"bo", b"dy"]), 10, kept.commit, kept.void)
+    copied = await tee(streamed(200, LENGTH_4, chunks=[b"bo", b"dy"]), 10, kept.commit, kept.void)
     assert copied.chunks is not None
     for _ in range(read):
         await anext(copied.chunks)

@@ -21,8 +21,8 @@ from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_memory import MemoryCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.codec import Codec
-from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink
+from gateway.stores.redis_subscriber import RedisSubscriber
 
 from .origin import NEW_ISSUE, PROJECT, Clock, drain, streamed, whole
 
@@ -171,8 +171,8 @@ async def links(redis_url: str) -> AsyncIterator[Callable[[], RedisLink]]:
 async def test_in_two_levels(links: Callable[[], RedisLink], steps: list[tuple[object, ...]], ttl_s: float) -> None:
     link = links()
     await link.execute("FLUSHALL")
-    ear = RedisEar(link.place, channel=GONE_CHANNEL, name="isolation-ear", clock=time.monotonic)
-    store = TwoLevelCacheStore(RedisCacheStore(link, Codec(b"k" * 32)), ear, max_bytes=1 << 20, clock=time.monotonic)
+    subscriber = RedisSubscriber(link.place, channel=GONE_CHANNEL, name="isolation-ear", clock=time.monotonic)
+    store = TwoLevelCacheStore(RedisCacheStore(link, Codec(b"k" * 32)), subscriber, max_bytes=1 << 20, clock=time.monotonic)
     store.start()
     async with asyncio.timeout(30):
         while not store.trusted:

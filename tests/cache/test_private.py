@@ -548,7 +548,7 @@ async def test_lifetimes_hang_on_hooks_where_there_are_some() -> None:
     origin = Origin(json(ETAG, body=b"[]"), whole(304), whole(304))
     await room.fetch(get(), origin)
     assert (await room.fetch(get(), origin))[3].status is CacheStatus.REVALIDATED, "none ever came"
-    await watch.heard()
+    await watch.record_hook()
     assert (await room.fetch(get(), origin))[3].status is CacheStatus.HIT
     room.clock.now += 901
     assert (await room.fetch(get(), origin))[3].status is CacheStatus.REVALIDATED

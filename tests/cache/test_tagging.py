@@ -24,14 +24,14 @@ def test_a_renaming_write_takes_both_names() -> None:
     names = ProjectNames()
     names.learn(b"42", b"g/old")
     tagging = Tagging(names)
-    assert {b"project:42", b"project:g/old"} <= set(tagging.of_write(b"/api/v4/projects/42", PAGE, b"p"))
-    assert {b"project:42", b"project:g/new"} <= set(tagging.of_written(b"/api/v4/projects/42", Reply(OK, BODY)))
+    assert {b"project:42", b"project:g/old"} <= set(tagging.tags_of_write(b"/api/v4/projects/42", PAGE, b"p"))
+    assert {b"project:42", b"project:g/new"} <= set(tagging.tags_of_written(b"/api/v4/projects/42", Reply(OK, BODY)))
 
 
 @pytest.mark.parametrize("reply", [Reply(OK), Reply(ResponseHead(404, (), b""), BODY)])
 def test_a_write_that_says_nothing_teaches_nothing(reply: Reply) -> None:
     names = ProjectNames()
-    assert Tagging(names).of_written(b"/api/v4/projects/42", reply) == ()
+    assert Tagging(names).tags_of_written(b"/api/v4/projects/42", reply) == ()
     assert not len(names)
 
 
@@ -41,14 +41,14 @@ def test_a_merge_request_made_in_a_fork_is_its_targets_too(head: ResponseHead) -
     url = "https://h/g/p/-/merge_requests/7"
     body = json.dumps({"project_id": 42, "source_project_id": 43, "target_project_id": 42, "web_url": url}).encode()
     reply = Reply(head, gzip.compress(body) if head is GZIPPED else body)
-    tags = Tagging(names).of_written(b"/api/v4/projects/fork%2Fp/merge_requests", reply)
+    tags = Tagging(names).tags_of_written(b"/api/v4/projects/fork%2Fp/merge_requests", reply)
     assert {b"project:42", b"project:43", b"project:fork/p", b"project:g/p"} <= set(tags)
     assert names.number_of(b"fork/p") is None, "the answer does not tell the fork's own"
     assert names.number_of(b"g/p") == b"42"
 
 
 def test_a_target_below_a_root_is_read_without_it() -> None:
-    tags = Tagging(ProjectNames(), "/gitlab").of_write(b"/gitlab/api/v4/projects/42/merge_requests", NEW_MR, b"p")
+    tags = Tagging(ProjectNames(), "/gitlab").tags_of_write(b"/gitlab/api/v4/projects/42/merge_requests", NEW_MR, b"p")
     assert {b"project:42", b"kind:merge_requests", b"kind:user_counts"} <= set(tags)
 
 

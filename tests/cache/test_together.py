@@ -21,8 +21,8 @@ from gateway.stores.cache_leases import RedisLeases
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.codec import Codec
-from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink
+from gateway.stores.redis_subscriber import RedisSubscriber
 
 from .origin import NEW_ISSUE, WEB, Clock, Origin, drain, get, json, whole
 
@@ -39,11 +39,11 @@ class Gateway:
         self.clock = clock
         self.names = ProjectNames()
         link = RedisLink.from_url(url, timeout_s=60.0, name="together")
-        ear = RedisEar(link.place, channel=GONE_CHANNEL, name="together-ear", clock=time.monotonic)
+        subscriber = RedisSubscriber(link.place, channel=GONE_CHANNEL, name="together-ear", clock=time.monotonic)
         codec = Codec(b"k" * 32)
         self.redis = RedisCacheStore(link, codec)
-        self.leases = RedisLeases(link, codec, lambda: ear.listening, wait_s=20.0)
-        self.store = TwoLevelCacheStore(self.redis, ear, max_bytes=1 << 20, clock=time.monotonic, leases=self.leases)
+        self.leases = RedisLeases(link, codec, lambda: subscriber.listening, wait_s=20.0)
+        self.store = TwoLevelCacheStore(self.redis, subscriber, max_bytes=1 << 20, clock=time.monotonic, leases=self.leases)
         self.watch = HookWatch(self.store, clock, 900.0)
         self.cache = PrivateCache(
             self.store, PrivatePolicy(ttl_s=ttl_s), names=self.names, hooks=self.watch, leases=self.leases
@@ -92,13 +92,13 @@ async def pair(redis_url: str) -> AsyncIterator[Pair]:
 
 async def test_a_hook_at_one_gateway_purges_for_all(pair: Pair) -> None:
     here, there = pair
-    await there.watch.heard()
+    await there.watch.record_hook()
     mine, other = b"/api/v4/projects/g%2Fp/merge_requests/7", b"/api/v4/projects/42/merge_requests/8"
     for target in (mine, other):
         assert await here.ask(target) is CacheStatus.MISS
         await here.hits_here(target)
     await there.store.purge(read_event(MERGED, there.names).tags)
-    await there.watch.heard()
+    await there.watch.record_hook()
     await here.told()
     assert await here.ask(mine) is CacheStatus.MISS
     assert await here.ask(other) is CacheStatus.HIT
@@ -106,7 +106,7 @@ async def test_a_hook_at_one_gateway_purges_for_all(pair: Pair) -> None:
 
 async def test_a_write_through_one_gateway_is_seen_through_all(pair: Pair) -> None:
     here, there = pair
-    await there.watch.heard()
+    await there.watch.record_hook()
     target = b"/api/v4/projects/42/issues/7"
     assert await here.ask(target) is CacheStatus.MISS
     await here.hits_here(target)
@@ -119,7 +119,7 @@ async def test_a_write_through_one_gateway_is_seen_through_all(pair: Pair) -> No
 @pytest.mark.parametrize("status", [403, 404])
 async def test_who_lost_access_loses_it_at_every_gateway(pair: Pair, status: int) -> None:
     here, there = pair
-    await there.watch.heard()
+    await there.watch.record_hook()
     target = b"/api/v4/projects/42"
     assert await here.ask(target) is CacheStatus.MISS
     await here.hits_here(target)
@@ -130,7 +130,7 @@ async def test_who_lost_access_loses_it_at_every_gateway(pair: Pair, status: int
 
 async def test_a_dead_credential_is_dead_at_every_gateway(pair: Pair) -> None:
     here, there = pair
-    await there.watch.heard()
+    await there.watch.record_hook()
     assert await here.ask(b"/api/v4/projects/42") is CacheStatus.MISS
     await here.hits_here(b"/api/v4/projects/42")
     await there.ask(b"/api/v4/user", origin=Origin(whole(401)))
@@ -141,13 +141,13 @@ async def test_a_dead_credential_is_dead_at_every_gateway(pair: Pair) -> None:
 async def test_what_another_gateway_revalidated_is_not_asked_for_again(pair: Pair) -> None:
     """A copy that is too old is looked up in Redis before GitLab is asked."""
     here, there = pair
-    await there.watch.heard()
+    await there.watch.record_hook()
     target = b"/api/v4/projects/42"
     assert await here.ask(target) is CacheStatus.MISS
     await here.hits_here(target)
     here.clock.now += 61.0
-    await there.watch.heard()
-    await here.watch.heard()
+    await there.watch.record_hook()
+    await here.watch.record_hook()
     assert await there.ask(target, origin=Origin(whole(304, (b"ETag", ETAG)))) is CacheStatus.REVALIDATED
     assert await here.ask(target, origin=Origin()) is CacheStatus.HIT
     await here.hits_here(target)
@@ -155,12 +155,12 @@ async def test_what_another_gateway_revalidated_is_not_asked_for_again(pair: Pai
 
 async def test_copies_serve_no_longer_than_access_may_go_unasked(pair: Pair) -> None:
     here, there = pair
-    await there.watch.heard()
+    await there.watch.record_hook()
     target = b"/api/v4/projects/42"
     assert await here.ask(target) is CacheStatus.MISS
     await here.hits_here(target)
     here.clock.now += 59.9
-    await here.watch.heard()
+    await here.watch.record_hook()
     assert await here.ask(target) is CacheStatus.HIT
     here.clock.now += 0.1
     assert await here.ask(target) is CacheStatus.UPDATED
@@ -170,7 +170,7 @@ async def test_without_hooks_copies_serve_nobody(redis_url: str) -> None:
     clock = Clock()
     here = await Gateway(redis_url, clock).listening()
     target = b"/api/v4/projects/42"
-    await here.watch.heard()
+    await here.watch.record_hook()
     assert await here.ask(target) is CacheStatus.MISS
     await here.hits_here(target)
     clock.now += 900.0
@@ -193,7 +193,7 @@ class Slow:
 
 async def test_gateways_ask_once_between_them(pair: Pair) -> None:
     here, there = pair
-    await there.watch.heard()
+    await there.watch.record_hook()
     slow = Slow(b"[]")
     target = b"/api/v4/projects/42"
 
@@ -212,7 +212,7 @@ async def test_gateways_ask_once_between_them(pair: Pair) -> None:
 async def test_a_purge_while_another_gateway_asks_is_not_waited_past(pair: Pair) -> None:
     """Who asks after a write must not get what was asked before it."""
     here, there = pair
-    await there.watch.heard()
+    await there.watch.record_hook()
     slow = Slow(b"[old]")
     target = b"/api/v4/projects/42"
 

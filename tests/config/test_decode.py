@@ -4,7 +4,7 @@ import msgspec
 
 from gateway.config.decode import Decoder, every_key, fields_of
 from gateway.config.model import Config, Rule
-from gateway.config.references import World
+from gateway.config.references import ReferenceResolver
 from gateway.config.tree import parse_tree
 
 from .world import ENV, read_file
@@ -12,7 +12,7 @@ from .world import ENV, read_file
 
 def decoded(text: str) -> tuple[Config, list[str]]:
     tree = parse_tree(text, "", {})
-    decoder = Decoder(tree, World(ENV, read_file))
+    decoder = Decoder(tree, ReferenceResolver(ENV, read_file))
     return decoder.section(Config, tree.root, ()), [str(problem) for problem in decoder.problems]
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from gateway.config import Config, load, redacted
-from gateway.config.decode import every_key, fields_of, members, unwrap
+from gateway.config.decode import every_key, fields_of, union_members, unwrap
 from gateway.config.schema import descriptions
 from gateway.config.section import Section
 
@@ -30,7 +30,7 @@ def section_of(key: str) -> tuple[type[Section], str]:
     *outer, last = key.replace("[]", "").split(".")
     for part in outer:
         inner: Any = fields_of(section)[part][1]
-        for option in members(inner):
+        for option in union_members(inner):
             bare = unwrap(option)[0]
             bare = unwrap(getattr(bare, "__args__", (bare,))[0])[0]
             if isinstance(bare, type) and issubclass(bare, Section):

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config.references import World, is_reference, judge_secret
+from gateway.config.references import ReferenceResolver, check_secret, is_reference
 
 from .world import ENV, read_file
 
-WORLD = World(ENV, read_file)
+WORLD = ReferenceResolver(ENV, read_file)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_whole_values_resolve(text: str, value: str) -> None:
 
 
 def test_a_resolved_value_is_not_resolved_again() -> None:
-    assert World({"A": "${env:B}", "B": "x"}, read_file).resolve("${env:A}") == "${env:B}"
+    assert ReferenceResolver({"A": "${env:B}", "B": "x"}, read_file).resolve("${env:A}") == "${env:B}"
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_what_does_not_resolve(text: str) -> None:
 
 
 def test_only_the_last_line_end_of_a_file_goes() -> None:
-    world = World({}, {"/a": "x\r\n", "/b": "x\n\n", "/c": "x"}.__getitem__)
+    world = ReferenceResolver({}, {"/a": "x\r\n", "/b": "x\n\n", "/c": "x"}.__getitem__)
     assert [world.read(path) for path in ("/a", "/b", "/c")] == ["x", "x\n", "x"]
 
 
 def test_a_file_beyond_reason_is_refused() -> None:
     with pytest.raises(ValueError, match="too large"):
-        World({}, lambda _: "x" * (1 << 20 | 1)).read("/big")
+        ReferenceResolver({}, lambda _: "x" * (1 << 20 | 1)).read("/big")
 
 
 def test_is_reference() -> None:
@@ -66,15 +66,15 @@ def test_is_reference() -> None:
 )
 def test_placeholders_are_no_secrets(value: str) -> None:
     with pytest.raises(ValueError, match="placeholder"):
-        judge_secret(value)
+        check_secret(value)
 
 
 @pytest.mark.parametrize("value", ["a b", "a\r\nX: y", "tökén", "a\0"])
 def test_secrets_fit_a_header(value: str) -> None:
     with pytest.raises(ValueError, match="characters that no token has"):
-        judge_secret(value)
+        check_secret(value)
 
 
 @pytest.mark.parametrize("value", ["glpat-R3aderOne", "glpat-AbC.01.x9y8z7", "5f0c9a7e1b3d8246", "my-tokenizer-9"])
 def test_secrets(value: str) -> None:
-    judge_secret(value)
+    check_secret(value)

@@ -8,7 +8,9 @@ import pytest
 from gateway.config import vocabulary
 from gateway.config.units import Scalar
 
-WORDS = {name: rider for name, alias in vars(vocabulary).items() for rider in get_args(alias) if isinstance(rider, Scalar)}
+WORDS = {
+    name: marker for name, alias in vars(vocabulary).items() for marker in get_args(alias) if isinstance(marker, Scalar)
+}
 
 GOOD = {
     "Duration": "1.5h", "Size": "16KiB", "RateWords": "600/min", "Address": "[::1]:0", "Url": "https://gitlab.internal",

@@ -14,7 +14,7 @@ from gateway.core import access
 from gateway.core.access import Explanation, Permit, Principal, PrincipalKind, Rules, Verdict
 from gateway.core.catalogue import Access, Catalogue, Operation, ReferenceKind, Surface
 from gateway.core.errors import Code, Rejection
-from gateway.core.rule_match import Clause, Lists, Named, Place, Projects, Question, Resolved, Rule
+from gateway.core.rule_match import Clause, Lists, NamedPlace, Place, PlaceLookup, Projects, Resolved, Rule
 from gateway.core.target import Target, parse_target
 from gateway.routes import read
 
@@ -216,46 +216,46 @@ def test_whose_word_counts_on_what_an_identitys_rules_name() -> None:
 def test_gitlabs_answers_decide_what_was_open() -> None:
     rules = Rules.compile([rule(READ_OURS)])
     operation, parsed = request("GET", "/api/v4/projects/42")
-    question = Question(ReferenceKind.PROJECT, "42")
-    assert rules.questions(BOT, operation, parsed, "GET") == (question,)
+    lookup = PlaceLookup(ReferenceKind.PROJECT, "42")
+    assert rules.lookups(BOT, operation, parsed, "GET") == (lookup,)
     assert ask(rules, "GET", "/api/v4/projects/42") == NO_PROJECT
-    assert allowed(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "platform/x")})
-    assert ask(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "else/x")}) == NO_PROJECT
+    assert allowed(rules, "GET", "/api/v4/projects/42", resolved={lookup: Place("42", "platform/x")})
+    assert ask(rules, "GET", "/api/v4/projects/42", resolved={lookup: Place("42", "else/x")}) == NO_PROJECT
 
 
 def test_a_rule_that_a_number_may_fall_under_is_heard_before_one_that_surely_allows() -> None:
     here = Clause(access=Access.READ, projects=Projects(named=("platform/api",)))
     rules = Rules.compile([rule(here, name="a", use="one"), rule(READ, name="b", use="two")])
     operation, parsed = request("GET", "/api/v4/projects/42")
-    question = Question(ReferenceKind.PROJECT, "42")
-    assert rules.questions(BOT, operation, parsed, "GET") == (question,)
+    lookup = PlaceLookup(ReferenceKind.PROJECT, "42")
+    assert rules.lookups(BOT, operation, parsed, "GET") == (lookup,)
     for path, use in (("platform/api", "one"), ("platform/web", "two")):
-        permit = rules.authorise(BOT, operation, parsed, "GET", resolved={question: Place("42", path)})
+        permit = rules.authorise(BOT, operation, parsed, "GET", resolved={lookup: Place("42", path)})
         assert permit.use == use
 
 
 def test_gitlab_is_asked_whether_a_number_is_denied() -> None:
     rules = Rules.compile([rule(READ), rule(name="d", deny=(Clause(projects=OURS),))])
     operation, parsed = request("GET", "/api/v4/projects/42")
-    question = Question(ReferenceKind.PROJECT, "42")
-    assert rules.questions(BOT, operation, parsed, "GET") == (question,)
-    assert allowed(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "else/x")})
-    assert ask(rules, "GET", "/api/v4/projects/42", resolved={question: Place("42", "platform/x")}) == NO_PROJECT
+    lookup = PlaceLookup(ReferenceKind.PROJECT, "42")
+    assert rules.lookups(BOT, operation, parsed, "GET") == (lookup,)
+    assert allowed(rules, "GET", "/api/v4/projects/42", resolved={lookup: Place("42", "else/x")})
+    assert ask(rules, "GET", "/api/v4/projects/42", resolved={lookup: Place("42", "platform/x")}) == NO_PROJECT
 
 
 def test_of_what_git_follows_gitlab_is_asked_though_its_spelling_decides() -> None:
     rules = Rules.compile([rule(READ_OURS)])
     operation, parsed = request("GET", "/platform/x.git/info/refs?service=git-upload-pack")
-    question = Question(ReferenceKind.PROJECT, "platform/x")
-    assert rules.questions(BOT, operation, parsed, "GET") == (question,)
+    lookup = PlaceLookup(ReferenceKind.PROJECT, "platform/x")
+    assert rules.lookups(BOT, operation, parsed, "GET") == (lookup,)
     assert rules.authorise(BOT, operation, parsed, "GET").rule
-    moved = {question: Place("42", "finance/x")}
+    moved = {lookup: Place("42", "finance/x")}
     with pytest.raises(Rejection):
         rules.authorise(BOT, operation, parsed, "GET", resolved=moved)
     own = msgspec.structs.replace(BOT, kind=PrincipalKind.GITLAB_TOKEN)
-    assert rules.questions(own, operation, parsed, "GET") == ()
+    assert rules.lookups(own, operation, parsed, "GET") == ()
     elsewhere, at = request("GET", "/finance/x.git/info/refs?service=git-upload-pack")
-    assert rules.questions(BOT, elsewhere, at, "GET") == ()  # refused by its spelling
+    assert rules.lookups(BOT, elsewhere, at, "GET") == ()  # refused by its spelling
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_of_what_git_follows_gitlab_is_asked_though_its_spelling_decides() -> No
 )
 def test_nothing_is_asked_that_changes_nothing(who: Principal, rules: list[Rule], target: str) -> None:
     operation, parsed = request("GET", target)
-    assert Rules.compile(rules).questions(who, operation, parsed, "GET") == ()
+    assert Rules.compile(rules).lookups(who, operation, parsed, "GET") == ()
 
 
 def test_a_denied_place_looks_as_if_it_were_not_there() -> None:
@@ -385,7 +385,7 @@ def test_an_explanation_names_every_clause_and_why() -> None:
         ("a", False, 1, True, "", False),
     ]
     assert (told.verdict, told.rule) == (Verdict.ALLOWED, "a")
-    assert told.questions == (Question(ReferenceKind.PROJECT, "42"),)
+    assert told.lookups == (PlaceLookup(ReferenceKind.PROJECT, "42"),)
     refused = Rules.compile([rule(READ_OURS)]).explain(BOT, *request("GET", "/api/v4/projects/else%2Fx"), "GET")
     assert (refused.verdict, refused.considered[0].why) == (Verdict.UNKNOWN_PLACE, "projects")
 
@@ -644,7 +644,7 @@ def test_a_list_less_what_a_deny_hides(who: Principal) -> None:
     assert permit.narrowing is not None
     assert [matcher.clause for matcher in permit.narrowing.deny] == [LEDGER]
     asked = [("1", "platform/api"), ("2", "finance/ledger"), ("3", "finance/ledger2")]
-    things = [(Named(ReferenceKind.PROJECT, number), Place(number, path)) for number, path in asked]
+    things = [(NamedPlace(ReferenceKind.PROJECT, number), Place(number, path)) for number, path in asked]
     assert [permit.narrowing.keeps(*thing) for thing in things] == [True, False, True]
     inside = ask(rules, "GET", "/api/v4/projects/platform%2Fapi", who=who)
     assert isinstance(inside, Permit)
@@ -669,7 +669,7 @@ def test_a_deny_by_project_refuses_what_may_reach_it(who: Principal) -> None:
         operation, parsed = request(method, target)
         told = rules.explain(who, operation, parsed, method, screened=True)
         assert [(each.holds, each.why) for each in told.considered if each.deny] == [(True, "beyond")]
-        assert told.questions == ()
+        assert told.lookups == ()
     assert allowed(rules, "GET", "/api/v4/version", who=who)
     assert allowed(rules, "POST", "/api/v4/projects/platform%2Fapi/issues", who=who)
 

@@ -46,7 +46,7 @@ def test_never_below_the_least() -> None:
     limit = AdaptiveLimit(QUICK)
     now = loaded(limit, 0.01, 100, 40)
     for step in range(200):
-        limit.dropped(now + step * 2)
+        limit.record_drop(now + step * 2)
     assert limit.limit == 5
 
 
@@ -67,9 +67,9 @@ def test_latency_that_nobody_s_load_explains_changes_nothing() -> None:
 def test_a_crowd_of_drops_is_one() -> None:
     limit = AdaptiveLimit(QUICK)
     for _ in range(500):
-        limit.dropped(10.0)
+        limit.record_drop(10.0)
     assert limit.limit == 90
-    limit.dropped(11.0)
+    limit.record_drop(11.0)
     assert limit.limit == 81
 
 
@@ -105,7 +105,7 @@ def test_it_stays_within_its_bounds_whatever_happens(history: list[tuple[float, 
     for latency_s, in_flight, step, drop in history:
         now += step
         if drop:
-            limit.dropped(now)
+            limit.record_drop(now)
         else:
             limit.observe(latency_s, in_flight, now)
         assert 3 <= limit.limit <= 50

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import answer_shape
-from gateway.core.answer_shape import picking, shape_of
+from gateway.core.answer_shape import make_picker, shape_of
 from gateway.core.messages import Fields, first, joined, without
 
 NAMES = (b"Date", b"date", b"ETag", b"Etag", b"Vary", b"Cache-Control", b"X-Runtime", b"Link")
@@ -52,4 +52,4 @@ def test_names_without_end_are_not_kept() -> None:
 @pytest.mark.parametrize("places", [(), (1,), (0, 2)])
 def test_picking(places: tuple[int, ...]) -> None:
     fields = ((b"A", b"1"), (b"B", b"2"), (b"C", b"3"))
-    assert picking(places)(fields) == tuple(fields[place] for place in places)
+    assert make_picker(places)(fields) == tuple(fields[place] for place in places)

@@ -6,15 +6,15 @@ import pytest
 
 from gateway.core.body import (
     MAX_FOUND_BYTES,
-    Doubt,
+    BodyVerdict,
     Finding,
     Findings,
-    Hopeless,
     Undecidable,
-    Verdict,
+    UndecidableBody,
+    UnreadableBody,
     keeps_ascii,
     media_type,
-    named_plainly,
+    names_credential,
 )
 
 
@@ -49,20 +49,20 @@ def test_charset(value: bytes, kept: bool) -> None:
 
 
 def test_hopeless_bodies_stay_so() -> None:
-    scanner = Hopeless(Undecidable.BOUNDARY)
+    scanner = UnreadableBody(Undecidable.BOUNDARY)
     scanner.feed(b"x")
-    assert scanner.finish() == Verdict((), Undecidable.BOUNDARY)
+    assert scanner.finish() == BodyVerdict((), Undecidable.BOUNDARY)
     with pytest.raises(AssertionError):
         scanner.cut(b"x", Finding("sudo", "x", 0, 1, plain=True))
 
 
 def test_findings_hide_their_values() -> None:
-    assert "secret" not in repr(Verdict((Finding("private_token", "secret", 0, 1, plain=True),)))
-    assert Doubt(Undecidable.MALFORMED).reason is Undecidable.MALFORMED
+    assert "secret" not in repr(BodyVerdict((Finding("private_token", "secret", 0, 1, plain=True),)))
+    assert UndecidableBody(Undecidable.MALFORMED).reason is Undecidable.MALFORMED
 
 
 def test_what_can_not_be_read_at_all_may_name_something_where_parts_may_be_found() -> None:
-    parts, nothing = Hopeless(Undecidable.BOUNDARY), Hopeless(Undecidable.CONTENT_TYPE)
+    parts, nothing = UnreadableBody(Undecidable.BOUNDARY), UnreadableBody(Undecidable.CONTENT_TYPE)
     assert parts.blind
     assert nothing.blind
     for name in (
@@ -122,7 +122,7 @@ def test_what_can_not_be_read_at_all_may_name_something_where_parts_may_be_found
 )
 def test_whom_to_act_as_is_named(octets: bytes) -> None:
     """However Rack or Workhorse finds it."""
-    assert named_plainly(octets)
+    assert names_credential(octets)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_whom_to_act_as_is_named(octets: bytes) -> None:
     ],
 )
 def test_what_speaks_of_it_names_nobody(octets: bytes) -> None:
-    assert not named_plainly(b"x" + octets)
+    assert not names_credential(b"x" + octets)
 
 
 @pytest.mark.parametrize("value", [None, "x" * 10_000])
@@ -152,7 +152,7 @@ def test_findings_are_bounded(value: str | None) -> None:
         for number in range(60, 10_000):
             found.add(Finding("project", value, number, number, plain=True))
 
-    with pytest.raises(Doubt) as doubt:
+    with pytest.raises(UndecidableBody) as doubt:
         all_of_them()
     assert doubt.value.reason is Undecidable.TOO_MANY
     kept = found.all()

@@ -7,18 +7,18 @@ import zlib
 
 import pytest
 
-from gateway.core.body import Finding, Undecidable, Verdict
+from gateway.core.body import BodyVerdict, Finding, Undecidable
 from gateway.core.body_credentials import admit_body, body_claim, scanner_for
-from gateway.core.credentials import Carrier, Claim, Kind
+from gateway.core.credentials import Carrier, Claim, CredentialKind
 from gateway.core.errors import Code, Rejection
 from gateway.core.gateway_key import new_key
-from gateway.core.rule_match import Spelling
+from gateway.core.rule_match import PlaceSpelling
 from gateway.core.secret import Secret
 
-NONE = Claim(Kind.NONE, Secret(""))
-TOKEN = Claim(Kind.TOKEN, Secret("t"), Carrier.PRIVATE_TOKEN)
-BEARER = Claim(Kind.TOKEN, Secret("t"), Carrier.BEARER)
-OPAQUE = Claim(Kind.OPAQUE, Secret(""), Carrier.BODY)
+NONE = Claim(CredentialKind.NONE, Secret(""))
+TOKEN = Claim(CredentialKind.TOKEN, Secret("t"), Carrier.PRIVATE_TOKEN)
+BEARER = Claim(CredentialKind.TOKEN, Secret("t"), Carrier.BEARER)
+OPAQUE = Claim(CredentialKind.OPAQUE, Secret(""), Carrier.BODY)
 
 
 def _found(name: str, value: str | None = "v", *, plain: bool = True) -> Finding:
@@ -27,7 +27,7 @@ def _found(name: str, value: str | None = "v", *, plain: bool = True) -> Finding
 
 def _read(
     content_type: bytes | None, body: bytes, *, encoding: bytes | None = None, method: str = "POST"
-) -> Verdict | None:
+) -> BodyVerdict | None:
     scanner = scanner_for(content_type, encoding, method)
     if scanner is None:
         return None
@@ -75,7 +75,7 @@ def test_what_rails_reads_is_read(content_type: bytes | None, body: bytes) -> No
 )
 def test_what_workhorse_may_take_for_parts_is_undecidable(content_type: bytes) -> None:
     """Go trims Unicode's blanks, and lower-cases a dotted capital I to an i."""
-    assert _read(content_type, PART) == Verdict((), Undecidable.BOUNDARY)
+    assert _read(content_type, PART) == BodyVerdict((), Undecidable.BOUNDARY)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_json_in_gzip_is_read_as_it_is_inflated(step: int) -> None:
     octets = gzip.compress(AUDIT)
     for at in range(0, len(octets), step):
         scanner.feed(octets[at : at + step])
-    assert scanner.finish() == Verdict()
+    assert scanner.finish() == BodyVerdict()
     with pytest.raises(AssertionError):
         scanner.cut(b"", _found("sudo"))
 
@@ -157,14 +157,14 @@ def test_gzip_that_readers_may_take_differently_stays_undecidable(octets: bytes)
 def test_as_much_json_in_gzip_is_read_as_gitlab_inflates() -> None:
     octets = b'{"a":"' + b"a" * (200 * 1024 - 8) + b'"}'
     assert len(octets) == 200 * 1024
-    assert _read(b"application/json", gzip.compress(octets), encoding=b"gzip") == Verdict()
+    assert _read(b"application/json", gzip.compress(octets), encoding=b"gzip") == BodyVerdict()
 
 
 def test_gzip_stays_as_it_is_where_it_is_not_to_be_inflated() -> None:
     scanner = scanner_for(b"application/json", b"gzip", "POST", inflates=False)
     assert scanner is not None
     scanner.feed(gzip.compress(JSON))
-    assert scanner.finish() == Verdict((), Undecidable.ENCODED)
+    assert scanner.finish() == BodyVerdict((), Undecidable.ENCODED)
 
 
 def test_json_that_only_says_gzip_is_read_as_it_stands() -> None:
@@ -174,10 +174,10 @@ def test_json_that_only_says_gzip_is_read_as_it_stands() -> None:
 
 
 def test_without_a_type_both_readings_count() -> None:
-    assert _read(None, b'{"a":', method="POST") == Verdict((), Undecidable.INCOMPLETE)
-    assert _read(None, b"a=1", method="POST") == Verdict()
-    assert _read(None, b"sudo=1", method="PUT") == Verdict((), Undecidable.MALFORMED)
-    assert _read(None, b"", method="PUT") == Verdict()
+    assert _read(None, b'{"a":', method="POST") == BodyVerdict((), Undecidable.INCOMPLETE)
+    assert _read(None, b"a=1", method="POST") == BodyVerdict()
+    assert _read(None, b"sudo=1", method="PUT") == BodyVerdict((), Undecidable.MALFORMED)
+    assert _read(None, b"", method="PUT") == BodyVerdict()
     scanner = scanner_for(None, None, "POST")
     assert scanner is not None
     for octet in JSON:
@@ -190,14 +190,16 @@ def test_without_a_type_both_readings_count() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "passing"),
     [
-        ("private_token", Kind.TOKEN, ((b"PRIVATE-TOKEN", b"v"),)),
-        ("access_token", Kind.TOKEN, ((b"Authorization", b"Bearer v"),)),
-        ("job_token", Kind.JOB_TOKEN, ((b"JOB-TOKEN", b"v"),)),
-        ("feed_token", Kind.OPAQUE, ()),
+        ("private_token", CredentialKind.TOKEN, ((b"PRIVATE-TOKEN", b"v"),)),
+        ("access_token", CredentialKind.TOKEN, ((b"Authorization", b"Bearer v"),)),
+        ("job_token", CredentialKind.JOB_TOKEN, ((b"JOB-TOKEN", b"v"),)),
+        ("feed_token", CredentialKind.OPAQUE, ()),
     ],
 )
-def test_one_body_credential_becomes_the_claim(name: str, kind: Kind, passing: tuple[tuple[bytes, bytes], ...]) -> None:
-    moved = body_claim(NONE, Verdict((_found("sudo"), _found(name))))
+def test_one_body_credential_becomes_the_claim(
+    name: str, kind: CredentialKind, passing: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    moved = body_claim(NONE, BodyVerdict((_found("sudo"), _found(name))))
     assert moved is not None
     claim, finding = moved
     assert (claim.kind, claim.carrier, claim.parameter, claim.secret.reveal()) == (kind, Carrier.BODY, name, "v")
@@ -206,22 +208,22 @@ def test_one_body_credential_becomes_the_claim(name: str, kind: Kind, passing: t
 
 
 def test_a_body_without_a_credential_claims_nothing() -> None:
-    assert body_claim(NONE, Verdict((_found("sudo"), _found("private_token", "")))) is None
-    assert body_claim(TOKEN, Verdict((), Undecidable.ENCODED)) is None
+    assert body_claim(NONE, BodyVerdict((_found("sudo"), _found("private_token", "")))) is None
+    assert body_claim(TOKEN, BodyVerdict((), Undecidable.ENCODED)) is None
 
 
 @pytest.mark.parametrize(
     ("claim", "verdict", "code"),
     [
-        (TOKEN, Verdict((_found("private_token"),)), Code.AMBIGUOUS_CREDENTIAL),
-        (NONE, Verdict((_found("private_token"), _found("private_token"))), Code.AMBIGUOUS_CREDENTIAL),
-        (NONE, Verdict((_found("private_token"),), Undecidable.MALFORMED), Code.BODY_UNDECIDABLE),
-        (NONE, Verdict((_found("private_token", plain=False),)), Code.BODY_CREDENTIAL),
-        (NONE, Verdict((_found("private_token", None, plain=False),)), Code.BODY_CREDENTIAL),
-        (NONE, Verdict((_found("private_token", "a\r\nb"),)), Code.UNAUTHENTICATED),
+        (TOKEN, BodyVerdict((_found("private_token"),)), Code.AMBIGUOUS_CREDENTIAL),
+        (NONE, BodyVerdict((_found("private_token"), _found("private_token"))), Code.AMBIGUOUS_CREDENTIAL),
+        (NONE, BodyVerdict((_found("private_token"),), Undecidable.MALFORMED), Code.BODY_UNDECIDABLE),
+        (NONE, BodyVerdict((_found("private_token", plain=False),)), Code.BODY_CREDENTIAL),
+        (NONE, BodyVerdict((_found("private_token", None, plain=False),)), Code.BODY_CREDENTIAL),
+        (NONE, BodyVerdict((_found("private_token", "a\r\nb"),)), Code.UNAUTHENTICATED),
     ],
 )
-def test_body_credentials_that_are_refused(claim: Claim, verdict: Verdict, code: Code) -> None:
+def test_body_credentials_that_are_refused(claim: Claim, verdict: BodyVerdict, code: Code) -> None:
     with pytest.raises(Rejection) as refused:
         body_claim(claim, verdict)
     assert refused.value.code is code
@@ -240,7 +242,7 @@ def test_body_credentials_that_are_refused(claim: Claim, verdict: Verdict, code:
 )
 def test_bodies_that_may_not_go_up(claim: Claim, finding: Finding, brokered: bool, code: Code) -> None:
     with pytest.raises(Rejection) as refused:
-        admit_body(claim, Verdict((finding,)), brokered=brokered)
+        admit_body(claim, BodyVerdict((finding,)), brokered=brokered)
     assert refused.value.code is code
 
 
@@ -248,7 +250,7 @@ def test_whom_it_asks_to_act_as_is_known() -> None:
     for brokered in (False, True):
         for may_sudo in (None, "v"):
             with pytest.raises(Rejection) as refused:
-                admit_body(TOKEN, Verdict((_found("sudo", None),)), brokered=brokered, may_sudo=may_sudo)
+                admit_body(TOKEN, BodyVerdict((_found("sudo", None),)), brokered=brokered, may_sudo=may_sudo)
             assert refused.value.code is (Code.SUDO_FORBIDDEN if brokered else Code.BODY_UNDECIDABLE)
 
 
@@ -267,31 +269,31 @@ def test_whom_it_asks_to_act_as_is_known() -> None:
 def test_it_asks_to_act_as_one(findings: tuple[Finding, ...], before: str | None, code: Code) -> None:
     """The audit is to name whom GitLab goes by, and readers differ in which one that is."""
     with pytest.raises(Rejection) as refused:
-        admit_body(TOKEN, Verdict(findings), brokered=False, sudo=before)
+        admit_body(TOKEN, BodyVerdict(findings), brokered=False, sudo=before)
     assert refused.value.code is code
 
 
 def test_whom_it_may_act_as_is_spelt_plainly() -> None:
     with pytest.raises(Rejection) as refused:
-        admit_body(TOKEN, Verdict((_found("sudo", plain=False),)), brokered=True, may_sudo="v")
+        admit_body(TOKEN, BodyVerdict((_found("sudo", plain=False),)), brokered=True, may_sudo="v")
     assert refused.value.code is Code.SUDO_FORBIDDEN
 
 
 def test_bodies_that_may_go_up() -> None:
-    admit_body(TOKEN, Verdict((_found("sudo"), _found("sudo"))), brokered=False, sudo="v")
-    admit_body(TOKEN, Verdict((_found("sudo", ""), _found("sudo", ""))), brokered=False)
-    admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=False)
-    admit_body(TOKEN, Verdict((_found("sudo"),)), brokered=True, may_sudo="v")
-    admit_body(TOKEN, Verdict((_found("sudo", ""), _found("private_token", ""))), brokered=True)
-    admit_body(OPAQUE, Verdict((_found("job_token"),)), brokered=False, left=frozenset({"job_token"}))
+    admit_body(TOKEN, BodyVerdict((_found("sudo"), _found("sudo"))), brokered=False, sudo="v")
+    admit_body(TOKEN, BodyVerdict((_found("sudo", ""), _found("sudo", ""))), brokered=False)
+    admit_body(TOKEN, BodyVerdict((_found("sudo"),)), brokered=False)
+    admit_body(TOKEN, BodyVerdict((_found("sudo"),)), brokered=True, may_sudo="v")
+    admit_body(TOKEN, BodyVerdict((_found("sudo", ""), _found("private_token", ""))), brokered=True)
+    admit_body(OPAQUE, BodyVerdict((_found("job_token"),)), brokered=False, left=frozenset({"job_token"}))
     for names, brokered in ((("job_token",), True), (("private_token",), False), (("job_token", "private_token"), False)):
-        verdict = Verdict(tuple(_found(name) for name in names))
+        verdict = BodyVerdict(tuple(_found(name) for name in names))
         with pytest.raises(Rejection) as refused:
             admit_body(OPAQUE, verdict, brokered=brokered, left=frozenset({"job_token"}))
         assert refused.value.code is Code.AMBIGUOUS_CREDENTIAL
-    admit_body(TOKEN, Verdict((), Undecidable.ENCODED), brokered=False)
+    admit_body(TOKEN, BodyVerdict((), Undecidable.ENCODED), brokered=False)
     with pytest.raises(Rejection) as refused:
-        admit_body(TOKEN, Verdict((), Undecidable.ENCODED), brokered=True)
+        admit_body(TOKEN, BodyVerdict((), Undecidable.ENCODED), brokered=True)
     assert refused.value.code is Code.BODY_UNDECIDABLE
 
 
@@ -313,7 +315,7 @@ def test_a_token_counts_where_it_is_a_credential(content_type: bytes | None, bod
     admit_body(
         TOKEN, _read(b"application/json", b'{"token":"","a":{"token":1}}') or verdict, brokered=True, token_counts=True
     )
-    admit_body(TOKEN, Verdict((_found("sudo"), _found("project_id", "7"))), brokered=False, token_counts=True)
+    admit_body(TOKEN, BodyVerdict((_found("sudo"), _found("project_id", "7"))), brokered=False, token_counts=True)
     with pytest.raises(Rejection) as refused:
         admit_body(TOKEN, verdict, brokered=True, token_counts=True)
     assert (refused.value.code, refused.value.status) == (Code.AMBIGUOUS_CREDENTIAL, 400)
@@ -324,9 +326,9 @@ def test_a_token_counts_where_it_is_a_credential(content_type: bytes | None, bod
 def test_a_gateway_key_never_goes_up_in_a_body(name: str, value: str) -> None:
     finding = _found(name, value)
     with pytest.raises(Rejection) as refused:
-        admit_body(OPAQUE, Verdict((finding,)), brokered=False, left=frozenset({name}))
+        admit_body(OPAQUE, BodyVerdict((finding,)), brokered=False, left=frozenset({name}))
     assert refused.value.code is Code.UNAUTHENTICATED
-    admit_body(OPAQUE, Verdict((_found("sudo", value), _found(name, None))), brokered=False, left=frozenset({name}))
+    admit_body(OPAQUE, BodyVerdict((_found("sudo", value), _found(name, None))), brokered=False, left=frozenset({name}))
 
 
 @pytest.mark.parametrize(
@@ -358,7 +360,7 @@ def test_nor_as_the_password_of_a_log_in(media: bytes, body: bytes) -> None:
 
 def test_bearer_and_access_token_get_gitlabs_own_words() -> None:
     with pytest.raises(Rejection) as refused:
-        admit_body(BEARER, Verdict((_found("access_token"),)), brokered=False)
+        admit_body(BEARER, BodyVerdict((_found("access_token"),)), brokered=False)
     assert refused.value.oauth_error == "invalid_request"
 
 
@@ -376,11 +378,13 @@ def test_a_credential_is_cut_by_its_own_scanner() -> None:
 OURS = frozenset({(True, "42"), (True, "platform/api"), (False, "7")})
 
 
-def screened(content_type: bytes, body: bytes, places: frozenset[Spelling] | None = OURS, *, brokered: bool = True) -> None:
+def screened(
+    content_type: bytes, body: bytes, places: frozenset[PlaceSpelling] | None = OURS, *, brokered: bool = True
+) -> None:
     scanner = scanner_for(content_type, None, "POST")
     assert scanner is not None
     scanner.feed(body)
-    claim = Claim(Kind.TOKEN, Secret("t"), Carrier.PRIVATE_TOKEN)
+    claim = Claim(CredentialKind.TOKEN, Secret("t"), Carrier.PRIVATE_TOKEN)
     admit_body(claim, scanner.finish(), brokered=brokered, places=places)
 
 
@@ -492,9 +496,9 @@ def test_gzip_of_no_type_is_not_read() -> None:
 
 
 def test_what_could_not_be_read_is_refused_where_it_may_name_something() -> None:
-    own, verdict = Claim(Kind.TOKEN, Secret("t")), Verdict((), Undecidable.MALFORMED)
+    own, verdict = Claim(CredentialKind.TOKEN, Secret("t")), BodyVerdict((), Undecidable.MALFORMED)
     admit_body(own, verdict, brokered=False)
     with pytest.raises(Rejection) as refused:
         admit_body(own, verdict, brokered=False, suspect=True)
     assert refused.value.code is Code.BODY_UNDECIDABLE
-    admit_body(own, Verdict(), brokered=False, suspect=True)
+    admit_body(own, BodyVerdict(), brokered=False, suspect=True)

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import body_form
-from gateway.core.body import MAX_FOUND_BYTES, Undecidable, Verdict
+from gateway.core.body import MAX_FOUND_BYTES, BodyVerdict, Undecidable
 from gateway.core.body_form import FormScanner
 from gateway.core.query import form_decode
 
 WATCHED = {"private_token", "access_token", "job_token", "token", "sudo", "_method"}
 
 
-def _scan(body: bytes, *cuts: int) -> tuple[Verdict, FormScanner]:
+def _scan(body: bytes, *cuts: int) -> tuple[BodyVerdict, FormScanner]:
     scanner = FormScanner()
     at = 0
     for cut in [*sorted(min(cut, len(body)) for cut in cuts), len(body)]:
@@ -129,7 +129,7 @@ def test_the_beginning_of_a_long_name_tells_that_it_is_no_watched_one(name: byte
 )
 def test_a_long_name_that_may_be_a_watched_one_is_undecidable(name: bytes, cuts: Sequence[int]) -> None:
     for body in (name + b"=root", b"a=b&" + name + b"=root&c=d"):
-        assert _scan(body, *cuts)[0] == Verdict((), Undecidable.MALFORMED)
+        assert _scan(body, *cuts)[0] == BodyVerdict((), Undecidable.MALFORMED)
 
 
 def test_a_name_is_read_once_however_its_value_comes() -> None:
@@ -183,9 +183,9 @@ def test_what_hides_no_name_is_not_decoded_and_of_the_rest_no_more_than_the_boun
 
 
 def test_nothing_holds_nothing() -> None:
-    assert _scan(b"")[0] == Verdict()
-    assert _scan(b"a=1&b=2&", 3)[0] == Verdict()
-    assert _scan(b"a=token&b=2&c")[0] == Verdict()
+    assert _scan(b"")[0] == BodyVerdict()
+    assert _scan(b"a=1&b=2&", 3)[0] == BodyVerdict()
+    assert _scan(b"a=token&b=2&c")[0] == BodyVerdict()
 
 
 def test_behind_a_name_that_is_too_long_it_reads_no_further_and_says_so() -> None:

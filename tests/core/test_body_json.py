@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from gateway.core import body_json as module
 from gateway.core.body import WATCHED as EVERY
-from gateway.core.body import Undecidable, Verdict
+from gateway.core.body import BodyVerdict, Undecidable
 from gateway.core.body_json import JsonScanner
 
 NAMES = ["private_token", "access_token", "job_token", "sudo", "token", "a", 'q"\\', "é", "private_tokenx", "_method"]
 WATCHED = {"private_token", "access_token", "bearer_token", "job_token", "sudo", "feed_token", "rss_token", "token"}
 
 
-def _scan(body: bytes, *cuts: int) -> tuple[Verdict, JsonScanner]:
+def _scan(body: bytes, *cuts: int) -> tuple[BodyVerdict, JsonScanner]:
     scanner = JsonScanner()
     at = 0
     for cut in [*sorted(min(cut, len(body)) for cut in cuts), len(body)]:
@@ -27,7 +27,7 @@ def _scan(body: bytes, *cuts: int) -> tuple[Verdict, JsonScanner]:
     return scanner.finish(), scanner
 
 
-def _bytewise(body: bytes) -> Verdict:
+def _bytewise(body: bytes) -> BodyVerdict:
     return _scan(body, *range(len(body)))[0]
 
 
@@ -157,15 +157,15 @@ def test_a_body_that_stops_is_undecidable(body: bytes) -> None:
 
 
 def test_nothing_holds_nothing() -> None:
-    assert _scan(b"")[0] == Verdict()
-    assert _scan(b"{}", 1)[0] == Verdict()
-    assert _scan(b' [ {"sudo":1} , "private_token" ] \r\n')[0] == Verdict()
+    assert _scan(b"")[0] == BodyVerdict()
+    assert _scan(b"{}", 1)[0] == BodyVerdict()
+    assert _scan(b' [ {"sudo":1} , "private_token" ] \r\n')[0] == BodyVerdict()
 
 
 @pytest.mark.parametrize("body", [b'"1.0.0-rc.1+b"', b' "sudo" \r\n', rb'"{\"sudo\":1} \\ \u0022"', '"é"'.encode()])
 def test_a_lone_string_holds_nothing(body: bytes) -> None:
     """As npm sends a version to be tagged."""
-    assert _scan(body)[0] == _bytewise(body) == Verdict()
+    assert _scan(body)[0] == _bytewise(body) == BodyVerdict()
 
 
 def test_bounds() -> None:

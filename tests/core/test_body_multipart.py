@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.body import Finding, Undecidable, Verdict
+from gateway.core.body import BodyVerdict, Finding, Undecidable
 from gateway.core.body_multipart import MultipartScanner, boundary_of
 from gateway.core.query import top_level_name
 
@@ -19,7 +19,7 @@ B = b"--x7y"
 WATCHED = {b"private_token", b"sudo", b"_method"}
 
 
-def _scan(body: bytes, *cuts: int) -> tuple[Verdict, MultipartScanner]:
+def _scan(body: bytes, *cuts: int) -> tuple[BodyVerdict, MultipartScanner]:
     scanner = MultipartScanner(B)
     at = 0
     for cut in [*sorted(min(cut, len(body)) for cut in cuts), len(body)]:
@@ -194,14 +194,14 @@ def test_a_part_that_rack_writes_in_another_charset_is_undecidable(name: bytes, 
     """Its third one takes the escapes out of the name, and out of the user."""
     body = _part(name, b"ro\x1b(Bot", b"\r\nContent-Type: text/plain; charset=" + charset) + END
     verdict, scanner = _scan(body)
-    assert verdict == Verdict((), Undecidable.CHARSET)
+    assert verdict == BodyVerdict((), Undecidable.CHARSET)
     assert scanner.may_name(body)
 
 
 def test_a_file_may_be_in_any_charset() -> None:
     """Rack leaves it as it is, and its name."""
     japanese = b'; filename="iso-2022-jp.txt"\r\nContent-Type: text/plain; charset=ISO-2022-JP'
-    assert _scan(_part(b"a", more=japanese) + END)[0] == Verdict()
+    assert _scan(_part(b"a", more=japanese) + END)[0] == BodyVerdict()
     assert _scan(_part(b"a", more=japanese.upper()) + END)[0].undecidable is Undecidable.CHARSET, "no file to Rack 3"
 
 
@@ -314,13 +314,13 @@ def test_a_file_with_a_date_before_its_name_is_read(name: str) -> None:
 
 
 def test_what_is_harmless_passes() -> None:
-    assert _scan(b"")[0] == Verdict()
-    assert _scan(b"\r\n" + _part(b"a") + END + b"epilogue" * 10)[0] == Verdict()
-    assert _scan(END)[0] == Verdict()
-    assert _scan(_part(b"a", b"") + END)[0] == Verdict()
+    assert _scan(b"")[0] == BodyVerdict()
+    assert _scan(b"\r\n" + _part(b"a") + END + b"epilogue" * 10)[0] == BodyVerdict()
+    assert _scan(END)[0] == BodyVerdict()
+    assert _scan(_part(b"a", b"") + END)[0] == BodyVerdict()
     file = b'; filename="C:a.txt"\r\nContent-Type: text/plain; name="x"\r\nContent-Length: 1'
     more = b"\r\nContent-Transfer-Encoding: binary\r\nX-Own: a; name=b"
-    assert _scan(_part(b"file", b"x", file + more) + END)[0] == Verdict()
+    assert _scan(_part(b"file", b"x", file + more) + END)[0] == BodyVerdict()
     token = b"--" + B + b"\r\ncontent-disposition:form-data;name=sudo\r\n\r\nx\r\n" + END
     assert [(f.name, f.value, f.plain) for f in _scan(token)[0].findings] == [("sudo", "x", True)]
 
@@ -411,7 +411,7 @@ def test_blanks_take_no_longer_than_their_length(blanks: bytes, undecidable: Und
 def test_parts_take_no_longer_for_what_stands_behind_them() -> None:
     """All of it moved for each of so many parts would be minutes."""
     body = _part(b"a") * 4095 + _part(b"f", b"y" * (1 << 26)) + END
-    assert _scan(body)[0] == Verdict()
+    assert _scan(body)[0] == BodyVerdict()
 
 
 @pytest.mark.parametrize("more", [b"; x=a,b", b"; x=a\\b", b'; x=a"b', b"; x=a b", b"; x =a", b"; x=", b"; x"])
@@ -432,7 +432,7 @@ def test_no_other_name_stands_in_quotes(other: bytes) -> None:
 def test_a_file_may_be_called_so(file: bytes) -> None:
     scanner = MultipartScanner(B)
     scanner.feed(_part(b"title", more=b'; filename="%b"' % file) + END)
-    assert scanner.finish() == Verdict()
+    assert scanner.finish() == BodyVerdict()
 
 
 @pytest.mark.parametrize("more", [b'; FILENAME="f"', b"; FileName*=f"])

@@ -11,7 +11,7 @@ from gateway.core.cache_entry import (
     make_entry,
     may_answer_304,
     not_modified,
-    replaced,
+    replace_fields,
     updated_fields,
 )
 from gateway.core.http_date import format_date
@@ -135,7 +135,7 @@ def test_a_304_keeps_pagination_and_drops_what_describes_content() -> None:
 
 
 def test_replaced() -> None:
-    assert values(replaced(((b"A", b"1"), (b"a", b"2")), (b"A", b"3")), b"a") == [b"3"]
+    assert values(replace_fields(((b"A", b"1"), (b"a", b"2")), (b"A", b"3")), b"a") == [b"3"]
 
 
 @pytest.mark.parametrize("connection", [(), ((b"Connection", b"keep-alive"),), ((b"Connection", b"X-Hop"),)])

@@ -5,14 +5,14 @@ import pytest
 from gateway.core.cache_tags import (
     ALL,
     ANONYMOUS,
-    UNNAMED,
-    UNNUMBERED,
+    NUMBER_UNKNOWN,
+    PATH_UNKNOWN,
     answer_tags,
+    extra_write_tags,
     part_tags,
     partition_tag,
-    place_of,
     project_tags,
-    reach_tags,
+    resource_of,
     write_tags,
 )
 from gateway.core.catalogue import Catalogue
@@ -91,7 +91,7 @@ CATALOGUE = Catalogue.decode(read())
 )
 def test_a_write_reaches_what_its_path_does_not_begin_with(method: str, write: str, taken: list[bytes]) -> None:
     target = parse_target(write.encode())
-    tags = set(reach_tags(CATALOGUE.match(method, target), target.segments, b"p", READER))
+    tags = set(extra_write_tags(CATALOGUE.match(method, target), target.segments, b"p", READER))
     assert all(tags & set(answer_tags(b"p", one, READER)) for one in taken)
     assert not tags & set(answer_tags(b"other", b"/api/v4/projects/99", READER)), "of others, only what it names"
 
@@ -103,7 +103,7 @@ def test_a_write_reaches_what_its_path_does_not_begin_with(method: str, write: s
 def test_what_reaches_nothing_takes_nothing(write: bytes, partition: bytes) -> None:
     """A mutation of nobody's, or of anybody without a credential; what each clone asks for."""
     target = parse_target(write)
-    assert reach_tags(CATALOGUE.match("POST", target), target.segments, partition, READER) == ()
+    assert extra_write_tags(CATALOGUE.match("POST", target), target.segments, partition, READER) == ()
 
 
 def test_every_answer_hangs_on_its_partition_and_on_everything() -> None:
@@ -129,8 +129,8 @@ def test_a_write_by_one_name_takes_answers_by_the_other(
 def test_what_is_known_by_both_names_is_not_taken_with_the_unknown() -> None:
     names = known((b"42", b"g/p"))
     assert not set(answer_tags(b"p", BY_PATH, names)) & set(write_tags(b"/api/v4/projects/43", names))
-    assert UNNUMBERED in answer_tags(b"p", b"/api/v4/projects/other%2Fone", names)
-    assert UNNAMED in answer_tags(b"p", b"/api/v4/projects/43", names)
+    assert NUMBER_UNKNOWN in answer_tags(b"p", b"/api/v4/projects/other%2Fone", names)
+    assert PATH_UNKNOWN in answer_tags(b"p", b"/api/v4/projects/43", names)
 
 
 def test_a_renamed_project_is_still_one() -> None:
@@ -162,13 +162,13 @@ def test_a_part_by_each_of_its_names() -> None:
 
 def test_both_names_given_need_no_guess() -> None:
     assert project_tags((b"42", b"g/p"), known()) == (b"project:42", b"project:g/p")
-    assert project_tags((b"42",), known()) == (b"project:42", UNNUMBERED)
+    assert project_tags((b"42",), known()) == (b"project:42", NUMBER_UNKNOWN)
 
 
 def test_places() -> None:
-    assert place_of(b"/gitlab/api/v4/groups/A%2fB/projects").segments == (b"groups", b"a/b", b"projects")
-    assert place_of(b"/api/v4/projects/").owner == b""
+    assert resource_of(b"/gitlab/api/v4/groups/A%2fB/projects").segments == (b"groups", b"a/b", b"projects")
+    assert resource_of(b"/api/v4/projects/").owner == b""
     for below in (b"repository", b"merge_requests"):  # nothing follows
-        assert place_of(b"/api/v4/projects/5/" + below).area == b"rest"
+        assert resource_of(b"/api/v4/projects/5/" + below).area == b"rest"
     assert write_tags(b"/", known()) == ()
     assert write_tags(b"/api/v4/groups/5", known()) == (b"group:5", b"kind:groups")

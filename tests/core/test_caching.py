@@ -8,22 +8,22 @@ from gateway.core.cache_key import selecting, vary_names
 from gateway.core.cache_status import CacheReason, Stored
 from gateway.core.caching import (
     Use,
-    answer,
+    answer_from_entry,
     conditions,
     describes,
-    invalidated,
+    find_validated,
+    invalidated_targets,
+    is_continuation,
     is_failure,
-    joinable,
     joined_head,
     judge,
     keep_s,
-    may_stand_in,
+    may_serve_stale,
     may_update,
-    rest_of,
+    must_drop_stored,
+    remainder_conditions,
     select,
     storable,
-    takes_stored,
-    validated,
     validators,
 )
 from gateway.core.http_date import format_date
@@ -166,7 +166,7 @@ def test_a_partial_answer_serves_what_it_holds(wanted: bytes | None, use: Use) -
     verdict = judge((stored,), fields, SILENT, NOW)
     assert verdict.use is use
     if use is Use.REUSE:
-        head, content = answer(stored, "GET", fields, NOW)
+        head, content = answer_from_entry(stored, "GET", fields, NOW)
         assert head.status == 206
         assert content in {b"678", b"45678"}
     else:
@@ -206,7 +206,7 @@ def test_a_partial_answer_is_none_to_head() -> None:
 )
 def test_standing_in(cache_control: bytes, asked: bytes, later_s: float, default_s: float, allowed: bool) -> None:
     stored = entry((b"Cache-Control", cache_control))
-    assert may_stand_in(stored, parse_request_cache_control(asked), NOW + later_s, default_s) is allowed
+    assert may_serve_stale(stored, parse_request_cache_control(asked), NOW + later_s, default_s) is allowed
 
 
 def test_failures() -> None:
@@ -248,7 +248,7 @@ def test_whether_a_304_may_be_told_to_others(said: Fields, authorized: bool, res
     update = ResponseHead(304, said)
     assert may_update(stored, b"/a", update, "gateway", no_store=False, authorized=authorized) is result
     assert may_update(stored, b"/a", update, "gateway", no_store=True, authorized=authorized) is Stored.REQUEST
-    assert takes_stored(result) is (result not in {Stored.REQUEST, Stored.AUTHORIZATION})
+    assert must_drop_stored(result) is (result not in {Stored.REQUEST, Stored.AUTHORIZATION})
 
 
 def test_that_a_stored_answer_is_everybodys_does_not_speak_for_a_304() -> None:
@@ -267,23 +267,25 @@ def test_that_a_stored_answer_is_everybodys_does_not_speak_for_a_304() -> None:
 
 def test_which_one_a_304_speaks_of() -> None:
     one, other = entry((b"ETag", b'"a"')), entry((b"ETag", b'"b"'))
-    assert validated((one, other), ResponseHead(304, ((b"ETag", b'W/"b"'),))) is other
-    assert validated((one, other), ResponseHead(304, ((b"ETag", b'"c"'),))) is None
-    assert validated((one, other), ResponseHead(304, ())) is one
-    assert validated((one,), ResponseHead(304, ((b"ETag", b'"c"'),))) is one
-    assert validated((), ResponseHead(304, ())) is None
+    assert find_validated((one, other), ResponseHead(304, ((b"ETag", b'W/"b"'),))) is other
+    assert find_validated((one, other), ResponseHead(304, ((b"ETag", b'"c"'),))) is None
+    assert find_validated((one, other), ResponseHead(304, ())) is one
+    assert find_validated((one,), ResponseHead(304, ((b"ETag", b'"c"'),))) is one
+    assert find_validated((), ResponseHead(304, ())) is None
 
 
 def test_pieces_are_joined_by_a_strong_validator_only() -> None:
     piece = entry((b"ETag", b'"a"'), (b"Content-Range", b"bytes 0-4/10"), status=206, body=b"01234")
-    assert rest_of(piece) == ((b"Range", b"bytes=5-"), (b"If-Range", b'"a"'))
+    assert remainder_conditions(piece) == ((b"Range", b"bytes=5-"), (b"If-Range", b'"a"'))
     weak = entry((b"ETag", b'W/"a"'), (b"Content-Range", b"bytes 0-4/10"), status=206, body=b"01234")
-    assert rest_of(weak) == ()
-    assert rest_of(entry((b"ETag", b'"a"'), (b"Content-Range", b"bytes 1-4/10"), status=206, body=b"1234")) == ()
+    assert remainder_conditions(weak) == ()
+    assert (
+        remainder_conditions(entry((b"ETag", b'"a"'), (b"Content-Range", b"bytes 1-4/10"), status=206, body=b"1234")) == ()
+    )
     head = ResponseHead(206, ((b"ETag", b'"a"'), (b"Content-Range", b"bytes 5-9/10"), (b"X", b"2")))
-    assert joinable(piece, head, 5, 10)
-    assert not joinable(piece, head, 6, 10)
-    assert not joinable(piece, ResponseHead(206, ((b"ETag", b'"b"'),)), 5, 10)
+    assert is_continuation(piece, head, 5, 10)
+    assert not is_continuation(piece, head, 6, 10)
+    assert not is_continuation(piece, ResponseHead(206, ((b"ETag", b'"b"'),)), 5, 10)
     whole = joined_head(piece, head)
     assert whole.status == 200
     assert first(whole.fields, b"content-length") == b"10"
@@ -323,7 +325,7 @@ DATED: Fields = ((b"ETag", b'"a"'), (b"Date", format_date(NOW)), (b"Last-Modifie
     ],
 )
 def test_answers(fields: Fields, status: int, content: bytes) -> None:
-    head, body = answer(entry(*DATED), "GET", fields, NOW)
+    head, body = answer_from_entry(entry(*DATED), "GET", fields, NOW)
     assert (head.status, body) == (status, content)
     if status == 206:
         assert first(head.fields, b"content-length") == b"%d" % len(content)
@@ -331,12 +333,12 @@ def test_answers(fields: Fields, status: int, content: bytes) -> None:
 
 
 def test_head_gets_the_fields_of_get_and_no_content() -> None:
-    head, body = answer(entry(*DATED), "HEAD", ((b"Range", b"bytes=0-1"),), NOW)
+    head, body = answer_from_entry(entry(*DATED), "HEAD", ((b"Range", b"bytes=0-1"),), NOW)
     assert (head.status, body, first(head.fields, b"content-length")) == (200, b"", b"10")
 
 
 def test_a_range_of_something_else_than_a_200_is_no_range() -> None:
-    assert answer(entry(FRESH, status=404), "GET", ((b"Range", b"bytes=0-1"),), NOW)[0].status == 404
+    assert answer_from_entry(entry(FRESH, status=404), "GET", ((b"Range", b"bytes=0-1"),), NOW)[0].status == 404
 
 
 @pytest.mark.parametrize(
@@ -355,4 +357,4 @@ def test_a_range_of_something_else_than_a_200_is_no_range() -> None:
     ],
 )
 def test_invalidation(method: str, status: int, fields: Fields, gone: tuple[bytes, ...]) -> None:
-    assert invalidated(method, b"/a/b", ResponseHead(status, fields), b"host") == gone
+    assert invalidated_targets(method, b"/a/b", ResponseHead(status, fields), b"host") == gone

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.cache_key import INERT
-from gateway.core.correlation import NAMES, mark, rest_of, set_aside
+from gateway.core.correlation import CORRELATION_FIELDS, mark, split_correlation, without_correlation
 from gateway.core.credentials import CREDENTIAL_FIELDS
 from gateway.core.exchange import Exchange
 from gateway.core.messages import Fields, RequestHead
@@ -25,22 +25,22 @@ def block(*lines: bytes) -> bytes:
 def test_two_requests_that_differ_in_their_ids_have_one_rest() -> None:
     one = block(b"Host: a", b"X-Request-Id: 1", b"Accept: */*", b"traceparent: " + PARENT)
     other = block(b"Host: a", b"X-Request-Id:   22", b"Accept: */*", b"traceparent:x y")
-    rest, correlation = set_aside(one)
+    rest, correlation = split_correlation(one)
     assert correlation == ((b"X-Request-Id", b"1"), (b"traceparent", PARENT))
-    assert set_aside(other) == (rest, ((b"X-Request-Id", b"22"), (b"traceparent", b"x y")))
+    assert split_correlation(other) == (rest, ((b"X-Request-Id", b"22"), (b"traceparent", b"x y")))
 
 
 def test_a_value_may_be_missing_or_stand_among_blanks() -> None:
     """Elastic's agents send ``tracestate`` without one; SkyWalking's, ``sw8-x: 0- ``."""
-    rest, _ = set_aside(block(b"Host: a", b"tracestate: a=b", b"sw8-x: 1"))
+    rest, _ = split_correlation(block(b"Host: a", b"tracestate: a=b", b"sw8-x: 1"))
     for lines, value in ((b"tracestate: \t", b"sw8-x: 0- "), b"0-"), ((b"tracestate:", b"sw8-x:\t 0 -\t "), b"0 -"):
-        assert set_aside(block(b"Host: a", *lines)) == (rest, ((b"tracestate", b""), (b"sw8-x", value)))
+        assert split_correlation(block(b"Host: a", *lines)) == (rest, ((b"tracestate", b""), (b"sw8-x", value)))
 
 
 @pytest.mark.parametrize("value", [b" " * 60_000, b"a " * 30_000, b"a" * 60_000])
 def test_whatever_stands_there_is_told_in_no_time(value: bytes) -> None:
     began = time.process_time()
-    set_aside(block(b"X-Request-Id: " + value + b"\x00"))
+    split_correlation(block(b"X-Request-Id: " + value + b"\x00"))
     assert time.process_time() - began < 1
 
 
@@ -57,8 +57,8 @@ def test_whatever_stands_there_is_told_in_no_time(value: bytes) -> None:
     ],
 )
 def test_other_fields_or_other_places_are_another_rest(other: bytes) -> None:
-    rest, _ = set_aside(block(b"Host: a", b"X-Request-Id: 1", b"Accept: */*"))
-    assert set_aside(other)[0] != rest
+    rest, _ = split_correlation(block(b"Host: a", b"X-Request-Id: 1", b"Accept: */*"))
+    assert split_correlation(other)[0] != rest
 
 
 @pytest.mark.parametrize(
@@ -80,26 +80,26 @@ def test_other_fields_or_other_places_are_another_rest(other: bytes) -> None:
 )
 def test_what_is_not_plain_stays_where_it_is(lines: tuple[bytes, ...]) -> None:
     whole = block(*lines)
-    assert set_aside(whole) == ((whole,), ())
+    assert split_correlation(whole) == ((whole,), ())
 
 
-@given(st.permutations(sorted(NAMES)), st.data())
+@given(st.permutations(sorted(CORRELATION_FIELDS)), st.data())
 def test_every_name_in_any_spelling(names: list[bytes], data: st.DataObject) -> None:
     spelt = [name.upper() if data.draw(st.booleans()) else name.title() for name in names[:5]]
-    _, correlation = set_aside(block(b"Host: a", *[b"%b: %d" % (name, at) for at, name in enumerate(spelt)]))
+    _, correlation = split_correlation(block(b"Host: a", *[b"%b: %d" % (name, at) for at, name in enumerate(spelt)]))
     assert correlation == tuple((name, b"%d" % at) for at, name in enumerate(spelt))
 
 
 def test_none_is_a_credential_and_none_chooses_an_answer() -> None:
-    assert NAMES.isdisjoint(CREDENTIAL_FIELDS)
-    assert NAMES <= INERT
+    assert CORRELATION_FIELDS.isdisjoint(CREDENTIAL_FIELDS)
+    assert CORRELATION_FIELDS <= INERT
 
 
 FIELDS: Fields = ((b"Host", b"a"), (b"X-Request-Id", b"1"), (b"Connection", b"keep-alive"))
 
 
 def test_the_rest_of_a_requests_fields() -> None:
-    assert rest_of(FIELDS, FIELDS[1:2]) == (FIELDS[0], FIELDS[2])
+    assert without_correlation(FIELDS, FIELDS[1:2]) == (FIELDS[0], FIELDS[2])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_rest_of_a_requests_fields() -> None:
     ids=["another value", "one more", "nominated", "another nominated"],
 )
 def test_what_the_parser_has_otherwise_is_not_set_aside(fields: Fields, correlation: Fields) -> None:
-    assert rest_of(fields, correlation) is None
+    assert without_correlation(fields, correlation) is None
 
 
 def head(*fields: tuple[bytes, bytes], aside: bool) -> RequestHead:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.catalogue import Access, Catalogue, Operation, Surface
-from gateway.core.cost import HEAVIEST, PUBLISHED_PER_MINUTE, Settlement, Spent, Weights
+from gateway.core.cost import MAX_WEIGHT, PUBLISHED_PER_MINUTE, Settlement, Usage, Weights
 from gateway.routes import read
 
 UNKNOWN = Operation("other", Access.READ, Surface.REST, known=False)
@@ -27,7 +27,7 @@ def operation(name: str) -> Operation:
         pytest.param("GET /api/v4/projects/:id", "GET", 5.0, id="2000-against-400"),
         pytest.param("GET /api/v4/projects/:id", "HEAD", 5.0, id="head"),
         pytest.param("GET /api/v4/projects/:id/jobs", "GET", 3.0, id="rounded"),
-        pytest.param("GET /api/v4/projects/:id/repository/archive", "GET", HEAVIEST, id="capped"),
+        pytest.param("GET /api/v4/projects/:id/repository/archive", "GET", MAX_WEIGHT, id="capped"),
     ],
 )
 def test_weights(name: str, method: str, weight: float) -> None:
@@ -49,7 +49,7 @@ def test_every_operation_of_the_table_is_in_the_catalogue(name: str) -> None:
     segments = tuple("7" if part.startswith(":") else part for part in template.strip("/").split("/"))
     found = Catalogue.decode(read()).find(method, segments)
     assert found is not None
-    assert Weights({}).of(found, method) == min(HEAVIEST, round(2000 / PUBLISHED_PER_MINUTE[name]))
+    assert Weights({}).of(found, method) == min(MAX_WEIGHT, round(2000 / PUBLISHED_PER_MINUTE[name]))
 
 
 SETTLEMENT = Settlement(cached=0.0, not_modified=0.25, per_second=4.0, per_mebibyte=2.0)
@@ -58,18 +58,18 @@ SETTLEMENT = Settlement(cached=0.0, not_modified=0.25, per_second=4.0, per_mebib
 @pytest.mark.parametrize(
     ("spent", "change"),
     [
-        pytest.param(Spent(asked=False), -8.0, id="the-cache-answered"),
-        pytest.param(Spent(asked=False, runtime_s=9.0), -8.0, id="then-nobody-worked"),
-        pytest.param(Spent(asked=True, not_modified=True), -6.0, id="not-modified"),
-        pytest.param(Spent(asked=True, runtime_s=1.5), 6.0, id="time"),
-        pytest.param(Spent(asked=True, runtime_s=-1.0), 0.0, id="no-time-below-nothing"),
-        pytest.param(Spent(asked=True, runtime_s=math.nan), 0.0, id="no-number"),
-        pytest.param(Spent(asked=True, runtime_s=math.inf), 0.0, id="no-end"),
-        pytest.param(Spent(asked=True, sent_bytes=3 << 20), 6.0, id="octets"),
-        pytest.param(Spent(asked=True), 0.0, id="as-taken"),
+        pytest.param(Usage(asked=False), -8.0, id="the-cache-answered"),
+        pytest.param(Usage(asked=False, runtime_s=9.0), -8.0, id="then-nobody-worked"),
+        pytest.param(Usage(asked=True, not_modified=True), -6.0, id="not-modified"),
+        pytest.param(Usage(asked=True, runtime_s=1.5), 6.0, id="time"),
+        pytest.param(Usage(asked=True, runtime_s=-1.0), 0.0, id="no-time-below-nothing"),
+        pytest.param(Usage(asked=True, runtime_s=math.nan), 0.0, id="no-number"),
+        pytest.param(Usage(asked=True, runtime_s=math.inf), 0.0, id="no-end"),
+        pytest.param(Usage(asked=True, sent_bytes=3 << 20), 6.0, id="octets"),
+        pytest.param(Usage(asked=True), 0.0, id="as-taken"),
     ],
 )
-def test_what_the_answer_changes(spent: Spent, change: float) -> None:
+def test_what_the_answer_changes(spent: Usage, change: float) -> None:
     assert SETTLEMENT.change(8.0, spent) == change
 
 
@@ -78,4 +78,4 @@ def test_what_the_answer_changes(spent: Spent, change: float) -> None:
 def test_never_more_is_given_back_than_was_taken(
     cost: float, asked: bool, not_modified: bool, runtime_s: float, sent: int
 ) -> None:
-    assert SETTLEMENT.change(cost, Spent(asked, not_modified, runtime_s, sent)) >= -cost
+    assert SETTLEMENT.change(cost, Usage(asked, not_modified, runtime_s, sent)) >= -cost

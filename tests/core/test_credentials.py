@@ -14,11 +14,11 @@ from gateway.core.credentials import (
     CREDENTIAL_PARAMETERS,
     Carrier,
     Claim,
-    Kind,
-    injection,
-    left_in_body,
+    CredentialKind,
+    allowed_in_body,
+    credential_fields,
+    is_second_token,
     read_claim,
-    second_token,
     without_carriers,
 )
 from gateway.core.errors import Code, Rejection
@@ -54,37 +54,37 @@ def _refused(*fields: Field, target: bytes = b"/x", surface: Surface = Surface.R
 @pytest.mark.parametrize(
     ("field", "kind", "carrier", "secret", "username"),
     [
-        (PRIVATE, Kind.TOKEN, Carrier.PRIVATE_TOKEN, "T1", ""),
-        ((b"private-token", b"a\xff"), Kind.TOKEN, Carrier.PRIVATE_TOKEN, "a\udcff", ""),
-        (BEARER, Kind.TOKEN, Carrier.BEARER, "T1", ""),
-        ((b"authorization", b"bEARER  ey.x.y "), Kind.TOKEN, Carrier.BEARER, "ey.x.y", ""),
-        (JOB, Kind.JOB_TOKEN, Carrier.JOB_TOKEN, "T1", ""),
-        (DEPLOY, Kind.DEPLOY_TOKEN, Carrier.DEPLOY_TOKEN, "T1", ""),
-        (_basic("me:a:b"), Kind.BASIC, Carrier.BASIC, "a:b", "me"),
-        (_basic("me"), Kind.BASIC, Carrier.BASIC, "", "me"),
-        ((b"Authorization", b"Negotiate YII="), Kind.OPAQUE, Carrier.AUTHORIZATION, "Negotiate YII=", ""),
-        ((b"Authorization", b"rubygems-key"), Kind.OPAQUE, Carrier.AUTHORIZATION, "rubygems-key", ""),
-        (COOKIE, Kind.SESSION, Carrier.COOKIE, "S1", ""),
-        ((b"Cookie", b"remember_user_token=R1"), Kind.SESSION, Carrier.COOKIE, "R1", ""),
+        (PRIVATE, CredentialKind.TOKEN, Carrier.PRIVATE_TOKEN, "T1", ""),
+        ((b"private-token", b"a\xff"), CredentialKind.TOKEN, Carrier.PRIVATE_TOKEN, "a\udcff", ""),
+        (BEARER, CredentialKind.TOKEN, Carrier.BEARER, "T1", ""),
+        ((b"authorization", b"bEARER  ey.x.y "), CredentialKind.TOKEN, Carrier.BEARER, "ey.x.y", ""),
+        (JOB, CredentialKind.JOB_TOKEN, Carrier.JOB_TOKEN, "T1", ""),
+        (DEPLOY, CredentialKind.DEPLOY_TOKEN, Carrier.DEPLOY_TOKEN, "T1", ""),
+        (_basic("me:a:b"), CredentialKind.BASIC, Carrier.BASIC, "a:b", "me"),
+        (_basic("me"), CredentialKind.BASIC, Carrier.BASIC, "", "me"),
+        ((b"Authorization", b"Negotiate YII="), CredentialKind.OPAQUE, Carrier.AUTHORIZATION, "Negotiate YII=", ""),
+        ((b"Authorization", b"rubygems-key"), CredentialKind.OPAQUE, Carrier.AUTHORIZATION, "rubygems-key", ""),
+        (COOKIE, CredentialKind.SESSION, Carrier.COOKIE, "S1", ""),
+        ((b"Cookie", b"remember_user_token=R1"), CredentialKind.SESSION, Carrier.COOKIE, "R1", ""),
     ],
 )
-def test_one_field(field: Field, kind: Kind, carrier: Carrier, secret: str, username: str) -> None:
+def test_one_field(field: Field, kind: CredentialKind, carrier: Carrier, secret: str, username: str) -> None:
     claim = _claim((b"Accept", b"*/*"), field)
     assert (claim.kind, claim.carrier, claim.secret.reveal(), claim.username) == (kind, carrier, secret, username)
     assert claim.passing == (field,)
     assert claim.target == b"/x"
-    assert injection(claim) == (field,)
+    assert credential_fields(claim) == (field,)
 
 
 def test_none() -> None:
     claim = _claim(
         (b"Accept", b"*/*"), (b"PRIVATE-TOKEN", b""), (b"Cookie", b"theme=dark"), (b"X-Gitlab-Static-Object-Token", b"x")
     )
-    assert (claim.kind, claim.carrier, claim.passing) == (Kind.NONE, None, ())
+    assert (claim.kind, claim.carrier, claim.passing) == (CredentialKind.NONE, None, ())
     assert _claim(target=b"/x?a=1").target == b"/x?a=1"
     for field in (PRIVATE, BEARER, JOB, DEPLOY):
-        assert _claim((field[0], b"")).kind is Kind.NONE
-    assert _claim(method="POST").kind is Kind.NONE
+        assert _claim((field[0], b"")).kind is CredentialKind.NONE
+    assert _claim(method="POST").kind is CredentialKind.NONE
 
 
 def test_carriers_are_told_from_other_fields() -> None:
@@ -132,18 +132,18 @@ def test_underscore_twins_are_refused(name: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "field"),
     [
-        ("private_token", Kind.TOKEN, (b"PRIVATE-TOKEN", b"T1")),
-        ("access_token", Kind.TOKEN, (b"Authorization", b"Bearer T1")),
-        ("bearer_token", Kind.TOKEN, (b"Authorization", b"Bearer T1")),
-        ("job_token", Kind.JOB_TOKEN, (b"JOB-TOKEN", b"T1")),
+        ("private_token", CredentialKind.TOKEN, (b"PRIVATE-TOKEN", b"T1")),
+        ("access_token", CredentialKind.TOKEN, (b"Authorization", b"Bearer T1")),
+        ("bearer_token", CredentialKind.TOKEN, (b"Authorization", b"Bearer T1")),
+        ("job_token", CredentialKind.JOB_TOKEN, (b"JOB-TOKEN", b"T1")),
     ],
 )
-def test_a_parameter_is_moved_to_a_field(name: str, kind: Kind, field: Field) -> None:
+def test_a_parameter_is_moved_to_a_field(name: str, kind: CredentialKind, field: Field) -> None:
     claim = _claim((b"DPoP", b"p"), COOKIE, target=b"/x?a=%2f&" + name.encode() + b"=%541&b")
     assert (claim.kind, claim.carrier, claim.parameter, claim.secret.reveal()) == (kind, Carrier.QUERY, name, "T1")
     assert claim.target == b"/x?a=%2f&b"
     assert claim.passing == (field, (b"DPoP", b"p"))
-    assert _claim(target=b"/x?%s=" % name.encode()).kind is Kind.NONE
+    assert _claim(target=b"/x?%s=" % name.encode()).kind is CredentialKind.NONE
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_method_override_in_the_query_is_refused() -> None:
 
 def test_sudo_is_a_capability() -> None:
     claim = _claim(PRIVATE, (b"Sudo", b"root"))
-    assert (claim.sudo, claim.sudo_fields, injection(claim)) == (
+    assert (claim.sudo, claim.sudo_fields, credential_fields(claim)) == (
         "root",
         ((b"Sudo", b"root"),),
         (PRIVATE, (b"Sudo", b"root")),
@@ -212,23 +212,23 @@ def test_sudo_is_a_capability() -> None:
 @pytest.mark.parametrize(
     ("surface", "field", "kind"),
     [
-        (Surface.SCIM, BEARER, Kind.OPAQUE),
-        (Surface.KAS, BEARER, Kind.OPAQUE),
-        (Surface.REGISTRY, BEARER, Kind.OPAQUE),
-        (Surface.REGISTRY, _basic("u:T1"), Kind.BASIC),
-        (Surface.GIT, _basic("u:T1"), Kind.BASIC),
-        (Surface.RUNNER, JOB, Kind.OPAQUE),
-        (Surface.RUNNER, (b"Runner-Token", b"R"), Kind.OPAQUE),
-        (Surface.PACKAGES, (b"X-NuGet-ApiKey", b"N"), Kind.OPAQUE),
-        (Surface.UNLEASH, (b"Unleash-InstanceId", b"U"), Kind.OPAQUE),
-        (Surface.WEB_TOKEN, (b"X-Gitlab-Static-Object-Token", b"S"), Kind.OPAQUE),
-        (Surface.REST, (b"X-NuGet-ApiKey", b"N"), Kind.NONE),
+        (Surface.SCIM, BEARER, CredentialKind.OPAQUE),
+        (Surface.KAS, BEARER, CredentialKind.OPAQUE),
+        (Surface.REGISTRY, BEARER, CredentialKind.OPAQUE),
+        (Surface.REGISTRY, _basic("u:T1"), CredentialKind.BASIC),
+        (Surface.GIT, _basic("u:T1"), CredentialKind.BASIC),
+        (Surface.RUNNER, JOB, CredentialKind.OPAQUE),
+        (Surface.RUNNER, (b"Runner-Token", b"R"), CredentialKind.OPAQUE),
+        (Surface.PACKAGES, (b"X-NuGet-ApiKey", b"N"), CredentialKind.OPAQUE),
+        (Surface.UNLEASH, (b"Unleash-InstanceId", b"U"), CredentialKind.OPAQUE),
+        (Surface.WEB_TOKEN, (b"X-Gitlab-Static-Object-Token", b"S"), CredentialKind.OPAQUE),
+        (Surface.REST, (b"X-NuGet-ApiKey", b"N"), CredentialKind.NONE),
     ],
 )
-def test_each_surface_has_its_own(surface: Surface, field: Field, kind: Kind) -> None:
+def test_each_surface_has_its_own(surface: Surface, field: Field, kind: CredentialKind) -> None:
     claim = _claim(field, surface=surface)
     assert claim.kind is kind
-    assert claim.passing == (() if kind is Kind.NONE else (field,))
+    assert claim.passing == (() if kind is CredentialKind.NONE else (field,))
 
 
 def test_a_surfaces_own_field_travels_with_the_credential() -> None:
@@ -241,21 +241,21 @@ def test_a_surfaces_own_field_travels_with_the_credential() -> None:
 def test_what_gitlab_judges_from_the_body_or_a_parameter() -> None:
     trigger = "POST /api/v4/projects/:id/trigger/pipeline"
     claim = _claim(name=trigger, method="POST")
-    assert (claim.kind, claim.carrier, claim.secret.reveal()) == (Kind.OPAQUE, Carrier.BODY, "")
+    assert (claim.kind, claim.carrier, claim.secret.reveal()) == (CredentialKind.OPAQUE, Carrier.BODY, "")
     claim = _claim(name=trigger, method="POST", target=b"/x?token=t&ref=main")
     assert (claim.kind, claim.carrier, claim.parameter, claim.target) == (
-        Kind.OPAQUE,
+        CredentialKind.OPAQUE,
         Carrier.QUERY,
         "token",
         b"/x?token=t&ref=main",
     )
-    assert _claim(PRIVATE, name=trigger, method="POST", target=b"/x?token=t").kind is Kind.TOKEN
+    assert _claim(PRIVATE, name=trigger, method="POST", target=b"/x?token=t").kind is CredentialKind.TOKEN
     assert _claim(name=trigger, method="POST", target=b"/x?token=&token=t").secret.reveal() == "t"
-    assert _claim(surface=Surface.OAUTH, method="POST").kind is Kind.OPAQUE
-    assert _claim(target=b"/x?token=t").kind is Kind.NONE
+    assert _claim(surface=Surface.OAUTH, method="POST").kind is CredentialKind.OPAQUE
+    assert _claim(target=b"/x?token=t").kind is CredentialKind.NONE
     claim = _claim(target=b"/x.atom?feed_token=f", surface=Surface.WEB_TOKEN)
     assert (claim.kind, claim.parameter, claim.target, claim.passing) == (
-        Kind.OPAQUE,
+        CredentialKind.OPAQUE,
         "feed_token",
         b"/x.atom?feed_token=f",
         (),
@@ -305,14 +305,14 @@ MODULE = next(one.name for one in CATALOGUE.operations() if one.name.endswith("*
 )
 def test_where_a_token_is_a_second_credential(name: str, surface: Surface, job: bool, counts: set[str]) -> None:
     operation = Operation(name, Access.READ, surface, job_token=job)
-    assert second_token(Kind.TOKEN, operation, brokered=True) is ("brokered" in counts)
-    assert second_token(Kind.JOB_TOKEN, operation, brokered=True) is ("brokered" in counts)
-    assert second_token(Kind.JOB_TOKEN, operation, brokered=False) is ("job" in counts)
-    assert not second_token(Kind.TOKEN, operation, brokered=False)
-    for kind in (Kind.SESSION, Kind.NONE):
-        assert second_token(kind, operation, brokered=False) is job
-    for kind in (Kind.BASIC, Kind.DEPLOY_TOKEN, Kind.OPAQUE):
-        assert not second_token(kind, operation, brokered=False)
+    assert is_second_token(CredentialKind.TOKEN, operation, brokered=True) is ("brokered" in counts)
+    assert is_second_token(CredentialKind.JOB_TOKEN, operation, brokered=True) is ("brokered" in counts)
+    assert is_second_token(CredentialKind.JOB_TOKEN, operation, brokered=False) is ("job" in counts)
+    assert not is_second_token(CredentialKind.TOKEN, operation, brokered=False)
+    for kind in (CredentialKind.SESSION, CredentialKind.NONE):
+        assert is_second_token(kind, operation, brokered=False) is job
+    for kind in (CredentialKind.BASIC, CredentialKind.DEPLOY_TOKEN, CredentialKind.OPAQUE):
+        assert not is_second_token(kind, operation, brokered=False)
 
 
 KEY = new_key(bytes(32)).reveal().encode()
@@ -346,7 +346,7 @@ def test_a_gateway_key_that_is_the_credential_may_be_said_again_where_nothing_go
         assert _claim(field, nuget, surface=Surface.PACKAGES).secret.reveal() == KEY.decode()
     assert _claim(nuget, surface=Surface.PACKAGES).secret.reveal() == KEY.decode()
     assert _claim(PRIVATE, nuget).passing == (PRIVATE,), "dropped elsewhere"
-    assert _claim(PRIVATE, target=b"/x?token=xggw_y").kind is Kind.TOKEN, "a word like any other"
+    assert _claim(PRIVATE, target=b"/x?token=xggw_y").kind is CredentialKind.TOKEN, "a word like any other"
 
 
 def test_no_secret_in_any_text() -> None:
@@ -362,17 +362,20 @@ def test_the_memory_of_names_is_bounded() -> None:
 
 
 def test_gitlab_alone_judges_what_is_opaque_and_stays_where_it_is() -> None:
-    claims = {(kind, carrier): Claim(kind, Secret("s"), carrier) for kind in Kind for carrier in (None, *Carrier)}
-    assert [each for each, claim in claims.items() if claim.lies_in_body] == [(Kind.OPAQUE, Carrier.BODY)]
-    assert [each for each, claim in claims.items() if claim.stays] == [(Kind.OPAQUE, Carrier.QUERY)]
+    claims = {(kind, carrier): Claim(kind, Secret("s"), carrier) for kind in CredentialKind for carrier in (None, *Carrier)}
+    assert [each for each, claim in claims.items() if claim.is_in_body] == [(CredentialKind.OPAQUE, Carrier.BODY)]
+    assert [each for each, claim in claims.items() if claim.stays_in_target] == [(CredentialKind.OPAQUE, Carrier.QUERY)]
 
 
 def test_a_user_s_token_in_a_body_is_left_to_gitlab_for_oauth_alone() -> None:
-    in_body = Claim(Kind.OPAQUE, Secret(""), Carrier.BODY)
+    in_body = Claim(CredentialKind.OPAQUE, Secret(""), Carrier.BODY)
     for surface in Surface:
         for job_token in (False, True):
             operation = Operation("GET x", Access.READ, surface, job_token=job_token)
-            left = left_in_body(in_body, operation)
+            left = allowed_in_body(in_body, operation)
             assert left == (CREDENTIAL_PARAMETERS if surface is Surface.OAUTH else {"job_token"} if job_token else set())
-            for other in (Claim(Kind.OPAQUE, Secret("s"), Carrier.QUERY), Claim(Kind.SESSION, Secret("s"), Carrier.COOKIE)):
-                assert left_in_body(other, operation) == set()
+            for other in (
+                Claim(CredentialKind.OPAQUE, Secret("s"), Carrier.QUERY),
+                Claim(CredentialKind.SESSION, Secret("s"), Carrier.COOKIE),
+            ):
+                assert allowed_in_body(other, operation) == set()

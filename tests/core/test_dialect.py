@@ -77,14 +77,14 @@ def test_without_a_dialect_nothing_is_taken_told_or_changed() -> None:
 @pytest.mark.parametrize("upstream", [((b"ETag", b'"1"'),), ((b"ETag", b'"1"'), *GITLABS)])
 def test_lines_beside_say_the_same_as_the_merged_fields(principal: Principal, status: int, upstream: Fields) -> None:
     decision = taken(principal)
-    beside = DIALECT.beside(decision, principal, ResponseHead(status, upstream))
+    merged_parts = DIALECT.merged_parts(decision, principal, ResponseHead(status, upstream))
     weighed = status == 429 or (principal is OWN and len(upstream) > 1)
-    assert (beside is None) is weighed
-    if beside is not None:
-        fields, lines = beside
+    assert (merged_parts is None) is weighed
+    if merged_parts is not None:
+        fields, lines = merged_parts
         added = tuple(tuple(line.split(b": ", 1)) for line in lines.split(b"\r\n")[:-1])
         assert fields + added == DIALECT.merged(decision, principal, status, upstream, NOW)
 
 
 def test_nothing_is_said_beside_an_answer_without_a_dialect() -> None:
-    assert NoDialect().beside(None, OWN, ResponseHead(200, GITLABS)) == (GITLABS, b"")
+    assert NoDialect().merged_parts(None, OWN, ResponseHead(200, GITLABS)) == (GITLABS, b"")

@@ -12,26 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import graphql
-from gateway.core.asked import MOST_TOGETHER, UNCOUNTED, UNKNOWN, Asked, Unread
 from gateway.core.catalogue import Access, Catalogue
-from gateway.core.graphql import asked_in_body, asked_in_query
+from gateway.core.graphql import parse_body_intent, parse_query_intent
 from gateway.core.messages import RequestHead
+from gateway.core.request_intent import MOST_TOGETHER, UNCOUNTED, UNKNOWN, ParsingDeferred, RequestIntent
 from gateway.core.target import parse_target
 from gateway.routes import read
 
 CATALOGUE = Catalogue.decode(read())
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
 QUERY, MUTATION = 'query Q { project(fullPath: "a") { id } }', "mutation M { x(input: {}) { errors } }"
-READ = Asked(Access.READ)
+READ = RequestIntent(Access.READ)
 
 
-def posted(body: Any, *fields: tuple[bytes, bytes], target: bytes = b"/api/graphql", room: int = 100) -> Asked:
+def posted(body: Any, *fields: tuple[bytes, bytes], target: bytes = b"/api/graphql", room: int = 100) -> RequestIntent:
     octets = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return asked_in_body(RequestHead("POST", target, fields or (JSON,)), parse_target(target), octets, room=room)
+    return parse_body_intent(RequestHead("POST", target, fields or (JSON,)), parse_target(target), octets, room=room)
 
 
-def got(query: bytes, *, parse: bool = True) -> Asked:
-    return asked_in_query(parse_target(b"/api/graphql" + query), parse=parse)
+def got(query: bytes, *, parse: bool = True) -> RequestIntent:
+    return parse_query_intent(parse_target(b"/api/graphql" + query), parse=parse)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_other_forms_of_body_write_and_may_hold_any_number(fields: tuple[tuple[b
 
 @pytest.mark.parametrize("body", [b'[{"query":"{ a }"', b'{"_json":[{"query":"{ a }"}]}', b'{"a":1,"a":2}', b"\xff"])
 def test_what_can_not_be_counted_is_the_largest_batch(body: bytes) -> None:
-    assert posted(body) == UNCOUNTED == Asked(Access.WRITE, MOST_TOGETHER)
+    assert posted(body) == UNCOUNTED == RequestIntent(Access.WRITE, MOST_TOGETHER)
 
 
 @pytest.mark.parametrize("query", [b"?query=%7Ba%7D&variables[a]=1&variables[b]=2", b"?query=%7Ba%7D&x=1&x=2", b"?a=1&a=2"])
@@ -133,7 +133,7 @@ def test_a_body_that_gitlab_reads_nothing_from_is_one() -> None:
 @pytest.mark.parametrize("name", [b"query", b"operationName", b"%71uery", b"x;query", b"variables[a]"])
 def test_parameters_beside_the_body_write(name: bytes) -> None:
     assert posted({"query": QUERY}, target=b"/api/graphql?" + name + b"=1") == UNKNOWN
-    assert posted([{"query": QUERY}] * 3, target=b"/api/graphql?" + name + b"=1") == Asked(Access.WRITE, 3)
+    assert posted([{"query": QUERY}] * 3, target=b"/api/graphql?" + name + b"=1") == RequestIntent(Access.WRITE, 3)
     assert posted({"query": QUERY}, target=b"/api/graphql?x=1") == READ
 
 
@@ -144,23 +144,23 @@ def test_a_batch_in_the_query_string_is_not_counted(name: bytes) -> None:
 
 
 def test_a_batch_is_as_many_as_it_holds_and_writes_when_one_does() -> None:
-    assert posted([{"query": QUERY}] * 3) == Asked(Access.READ, 3)
-    assert posted([{"query": QUERY}, {"query": MUTATION}]) == Asked(Access.WRITE, 2)
-    assert posted([{"query": QUERY}] * 101) == Asked(Access.WRITE, 101)
+    assert posted([{"query": QUERY}] * 3) == RequestIntent(Access.READ, 3)
+    assert posted([{"query": QUERY}, {"query": MUTATION}]) == RequestIntent(Access.WRITE, 2)
+    assert posted([{"query": QUERY}] * 101) == RequestIntent(Access.WRITE, 101)
 
 
 def test_a_batch_is_read_up_to_as_many_tokens_as_one_document() -> None:
     """Each of a hundred documents within bounds would stop everybody else for seconds."""
     many = "{" + 'a ...b c(d: "e f g") ' * 20 + "}"
-    assert posted([{"query": many}] * 27) == Asked(Access.READ, 27)
-    assert posted([{"query": many}] * 28) == Asked(Access.WRITE, 28)
-    assert posted([{"query": "{" + "a " * 4980 + "}"}] * 100) == Asked(Access.WRITE, 100)
+    assert posted([{"query": many}] * 27) == RequestIntent(Access.READ, 27)
+    assert posted([{"query": many}] * 28) == RequestIntent(Access.WRITE, 28)
+    assert posted([{"query": "{" + "a " * 4980 + "}"}] * 100) == RequestIntent(Access.WRITE, 100)
     long = '{ a(b: "' + "x" * 9985 + '") }'
-    assert posted([{"query": long}] * 10) == Asked(Access.READ, 10)
-    assert posted([{"query": long}] * 11) == Asked(Access.WRITE, 11)
+    assert posted([{"query": long}] * 10) == RequestIntent(Access.READ, 10)
+    assert posted([{"query": long}] * 11) == RequestIntent(Access.WRITE, 11)
     quoted = '{ a(b: "\\"") ' + "a " * 4900 + 'c(d: "") }'
     assert posted([{"query": quoted}]) == READ
-    assert posted([{"query": quoted}] * 2) == Asked(Access.WRITE, 2)
+    assert posted([{"query": quoted}] * 2) == RequestIntent(Access.WRITE, 2)
 
 
 @given(st.text(alphabet='"\\ab1 .\n{}#é,', max_size=40))
@@ -176,9 +176,9 @@ def test_never_fewer_tokens_are_counted_than_its_parser_reads(document: str) -> 
 
 
 def test_more_objects_and_lists_than_anybody_sends_are_not_counted() -> None:
-    assert posted(b"[" + b"{}," * 19_999 + b"7]") == Asked(Access.WRITE, 20_000)
+    assert posted(b"[" + b"{}," * 19_999 + b"7]") == RequestIntent(Access.WRITE, 20_000)
     assert posted(b"[" + b"{}," * 20_000 + b"7]") == UNCOUNTED
-    assert posted(b'{"query": "{a}", "variables": [' + b"[]," * 19_998 + b"7]}") == Asked(Access.READ)
+    assert posted(b'{"query": "{a}", "variables": [' + b"[]," * 19_998 + b"7]}") == RequestIntent(Access.READ)
     assert posted(b'{"query": "{a}", "variables": [' + b"[]," * 19_999 + b"7]}") == UNCOUNTED
     for text in (b'"\\\\"', b'"\\""', b'"\\\\\\""'):
         assert posted(b'{"query": "{a}", "a": ' + text + b', "variables": [' + b"[]," * 19_999 + b"7]}") == UNCOUNTED, text
@@ -188,7 +188,7 @@ def test_more_objects_and_lists_than_anybody_sends_are_not_counted() -> None:
 def test_what_a_string_holds_is_no_object(text: bytes) -> None:
     """A file that is committed."""
     octets = b'{"query": "mutation {a}", "variables": {"file": "' + text * 20_001 + b'", "more": ["\\\\", "{"]}}'
-    assert posted(octets) == Asked(Access.WRITE, 1)
+    assert posted(octets) == RequestIntent(Access.WRITE, 1)
 
 
 def test_what_was_not_read_lately_is_parsed_only_where_that_is_asked_for() -> None:
@@ -202,10 +202,10 @@ def test_what_was_not_read_lately_is_parsed_only_where_that_is_asked_for() -> No
         ([new, long], 0, 1),
         ([new, long], 1, 2),
     ):
-        with pytest.raises(Unread) as unread:
+        with pytest.raises(ParsingDeferred) as unread:
             posted(body, room=room)
         assert unread.value.operations == operations
-    with pytest.raises(Unread):
+    with pytest.raises(ParsingDeferred):
         got(b"?query=%7Bnever%7Bseen%7D%7D", parse=False)
     assert posted(new) == posted(new, room=0) == READ
     assert posted(long) == READ

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.answer_shape import shape_of
-from gateway.core.head_form import Blanks, HeadForm
+from gateway.core.head_form import HeadForm, HeadPlaceholders
 from gateway.core.messages import Fields
 
 OWN = frozenset({b"etag", b"link", b"x-total"})
@@ -128,15 +128,15 @@ def test_nothing_of_a_value_that_differs_is_kept() -> None:
 
 def test_forms_apart() -> None:
     other = ((b"Content-Type", b"text/plain"), (b"Etag", b'"2"'), *FIELDS[2:])
-    assert form().apart(form(other)) == [b"content-type"]
-    assert form().apart(form()) == []
+    assert form().conflicting_names(form(other)) == [b"content-type"]
+    assert form().conflicting_names(form()) == []
 
 
 def test_blanks_come_out_where_the_values_go() -> None:
-    blanks = Blanks(form())
+    blanks = HeadPlaceholders(form())
     fields = blanks.head.fields
     made = (fields[5], (b"Via", b"100% gateway"), fields[1], (b"A%b", b"c"))
-    assert blanks.filling(made)(blanks.within(made)(VALUES)) == (
+    assert blanks.filler_for(made)(blanks.picker_for(made)(VALUES)) == (
         (b"X-Total", b"7"),
         (b"Via", b"100% gateway"),
         (b"Etag", b'"1"'),
@@ -148,15 +148,15 @@ def test_blanks_come_out_where_the_values_go() -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_blanks(count: int) -> None:
-    blanks = Blanks(form())
+    blanks = HeadPlaceholders(form())
     made = (*blanks.head.fields[1 : 1 + count], (b"A", b"b"))
     template, pick = blanks.template(made)
     assert template % tuple(pick(VALUES)) == b'Etag: "1"\r\n' * count + b"A: b\r\n"
 
 
 def test_a_blank_that_was_changed_is_told() -> None:
-    blanks = Blanks(form())
+    blanks = HeadPlaceholders(form())
     name, value = blanks.head.fields[1]
-    for change in (blanks.filling, blanks.template):
+    for change in (blanks.filler_for, blanks.template):
         with pytest.raises(ValueError, match="not in"):
             change(((name, b"x" + value),))

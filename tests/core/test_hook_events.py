@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gateway.core.cache_tags import ALL, UNNUMBERED, answer_tags
+from gateway.core.cache_tags import ALL, NUMBER_UNKNOWN, answer_tags
 from gateway.core.hook_events import read_event
 from gateway.core.project_names import ProjectNames
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_read_takes_everything() -> None:
 def test_one_name_alone_is_completed_or_taken_with_all_that_is_unknown() -> None:
     names = ProjectNames()
     job = json.dumps({"object_kind": "issue", "project_id": 42}).encode()
-    assert UNNUMBERED in read_event(job, names).tags
+    assert NUMBER_UNKNOWN in read_event(job, names).tags
     names.learn(b"42", b"g/p")
     assert {b"rest:42", b"rest:g/p"} <= set(read_event(job, names).tags)
 

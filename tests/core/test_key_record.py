@@ -11,9 +11,9 @@ from gateway.core.key_record import (
     KEEP_EXCHANGED_S,
     KeyOrigin,
     KeyRecord,
-    Replacing,
-    is_tellable,
-    told,
+    Replacement,
+    format_instant,
+    is_representable,
 )
 
 T = 1_800_000_000.0
@@ -78,8 +78,8 @@ def test_a_key_replaced_without_overlap_is_revoked(until: float) -> None:
 
 
 def test_only_a_live_key_of_the_same_identity_is_replaced_and_once() -> None:
-    newer, replacing = record(id="key_2"), Replacing("key_1", T + 60)
-    assert replacing.refuses(record(), newer) is None
+    newer, replacing = record(id="key_2"), Replacement("key_1", T + 60)
+    assert replacing.refusal_reason(record(), newer) is None
     for older in (
         None,
         record(identity="another"),
@@ -87,7 +87,7 @@ def test_only_a_live_key_of_the_same_identity_is_replaced_and_once() -> None:
         record(origin=KeyOrigin.EXCHANGED),
         record(replaced_by="key_9"),
     ):
-        assert replacing.refuses(older, newer)
+        assert replacing.refusal_reason(older, newer)
 
 
 def test_a_record_shows_neither_digest_nor_bounds() -> None:
@@ -107,8 +107,8 @@ def test_a_record_shows_neither_digest_nor_bounds() -> None:
     ],
 )
 def test_an_instant_is_told_and_beyond_what_can_be_told_the_nearest_is(at: float, tellable: bool, text: str) -> None:
-    assert (is_tellable(at), told(at)) == (tellable, text)
+    assert (is_representable(at), format_instant(at)) == (tellable, text)
 
 
 def test_milliseconds_are_told_where_asked() -> None:
-    assert told(T + 0.5, "milliseconds") == "2027-01-15T08:00:00.500Z"
+    assert format_instant(T + 0.5, "milliseconds") == "2027-01-15T08:00:00.500Z"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from gateway.core.asked import Unread
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.errors import Code, Rejection
-from gateway.core.lfs_batch import asked_in_batch, is_batch, rewrite_batch
+from gateway.core.lfs_batch import is_batch, parse_batch_intent, rewrite_batch
 from gateway.core.messages import RequestHead
+from gateway.core.request_intent import ParsingDeferred
 from gateway.core.target import parse_target
 
 INSIDE = "https://gitlab.internal/"
@@ -125,7 +125,7 @@ FETCHES = b'{"operation":"download","objects":[{"oid":"a","size":7}],"ref":{"nam
 def asked(body: bytes, of: bytes = LFS, query: bytes = b"", room: int = 1, coding: bytes = b"identity") -> Access:
     target = b"/g/p.git/info/lfs/objects/batch" + query
     head = RequestHead("POST", target, ((b"Content-Type", of), (b"Content-Encoding", coding)))
-    found = asked_in_batch(head, parse_target(target), body, room=room)
+    found = parse_batch_intent(head, parse_target(target), body, room=room)
     assert found.operations == 1
     return found.access
 
@@ -166,6 +166,6 @@ def test_so_does_what_rails_may_take_for_something_else() -> None:
 
 def test_a_long_one_is_read_where_there_is_room() -> None:
     long = FETCHES[:-1] + b" " * 20_000 + b"}"
-    with pytest.raises(Unread):
+    with pytest.raises(ParsingDeferred):
         asked(long, room=0)
     assert asked(FETCHES, room=0) is asked(long) is Access.READ

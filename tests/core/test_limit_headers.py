@@ -12,9 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import limit_headers
-from gateway.core.limit_headers import GITLAB_SET, NOMINAL_PER_MINUTE, LimitHeaders, own, stricter, whole_wait_s
+from gateway.core.limit_headers import (
+    GITLAB_SET,
+    NOMINAL_PER_MINUTE,
+    LimitHeaders,
+    merge_limit_fields,
+    replace_limit_fields,
+    whole_wait_s,
+)
 from gateway.core.limit_plan import Limits
-from gateway.core.limits import BucketState, Decision, Limit, Scope, Take, Takes, state
+from gateway.core.limits import BucketState, Decision, Limit, Scope, Take, Takes, bucket_state
 from gateway.core.messages import Fields
 from gateway.core.plain_takes import admitted, refuse
 
@@ -32,11 +39,11 @@ def decision(*states: BucketState, now: float = NOW) -> Decision:
 
 
 def allowed(limit: Limit = CALLER, remaining: float = 187.5) -> BucketState:
-    return state(limit, True, remaining, 1.0)
+    return bucket_state(limit, True, remaining, 1.0)
 
 
 def refused(limit: Limit = CALLER, tokens: float = 0.25) -> BucketState:
-    return state(limit, False, tokens, 1.0)
+    return bucket_state(limit, False, tokens, 1.0)
 
 
 def read(fields: Fields) -> dict[str, str]:
@@ -146,7 +153,7 @@ def test_memory_is_bounded_by_callers() -> None:
     headers = LimitHeaders(Limits.compile([CALLER]), key=b"pepper")
     for number in range(5000):
         headers.fields_for(decision(allowed()), f"bot-{number}")
-    assert len(headers._told) <= 4096
+    assert len(headers._caller_fields) <= 4096
 
 
 def test_memory_is_bounded_by_names() -> None:
@@ -163,7 +170,7 @@ def test_memory_is_bounded_by_names() -> None:
 def test_every_client_can_read_every_answer(rate: float, burst: float, level: float, now: float, short: bool) -> None:
     limit = Limit("l", Scope.CALLER, rate, burst)
     headers = LimitHeaders(Limits.compile([limit]), key=b"")
-    found = state(limit, not short, level * (0.999 if short else burst), 1.0)
+    found = bucket_state(limit, not short, level * (0.999 if short else burst), 1.0)
     told = read(headers.fields_for(decision(found, now=now), "c"))
     # client-go: a limiter of two thirds of the limit, from the first answer.
     assert int(told["RateLimit-Limit"]) / 60 * 0.66 > 0
@@ -208,7 +215,7 @@ def gitlab(limit: bytes = b"120", remaining: bytes = b"100", reset: bytes = b"18
 
 
 def merged_by_stricter(upstream: Fields, status: int = 200, ours: Fields = OURS) -> Fields:
-    return stricter(ours, upstream, status=status, now=NOW)
+    return merge_limit_fields(ours, upstream, status=status, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -245,10 +252,10 @@ def test_gitlabs_refusal_is_told_in_gitlabs_numbers() -> None:
 def test_ietf_fields_from_upstream_are_not_passed_beside_another_set() -> None:
     upstream = (*gitlab(), (b"RateLimit", b'"x";r=1'), (b"RateLimit-Policy", b'"x";q=1'))
     assert merged_by_stricter(upstream) == gitlab()
-    assert own(OURS, upstream, status=200, now=NOW) == OURS
+    assert replace_limit_fields(OURS, upstream, status=200, now=NOW) == OURS
 
 
-@pytest.mark.parametrize("merge", [stricter, own])
+@pytest.mark.parametrize("merge", [merge_limit_fields, replace_limit_fields])
 def test_an_application_limits_refusal_bends_our_set_to_its_retry_after(merge: Merge) -> None:
     told = read(merge(OURS, ((b"retry-after", b"60"),), status=429, now=NOW))
     assert told["retry-after"] == "60"
@@ -261,11 +268,11 @@ def test_an_application_limits_refusal_bends_our_set_to_its_retry_after(merge: M
 
 @pytest.mark.parametrize("retry_after", [(), ((b"Retry-After", b"Fri, 15 Jan 2027 08:01:01 GMT"),)])
 def test_a_refusal_without_a_readable_wait_leaves_our_set(retry_after: Fields) -> None:
-    assert own(OURS, retry_after, status=429, now=NOW) == retry_after + OURS
+    assert replace_limit_fields(OURS, retry_after, status=429, now=NOW) == retry_after + OURS
 
 
 def test_a_brokered_caller_never_reads_the_shared_credentials_numbers() -> None:
-    merged = own(OURS, BODY + gitlab(limit=b"1", remaining=b"0"), status=200, now=NOW)
+    merged = replace_limit_fields(OURS, BODY + gitlab(limit=b"1", remaining=b"0"), status=200, now=NOW)
     assert merged == BODY + OURS
     assert sum(name.lower() in GITLAB_SET for name, _ in merged) == 5
 
@@ -308,7 +315,7 @@ def test_a_debt_is_told_as_nothing_left() -> None:
 EVERY = LimitHeaders(Limits.compile([PLACES, TEAM, CALLER, SHADOW]), key=b"pepper %d")
 STATES = st.lists(
     st.builds(
-        lambda limit, share, short: state(limit, not short, min(1.0, share) * (0.9 if short else limit.burst), 1.0),
+        lambda limit, share, short: bucket_state(limit, not short, min(1.0, share) * (0.9 if short else limit.burst), 1.0),
         st.sampled_from([PLACES, TEAM, CALLER, SHADOW]),
         st.floats(-0.5, 1.0),
         st.booleans(),
@@ -329,7 +336,7 @@ def test_who_asks_again_and_again_is_told_the_present_numbers(
     now = 1e9
     for later, more in moments:
         now += later
-        moved = [state(found.limit, found.allowed, found.remaining + more, 1.0) for found in states]
+        moved = [bucket_state(found.limit, found.allowed, found.remaining + more, 1.0) for found in states]
         made = decision(*moved, now=now)
         fields = EVERY.fields_for(made, "backstage")
         assert EVERY.lines_for(made, "backstage") == b"".join(name + b": " + value + b"\r\n" for name, value in fields)
@@ -361,7 +368,9 @@ def test_what_did_not_change_is_told_as_if_it_were_new(history: list[tuple[float
         now += later
         lefts = [team * TEAM.burst, caller * CALLER.burst]
         plainly = admitted(PLAIN, lefts, now)
-        each = decision(*[state(take.limit, True, left, 0.0) for take, left in zip(PLAIN, lefts, strict=True)], now=now)
+        each = decision(
+            *[bucket_state(take.limit, True, left, 0.0) for take, left in zip(PLAIN, lefts, strict=True)], now=now
+        )
         for headers in (EVERY, HEADERS):
             fields = headers.fields_for(each, who)
             assert headers.lines_for(plainly, who) == lines(fields)
@@ -380,7 +389,7 @@ def test_what_takes_longer_than_a_year_to_flow_back_is_told_to_take_a_year() -> 
     headers = LimitHeaders(Limits.compile([slow, slower]), key=b"pepper")
     lefts = [30.5, 12.0]
     plainly = admitted(Takes([Take("t", slow), Take("c", slower)]), lefts, NOW)
-    each = decision(state(slow, True, lefts[0], 0.0), state(slower, True, lefts[1], 0.0))
+    each = decision(bucket_state(slow, True, lefts[0], 0.0), bucket_state(slower, True, lefts[1], 0.0))
     told = read(headers.fields_for(plainly, "backstage"))
     assert told["RateLimit-Reset"] == str(math.ceil(NOW + 366 * 86400))
     assert re.findall(r";r=(\d+);t=(\d+)", told["RateLimit"]) == [("30", "31622400"), ("12", "31622400")]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Reference, ReferenceKind, Surface
-from gateway.core.limit_plan import KEY_BYTES, Limits, bucket_of, key_of
+from gateway.core.limit_plan import KEY_BYTES, Limits, bucket_key, parse_bucket_key
 from gateway.core.limits import Limit, Match, Scope, Take
 from gateway.core.project_names import ProjectNames
 from gateway.core.target import Target, parse_target
@@ -171,9 +171,9 @@ def test_takes_hold_until_a_limit_is_changed() -> None:
     limits = Limits.compile([limit()])
     for change in (lambda: limits.change("k", None), lambda: limits.restore("k")):
         takes = limits.takes_for(key_principal(), OPERATION, TARGET, "GET", "")
-        assert not takes.era.over
+        assert not takes.validity.over
         change()
-        assert takes.era.over
+        assert takes.validity.over
 
 
 # Conditions
@@ -258,7 +258,7 @@ def test_a_number_and_its_path_are_one_bucket_once_an_answer_told() -> None:
 
     def key(spelt: str) -> str:
         takes = limits.takes_for(key_principal(), ISSUES, target(f"/api/v4/projects/{spelt}/issues"), "POST", "10.0.0.1")
-        assert takes.era.over, "the next answer may tell the number"
+        assert takes.validity.over, "the next answer may tell the number"
         return takes[0].key
 
     assert key("Group%2FName") == "{gw}:b:project:group/name"
@@ -291,6 +291,6 @@ def test_a_configured_weight_goes_first() -> None:
 
 
 def test_a_key_tells_its_limit_and_subject() -> None:
-    assert bucket_of(key_of("caller", "anonymous:127.0.0.1")) == ("caller", "anonymous:127.0.0.1")
-    assert bucket_of(key_of("caller", "ü"))[1].startswith("#")
-    assert bucket_of("{gw}:p:sa") == bucket_of("") == bucket_of("{gw}:b:" + "x" * 200) == ("", "")
+    assert parse_bucket_key(bucket_key("caller", "anonymous:127.0.0.1")) == ("caller", "anonymous:127.0.0.1")
+    assert parse_bucket_key(bucket_key("caller", "ü"))[1].startswith("#")
+    assert parse_bucket_key("{gw}:p:sa") == parse_bucket_key("") == parse_bucket_key("{gw}:b:" + "x" * 200) == ("", "")

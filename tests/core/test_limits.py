@@ -11,22 +11,22 @@ from hypothesis import strategies as st
 from gateway.core.cost import Settlement
 from gateway.core.limits import (
     Decision,
-    Era,
     Level,
     Limit,
     Scope,
     Take,
     Takes,
+    Validity,
     affordable,
-    after,
-    beforehand,
+    bucket_state,
     decide,
-    heavier,
-    owes,
+    needs_settling,
     paired,
+    preliminary_takes,
     refill,
-    settled,
-    state,
+    refusal_after,
+    scale_takes,
+    settle_level,
 )
 
 T0 = 1_800_000_000_000_000
@@ -153,9 +153,9 @@ def test_nan_is_a_full_bucket() -> None:
 
 
 def test_state_of_a_short_bucket() -> None:
-    found = state(limit(), False, 1.0, 3.0)
+    found = bucket_state(limit(), False, 1.0, 3.0)
     assert (found.retry_after_s, found.full_in_s) == (0.2, 4.9)
-    assert state(limit(), True, 1.0, 3.0).retry_after_s == 0.0
+    assert bucket_state(limit(), True, 1.0, 3.0).retry_after_s == 0.0
 
 
 def test_a_closed_outage_is_no_refusal_by_a_limit() -> None:
@@ -233,11 +233,11 @@ def test_what_the_script_multiplies_by_is_what_refill_does() -> None:
     ],
 )
 def test_a_settlement(level: Level | None, change: float, left: float) -> None:
-    assert settled(limit(), level, change, T0) == (left, T0)
+    assert settle_level(limit(), level, change, T0) == (left, T0)
 
 
 def test_nothing_is_stored_for_a_full_bucket_that_is_given_tokens() -> None:
-    assert settled(limit(), None, -5.0, T0) is None
+    assert settle_level(limit(), None, -5.0, T0) is None
 
 
 def test_a_debt_is_paid_by_waiting() -> None:
@@ -290,10 +290,10 @@ def test_a_take_and_its_bucket_stand_together() -> None:
 def test_beforehand_nothing_is_taken_that_a_projects_callers_share() -> None:
     mine, theirs = Take("m", Limit("mine", Scope.CALLER, 1.0, 5.0)), Take("t", Limit("theirs", Scope.PROJECT, 1.0, 5.0))
     alone = Takes([mine])
-    assert beforehand(alone, 1) is alone
-    assert beforehand(Takes([mine, theirs]), 1) == (mine,)
-    assert beforehand(Takes([mine, theirs]), 3) == (Take("m", mine.limit, 3.0),)
-    assert beforehand(Takes([theirs]), 1) == ()
+    assert preliminary_takes(alone, 1) is alone
+    assert preliminary_takes(Takes([mine, theirs]), 1) == (mine,)
+    assert preliminary_takes(Takes([mine, theirs]), 3) == (Take("m", mine.limit, 3.0),)
+    assert preliminary_takes(Takes([theirs]), 1) == ()
 
 
 def test_a_refusal_after_something_was_taken_all_the_same() -> None:
@@ -304,7 +304,7 @@ def test_a_refusal_after_something_was_taken_all_the_same() -> None:
     )
     takes = [Take(limit.id, limit, 4.0) for limit in (mine, other, watched, place)]
     refused, _ = decide(takes, [(3.0, 0), (4.0, 0), (4.0, 0), (4.0, 0)], 0)
-    told = after(takes, refused, [Take("mine", mine), Take("other", other), Take("watched", watched)])
+    told = refusal_after(takes, refused, [Take("mine", mine), Take("other", other), Take("watched", watched)])
     assert [(one.allowed, one.remaining, one.retry_after_s) for one in told.states] == [
         (False, 2.0, 4.0),
         (False, 3.0, 1.0),
@@ -314,16 +314,16 @@ def test_a_refusal_after_something_was_taken_all_the_same() -> None:
     assert not told.allowed
     assert told.refusal == told.states[0]
     away = Decision(False, (), 1.0, degraded=True, unavailable=True)
-    assert after(takes, away, [Take("mine", mine)]) == away
+    assert refusal_after(takes, away, [Take("mine", mine)]) == away
 
 
 def test_what_is_owed_is_known_of_takes() -> None:
-    assert not owes(Takes([Take("k", limit())]))
-    assert owes(Takes([Take("k", limit(concurrent=True))]))
-    assert owes(Takes([Take("k", limit(settlement=Settlement()))]))
+    assert not needs_settling(Takes([Take("k", limit())]))
+    assert needs_settling(Takes([Take("k", limit(concurrent=True))]))
+    assert needs_settling(Takes([Take("k", limit(settlement=Settlement()))]))
 
 
 def test_heavier_takes_are_as_long_lived() -> None:
-    era = Era()
-    takes = heavier(Takes([Take("k", limit()), Take("p", limit(concurrent=True))], era), 3)
-    assert ([take.cost for take in takes], takes.era) == ([3.0, 1.0], era)
+    validity = Validity()
+    takes = scale_takes(Takes([Take("k", limit()), Take("p", limit(concurrent=True))], validity), 3)
+    assert ([take.cost for take in takes], takes.validity) == ([3.0, 1.0], validity)

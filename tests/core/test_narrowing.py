@@ -15,9 +15,9 @@ from gateway.core.narrowing import (
     SEARCHES,
     Narrowing,
     is_list,
+    item_kind_of,
     narrow,
     narrowed_fields,
-    shape_of,
 )
 from gateway.core.rule_match import Clause, Lists, Matcher, Projects, reaches_beyond
 from gateway.core.target import parse_target
@@ -76,7 +76,7 @@ def test_every_row_is_a_list_of_the_catalogue(name: str) -> None:
 )
 def test_a_search_is_what_its_scope_says_if_it_says_one(query: str, shape: object) -> None:
     target = parse_target(b"/api/v4/search" + (b"?" + query.encode() if query else b""))
-    assert shape_of(CATALOGUE.match("GET", target), target) is shape
+    assert item_kind_of(CATALOGUE.match("GET", target), target) is shape
     assert set(SCOPES.values()) == {PROJECTS, ISSUES}
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.messages import Fields, ResponseHead
-from gateway.core.pacing import LONGEST_S, Pace, Told
+from gateway.core.pacing import LONGEST_S, Pace, PaceReport
 
 NOW = 1_800_000_000.0
 
@@ -187,11 +187,11 @@ def test_hearing_the_same_again_keeps_the_bucket() -> None:
 
 def test_of_two_rates_the_one_heard_last_counts() -> None:
     pace = paced((200, told(500, 100)))
-    pace.hear(Told(rate=9.0, window_s=60.0, age_s=10.0), NOW)
+    pace.hear(PaceReport(rate=9.0, window_s=60.0, age_s=10.0), NOW)
     limit = pace.limit(NOW)
     assert limit is not None
     assert limit.rate == pytest.approx(1.5)
-    pace.hear(Told(age_s=0.0), NOW + 1)
+    pace.hear(PaceReport(age_s=0.0), NOW + 1)
     assert pace.limit(NOW + 1) is None
 
 
@@ -205,14 +205,14 @@ def test_who_knows_nothing_of_a_rate_takes_none_away() -> None:
 @pytest.mark.parametrize("rate", [math.nan, math.inf, 1e300, -1.0])
 def test_a_rate_that_is_none_slows_nobody(rate: float) -> None:
     pace = Pace()
-    pace.hear(Told(math.nan, rate, 60.0, 0.0), NOW)
+    pace.hear(PaceReport(math.nan, rate, 60.0, 0.0), NOW)
     assert pace.limit(NOW) is None
     assert pace.blocked_s(NOW) == 0
 
 
 def test_no_wait_that_was_heard_is_longer_than_the_longest() -> None:
     pace = Pace()
-    pace.hear(Told(1e9, 1.0, 1e9, 0.0), NOW)
+    pace.hear(PaceReport(1e9, 1.0, 1e9, 0.0), NOW)
     assert pace.blocked_s(NOW) == LONGEST_S
     assert pace.limit(NOW + LONGEST_S + 1) is None
 

@@ -26,14 +26,14 @@ PLACES = st.sampled_from(["a", "b", "c/d", "e"])
 def test_what_is_about_a_place_or_about_any(things: list[list[str] | None], asked: list[str]) -> None:
     index = PlaceIndex(list(enumerate(things)))
     expected = [at for at, places in enumerate(things) if places is None or not set(places).isdisjoint(asked)]
-    assert list(index.about(asked)) == expected
+    assert list(index.candidates(asked)) == expected
     assert index.all == tuple(range(len(things)))
 
 
 def test_many_elsewhere_are_not_gone_through() -> None:
     index: PlaceIndex[int] = PlaceIndex([*((at, [f"p{at}"]) for at in range(5000)), (5000, None)])
-    assert index.about(["p17"]) == (17, 5000)
-    assert index.about(["q"]) == (5000,)
+    assert index.candidates(["p17"]) == (17, 5000)
+    assert index.candidates(["q"]) == (5000,)
 
 
 def test_rules_for_other_projects_cost_a_decision_nothing() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.messages import Fields
-from gateway.core.prefer import wait_of
+from gateway.core.prefer import preferred_wait_s
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ from gateway.core.prefer import wait_of
     ],
 )
 def test_wait_of(fields: Fields, seconds: float) -> None:
-    assert wait_of(fields) == seconds
+    assert preferred_wait_s(fields) == seconds

@@ -13,14 +13,14 @@ from gateway.core.errors import Code
 from gateway.core.messages import Fields, ResponseHead
 from gateway.core.private_caching import (
     PrivatePolicy,
+    bypass_reason,
     is_failure,
     may_have_written,
-    may_stand_in,
-    must_ask,
-    of_this_answer,
-    refuses_request,
+    may_serve_stale,
+    must_drop_entry,
+    per_answer_fields,
+    revalidation_reason,
     storable,
-    takes_entry,
     validator_matches,
 )
 
@@ -43,16 +43,16 @@ ETAG = (b"ETag", b'W/"0123"')
 )
 def test_operations(changes: dict[str, object], reason: CacheReason | None) -> None:
     operation = msgspec.structs.replace(READ, **changes)
-    assert refuses_request(operation, b"", partition=b"p", has_body=False, session=False) is reason
+    assert bypass_reason(operation, b"", partition=b"p", has_body=False, session=False) is reason
 
 
 def test_requests() -> None:
-    assert refuses_request(READ, b"range", partition=b"p", has_body=False, session=False) is CacheReason.RANGE
-    assert refuses_request(READ, b"if-match", partition=b"p", has_body=False, session=False) is CacheReason.CONDITIONAL
-    assert refuses_request(READ, b"cookie", partition=b"p", has_body=False, session=False) is CacheReason.SESSION
-    assert refuses_request(READ, b"", partition=b"", has_body=False, session=False) is CacheReason.NO_PARTITION
-    assert refuses_request(READ, b"", partition=b"p", has_body=True, session=False) is CacheReason.BODY
-    assert refuses_request(READ, b"", partition=b"p", has_body=False, session=True) is CacheReason.SESSION
+    assert bypass_reason(READ, b"range", partition=b"p", has_body=False, session=False) is CacheReason.RANGE
+    assert bypass_reason(READ, b"if-match", partition=b"p", has_body=False, session=False) is CacheReason.CONDITIONAL
+    assert bypass_reason(READ, b"cookie", partition=b"p", has_body=False, session=False) is CacheReason.SESSION
+    assert bypass_reason(READ, b"", partition=b"", has_body=False, session=False) is CacheReason.NO_PARTITION
+    assert bypass_reason(READ, b"", partition=b"p", has_body=True, session=False) is CacheReason.BODY
+    assert bypass_reason(READ, b"", partition=b"p", has_body=False, session=True) is CacheReason.SESSION
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_when_gitlab_is_asked_first(
     asked: bytes | None, reuse_s: float, later_s: float, reason: CacheReason | None
 ) -> None:
     directives = parse_request_cache_control(asked) if asked is not None else None
-    assert must_ask(entry(), directives, reuse_s, NOW + later_s) is reason
+    assert revalidation_reason(entry(), directives, reuse_s, NOW + later_s) is reason
 
 
 def test_access_ttl_bounds_every_lifetime() -> None:
@@ -117,20 +117,20 @@ def test_access_ttl_bounds_every_lifetime() -> None:
 
 def test_standing_in_while_gitlab_fails() -> None:
     policy = PrivatePolicy(stale_if_error_s=60.0)
-    assert may_stand_in(entry(), None, policy, NOW + 59)
-    assert not may_stand_in(entry(), None, policy, NOW + 60)
-    assert not may_stand_in(entry(), parse_request_cache_control(b"no-cache"), policy, NOW)
-    assert not may_stand_in(entry(), None, PrivatePolicy(), NOW)
+    assert may_serve_stale(entry(), None, policy, NOW + 59)
+    assert not may_serve_stale(entry(), None, policy, NOW + 60)
+    assert not may_serve_stale(entry(), parse_request_cache_control(b"no-cache"), policy, NOW)
+    assert not may_serve_stale(entry(), None, PrivatePolicy(), NOW)
 
 
 def test_statuses() -> None:
     assert {status for status in range(200, 600) if is_failure(status)} == {429, 500, 502, 503, 504}
-    assert {status for status in range(200, 600) if takes_entry(status)} == {401, 403, 404, 410}
+    assert {status for status in range(200, 600) if must_drop_entry(status)} == {401, 403, 404, 410}
 
 
 def test_a_304_gives_its_own_answer_fields() -> None:
     fields: Fields = ((b"X-Request-Id", b"1"), (b"Link", b"n"), (b"RateLimit-Remaining", b"5"))
-    assert of_this_answer(fields) == (fields[0], fields[2])
+    assert per_answer_fields(fields) == (fields[0], fields[2])
 
 
 def test_a_304_about_something_else_does_not_count() -> None:
@@ -165,5 +165,5 @@ def test_the_memory_of_verdicts_is_bounded() -> None:
     for number in range(module._VERDICTS_BOUND + 10):
         fields = ((b"Content-Type", b"application/json; x=%d" % number), (b"ETag", b'"x"'))
         assert storable(ResponseHead(200, fields), 60.0).stored is Stored.STORED
-    verdicts = shape_of(fields).memo[module._Verdicts]
+    verdicts = shape_of(fields).memo[module._StorageVerdicts]
     assert 0 < len(verdicts._known) <= module._VERDICTS_BOUND

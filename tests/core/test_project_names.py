@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gateway.core.project_names import MAX_BODY_BYTES, ProjectNames, names_in, projects_written, spelling
+from gateway.core.project_names import MAX_BODY_BYTES, ProjectNames, normalise_name, parse_project_names, projects_written
 
 
 def test_one_project_by_each_of_its_names() -> None:
@@ -40,7 +40,7 @@ def test_the_memory_is_bounded() -> None:
     ("segment", "name"), [(b"g%2FP", b"g/p"), (b"g%2fp.json", b"g/p"), (b"42", b"42"), (b"g%252Fp", b"g%2fp")]
 )
 def test_spellings(segment: bytes, name: bytes) -> None:
-    assert spelling(segment) == name
+    assert normalise_name(segment) == name
 
 
 PROJECT = {"id": 42, "path_with_namespace": "g/P"}
@@ -72,15 +72,15 @@ ISSUE = {"id": 9, "iid": 1, "project_id": 42, "web_url": "https://git.example/g/
     ],
 )
 def test_names_in_answers(below: tuple[bytes, ...], body: object, found: list[tuple[bytes, bytes]]) -> None:
-    assert list(names_in(below, json.dumps(body).encode())) == found
+    assert list(parse_project_names(below, json.dumps(body).encode())) == found
 
 
 @pytest.mark.parametrize("place", [b"fork/p", b"43", b"42"])
 def test_of_what_a_write_made_only_its_own_address_is_believed(place: bytes) -> None:
     """A merge request that is made in a fork is answered as its target's."""
     below = (b"projects", place, b"issues")
-    assert list(names_in(below, json.dumps(ISSUE).encode(), written=True)) == [(b"42", b"g/P")]
-    assert list(names_in(below, json.dumps({"project_id": 42}).encode(), written=True)) == []
+    assert list(parse_project_names(below, json.dumps(ISSUE).encode(), written=True)) == [(b"42", b"g/P")]
+    assert list(parse_project_names(below, json.dumps({"project_id": 42}).encode(), written=True)) == []
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,14 @@ def test_a_long_answer_to_a_write_is_not_read() -> None:
 def test_a_relative_url_root_is_no_part_of_a_path() -> None:
     body = json.dumps({**ISSUE, "web_url": "https://host/gitlab/g/P/-/issues/1"}).encode()
     below = (b"projects", b"42", b"issues", b"1")
-    assert list(names_in(below, body, "/gitlab")) == [(b"42", b"g/P")]
-    assert list(names_in(below, body, "/other")) == []
+    assert list(parse_project_names(below, body, "/gitlab")) == [(b"42", b"g/P")]
+    assert list(parse_project_names(below, body, "/other")) == []
 
 
 def test_long_or_broken_answers_are_not_read() -> None:
-    assert list(names_in((b"projects", b"42"), b'{"id":42,"path_with_namespace":"g"}' + b" " * MAX_BODY_BYTES)) == []
-    assert list(names_in((b"projects", b"42"), b'{"id":')) == []
-    assert list(names_in((b"projects", b"42"), b'{"id":42,"path_with_namespace":"\xff"}')) == []
+    assert (
+        list(parse_project_names((b"projects", b"42"), b'{"id":42,"path_with_namespace":"g"}' + b" " * MAX_BODY_BYTES))
+        == []
+    )
+    assert list(parse_project_names((b"projects", b"42"), b'{"id":')) == []
+    assert list(parse_project_names((b"projects", b"42"), b'{"id":42,"path_with_namespace":"\xff"}')) == []

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.core.catalogue import Access, Catalogue, Surface
-from gateway.core.rule_findings import findings
+from gateway.core.rule_findings import review_rules
 from gateway.core.rule_match import Clause, Lists, Projects, Rule
 from gateway.routes import read
 
@@ -19,7 +19,7 @@ OURS = Projects(under_group=("platform",))
 
 def told(clause: Clause, *, deny: bool = False) -> list[str]:
     rule = Rule("r", ("bot",), "" if deny else "cred", () if deny else (clause,), (clause,) if deny else ())
-    found = findings([rule], CATALOGUE)
+    found = review_rules([rule], CATALOGUE)
     assert {(finding.rule, finding.deny, finding.clause) for finding in found} <= {(0, deny, 0)}
     return [finding.message for finding in found]
 
@@ -114,7 +114,7 @@ def test_a_deny_may_be_as_broad_as_it_likes() -> None:
 
 
 def together(*rules: Rule) -> list[str]:
-    found = findings(rules, CATALOGUE)
+    found = review_rules(rules, CATALOGUE)
     return [f"{rules[each.rule].id} {'deny' if each.deny else 'allow'} {each.clause}: {each.message}" for each in found]
 
 
@@ -202,7 +202,7 @@ def test_many_rules_that_select_the_same_are_looked_at_once(identities: tuple[st
         before = sys.getprofile()
         sys.setprofile(note)
         try:
-            found = findings(rules, CATALOGUE)
+            found = review_rules(rules, CATALOGUE)
         finally:
             sys.setprofile(before)
         assert len(found) == count

@@ -11,20 +11,20 @@ from gateway.core.rule_match import (
     Clause,
     Fit,
     Matcher,
-    Named,
+    NamedPlace,
     Place,
+    PlaceLookup,
     Projects,
-    Question,
     access_of,
-    asked_of,
     keeps_to_place,
+    lookups_of,
     named,
+    named_places_key,
     names_place,
+    normalise_spelling,
+    parameter_spelling,
     parse_route,
-    questions_of,
     reaches_beyond,
-    spell,
-    spelling,
     spellings,
 )
 from gateway.core.target import Target, parse_target
@@ -32,7 +32,7 @@ from gateway.routes import read
 
 CATALOGUE = Catalogue.decode(read())
 PROJECT, GROUP = ReferenceKind.PROJECT, ReferenceKind.GROUP
-KNOWN = {Question(PROJECT, "42"): Place("42", "Platform/API", ("7",)), Question(GROUP, "7"): Place("7", "platform")}
+KNOWN = {PlaceLookup(PROJECT, "42"): Place("42", "Platform/API", ("7",)), PlaceLookup(GROUP, "7"): Place("7", "platform")}
 
 
 def request(method: str, target: str) -> tuple[Operation, Target]:
@@ -164,7 +164,7 @@ def test_what_is_no_route_is_refused(written: str) -> None:
     ],
 )
 def test_spelling(value: str, spelt: str | None) -> None:
-    assert spell(value) == spelt
+    assert normalise_spelling(value) == spelt
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,11 @@ def test_what_a_request_names(method: str, target: str, expected: list[tuple[Ref
 
 def test_requests_that_name_the_same_ask_the_same() -> None:
     one, other = request("GET", "/api/v4/projects/1/issues/2"), request("GET", "/api/v4/projects/1/issues/3?page=2")
-    assert asked_of(*one) == asked_of(*other)
-    assert asked_of(*one) != asked_of(*request("GET", "/api/v4/projects/2/issues/2"))
-    assert asked_of(*one) != asked_of(*request("GET", "/api/v4/projects/1/issues/2?project_id=9"))
+    assert named_places_key(*one) == named_places_key(*other)
+    assert named_places_key(*one) != named_places_key(*request("GET", "/api/v4/projects/2/issues/2"))
+    assert named_places_key(*one) != named_places_key(*request("GET", "/api/v4/projects/1/issues/2?project_id=9"))
     eight, nine = (request("GET", f"/api/v4/projects/1/issues/2?project_id={number}") for number in (8, 9))
-    assert asked_of(*eight) != asked_of(*nine)
+    assert named_places_key(*eight) != named_places_key(*nine)
 
 
 BY_PATH, BY_ID = Projects(named=("platform/api",)), Projects(named=("42",))
@@ -281,7 +281,7 @@ def test_digits_are_no_number_where_gitlab_looks_for_a_path(projects: Projects, 
     """There 42 is what a group is called, of which a wiki may be the repository."""
     operation, parsed = request("GET", target)
     assert [thing.spelt for thing in named(operation, parsed)] == [None]
-    assert questions_of(operation, parsed) == ()
+    assert lookups_of(operation, parsed) == ()
     for known in (False, True):
         assert reach(projects, "GET", target, known=known) is Fit.UNSURE
         assert touch(projects, "GET", target, known=known) is Fit.UNSURE
@@ -306,8 +306,8 @@ def test_a_body_that_may_name_another_project_is_allowed_only_when_it_is_screene
 )
 def test_whether_an_item_of_a_list_is_one_of_them(projects: Projects | None, fit: Fit) -> None:
     """It says its number and its path, and not the numbers of the groups around it."""
-    item = Named(PROJECT, "42")
-    assert Matcher(Clause(projects=projects)).fits(item, {Question(PROJECT, "42"): Place("42", "Platform/API")}) is fit
+    item = NamedPlace(PROJECT, "42")
+    assert Matcher(Clause(projects=projects)).fits(item, {PlaceLookup(PROJECT, "42"): Place("42", "Platform/API")}) is fit
 
 
 def test_an_allow_without_projects_reaches_everything() -> None:
@@ -409,7 +409,7 @@ def test_a_slash_escaped_twice_never_gains_access(slashes: list[str]) -> None:
 @given(st.sampled_from(["platform/api", "Platform/API", "42", "042"]), st.sampled_from(["%2F", "%2f"]))
 def test_every_spelling_of_one_project_agrees_once_gitlab_has_answered(spelt: str, slash: str) -> None:
     target = "/api/v4/projects/" + spelt.replace("/", slash)
-    known = KNOWN | {Question(PROJECT, "platform/api"): Place("42", "platform/api", ("7",))}
+    known = KNOWN | {PlaceLookup(PROJECT, "platform/api"): Place("42", "platform/api", ("7",))}
     operation, parsed = request("GET", target)
     for projects in (BY_PATH, BY_ID, UNDER, UNDER_ID, GLOB):
         matcher = Matcher(Clause(projects=projects))
@@ -421,9 +421,9 @@ def test_every_spelling_of_one_project_agrees_once_gitlab_has_answered(spelt: st
 def test_where_gitlab_follows_a_former_path_its_word_counts(target: str) -> None:
     operation, parsed = request("POST", target)
     (thing,) = named(operation, parsed)
-    assert thing == Named(PROJECT, "platform/api", follows=True)
-    moved = {Question(PROJECT, "platform/api"): Place("42", "finance/ledger", ("9",))}
-    here = {Question(PROJECT, "platform/api"): Place("42", "platform/api", ("7",))}
+    assert thing == NamedPlace(PROJECT, "platform/api", follows=True)
+    moved = {PlaceLookup(PROJECT, "platform/api"): Place("42", "finance/ledger", ("9",))}
+    here = {PlaceLookup(PROJECT, "platform/api"): Place("42", "platform/api", ("7",))}
     for projects in (BY_PATH, UNDER, GLOB):
         matcher = Matcher(Clause(projects=projects))
         found = [matcher.may_reach(operation, (thing,), resolved, False) for resolved in ({}, here, moved)]
@@ -445,14 +445,14 @@ def test_a_groups_own_wiki_is_the_groups(target: str) -> None:
 
 
 def test_a_named_thing_is_a_value() -> None:
-    assert Named(PROJECT, "1") == Named(PROJECT, "1")
+    assert NamedPlace(PROJECT, "1") == NamedPlace(PROJECT, "1")
 
 
 def test_how_a_body_may_spell_what_the_path_names_already() -> None:
     target = parse_target(b"/api/v4/projects/42/issues?group_id=Top")
     operation = CATALOGUE.match("POST", target)
     assert spellings(operation, target, {}) == {(True, "42"), (False, "top")}
-    resolved = {Question(ReferenceKind.PROJECT, "42"): Place("42", "Platform/Api")}
+    resolved = {PlaceLookup(ReferenceKind.PROJECT, "42"): Place("42", "Platform/Api")}
     assert spellings(operation, target, resolved) == {
         (True, "42"),
         (True, "platform/api"),
@@ -476,14 +476,14 @@ def test_how_a_body_may_spell_what_the_path_names_already() -> None:
     ],
 )
 def test_what_a_parameter_names(parameter: str, value: str, found: object) -> None:
-    assert spelling(parameter, value) == found
+    assert parameter_spelling(parameter, value) == found
 
 
 def test_what_gitlab_could_say_of_a_requests_places() -> None:
     path = "/api/v4/projects/a%2Fb/fork/007?namespace_id=A%2FB&project_id=%0A&namespace_path=42"
     operation, target = request("POST", path)
-    assert questions_of(operation, target) == (
-        Question(PROJECT, "a/b"),
-        Question(PROJECT, "7"),
-        Question(ReferenceKind.NAMESPACE, "a/b"),
+    assert lookups_of(operation, target) == (
+        PlaceLookup(PROJECT, "a/b"),
+        PlaceLookup(PROJECT, "7"),
+        PlaceLookup(ReferenceKind.NAMESPACE, "a/b"),
     )

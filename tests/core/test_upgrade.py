@@ -7,7 +7,7 @@ import pytest
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Field, RequestHead, ResponseHead
-from gateway.core.upgrade import SWITCH, switched, websocket_key
+from gateway.core.upgrade import SWITCH, check_switch, websocket_key
 
 CABLE = Operation("GET /-/cable", Access.WRITE, Surface.WEBSOCKET)
 PROJECT = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
@@ -96,7 +96,7 @@ def test_a_101_must_answer_the_very_key() -> None:
         (b"Sec-WebSocket-Accept", ACCEPT),
         (b"Sec-WebSocket-Protocol", b"x"),
     )
-    found = switched(ResponseHead(101, fields), KEY)
+    found = check_switch(ResponseHead(101, fields), KEY)
     assert found.fields == (
         (b"Sec-WebSocket-Accept", ACCEPT),
         (b"Sec-WebSocket-Protocol", b"x"),
@@ -114,5 +114,5 @@ def test_a_101_must_answer_the_very_key() -> None:
 )
 def test_any_other_101_is_gitlabs_fault(fields: tuple[Field, ...]) -> None:
     with pytest.raises(Rejection) as refusal:
-        switched(ResponseHead(101, fields), KEY)
+        check_switch(ResponseHead(101, fields), KEY)
     assert refusal.value.code is Code.UPSTREAM_PROTOCOL

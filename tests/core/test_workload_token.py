@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.workload_token import MAX_LENGTH, Pattern, Requirement, held_in, looks_like_one, peek
+from gateway.core.workload_token import MAX_LENGTH, Pattern, Requirement, find_jwts, looks_like_jwt, peek
 from tests.fakes.issuer import segment
 
 T = 1_800_000_000.0
@@ -27,18 +27,18 @@ def test_a_sound_token_is_read() -> None:
     assert (peeked.sound, peeked.issuers, peeked.algorithm, peeked.key_id) == (True, (ISSUER,), "RS256", "one")
     assert peeked.claims == CLAIMS
     assert repr(peeked) == "Peeked(RS256)"
-    assert looks_like_one(token())
-    assert not looks_like_one("glpat-x")
+    assert looks_like_jwt(token())
+    assert not looks_like_jwt("glpat-x")
 
 
 @pytest.mark.parametrize("wrapped", ["{}", '"{}"', "Token {}", "{}.x", "x:{}", "'{}' and more"])
 def test_one_is_found_in_what_is_wrapped_around_it(wrapped: str) -> None:
-    assert held_in(wrapped.format(token())) == [token()]
+    assert find_jwts(wrapped.format(token())) == [token()]
 
 
 @pytest.mark.parametrize("text", ["", "eyJ", "eyJ.a", "eyJ a.b.c", "glpat-x", "glcbt-" + token(), "x" + token()])
 def test_nothing_is_found_where_none_begins(text: str) -> None:
-    assert held_in(text) == []
+    assert find_jwts(text) == []
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_one_claim_that_fits_is_not_enough() -> None:
 
 
 def test_it_is_over_when_it_would_be_refused() -> None:
-    over_at = WANTED.over_at(CLAIMS)
-    assert WANTED.admits(CLAIMS, over_at - 1)
-    assert not WANTED.admits(CLAIMS, over_at)
-    assert WANTED.over_at({}) == 30.0
+    valid_until = WANTED.valid_until(CLAIMS)
+    assert WANTED.admits(CLAIMS, valid_until - 1)
+    assert not WANTED.admits(CLAIMS, valid_until)
+    assert WANTED.valid_until({}) == 30.0

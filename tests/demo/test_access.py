@@ -9,7 +9,7 @@ import pytest
 from gateway.demo.access import Surface, identify
 from gateway.demo.answer import Refusal
 from gateway.demo.request import Request
-from gateway.demo.routing import EVERYWHERE
+from gateway.demo.routing import DEFAULT_SURFACE
 from gateway.demo.seed import TOKENS, seed
 
 STATE = seed(0)
@@ -26,7 +26,7 @@ def who(
     headers: dict[str, str] | None = None,
     params: dict[str, object] | None = None,
     method: str = "GET",
-    surface: Surface = EVERYWHERE,
+    surface: Surface = DEFAULT_SURFACE,
 ) -> str | None:
     """The name of the token that counted; None for nobody."""
     caller = identify(STATE, Request(method, "/", (), "", headers or {}, params or {}), surface)
@@ -37,7 +37,7 @@ def refusal(
     headers: dict[str, str] | None = None,
     params: dict[str, object] | None = None,
     method: str = "GET",
-    surface: Surface = EVERYWHERE,
+    surface: Surface = DEFAULT_SURFACE,
 ) -> tuple[int, str]:
     with pytest.raises(Refusal) as refused:
         who(headers, params, method, surface)

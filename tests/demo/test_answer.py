@@ -64,7 +64,7 @@ def test_validators_compare_weakly(field: str, tag: str, result: bool) -> None:
 
 
 def test_the_first_page_of_three() -> None:
-    page = answer.page_of(asked(per_page="2", private_token="seen"), list(range(5)), "https://g")
+    page = answer.offset_page(asked(per_page="2", private_token="seen"), list(range(5)), "https://g")
     query = "id=a%2Fb&per_page=2&private_token=seen"
     url = "https://g/api/v4/projects/a%2Fb/x?" + query + "&page="
     assert page.headers["Link"] == f'<{url}2>; rel="next", <{url}1>; rel="first", <{url}3>; rel="last"'
@@ -74,22 +74,22 @@ def test_the_first_page_of_three() -> None:
 
 
 def test_the_last_page_has_no_next() -> None:
-    page = answer.page_of(asked(per_page="2", page="3"), list(range(5)), "https://g")
+    page = answer.offset_page(asked(per_page="2", page="3"), list(range(5)), "https://g")
     assert json.loads(page.body) == [4]
     assert (page.headers["X-Next-Page"], page.headers["X-Prev-Page"]) == ("", "2")
     assert 'rel="next"' not in page.headers["Link"]
 
 
 def test_an_empty_list_is_one_page() -> None:
-    assert answer.page_of(asked(), [], "").headers["X-Total-Pages"] == "1"
+    assert answer.offset_page(asked(), [], "").headers["X-Total-Pages"] == "1"
 
 
 def test_at_most_a_hundred_to_a_page() -> None:
-    assert len(json.loads(answer.page_of(asked(per_page="1000"), list(range(300)), "").body)) == 100
+    assert len(json.loads(answer.offset_page(asked(per_page="1000"), list(range(300)), "").body)) == 100
 
 
 def test_beyond_ten_thousand_the_totals_are_left_out() -> None:
-    page = answer.page_of(asked(), list(range(10_001)), "")
+    page = answer.offset_page(asked(), list(range(10_001)), "")
     assert "X-Total" not in page.headers
     assert "X-Total-Pages" not in page.headers
     assert 'rel="last"' not in page.headers["Link"]
@@ -97,7 +97,7 @@ def test_beyond_ten_thousand_the_totals_are_left_out() -> None:
 
 def test_the_offset_is_limited_where_keyset_is_offered() -> None:
     with pytest.raises(Refusal) as refused:
-        answer.page_of(asked(per_page="100", page="502"), [], "", max_offset_of="Project")
+        answer.offset_page(asked(per_page="100", page="502"), [], "", max_offset_of="Project")
     assert refused.value.answer.status == 405
     assert b"maximum allowed offset of 50000 for requests that return objects of type Project" in refused.value.answer.body
 

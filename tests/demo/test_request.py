@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.demo.request import Malformed, Request, Upload, nest, overridden, read_params, split_target
+from gateway.demo.request import Malformed, Request, Upload, effective_method, nest, read_params, split_target
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -102,7 +102,7 @@ def test_a_broken_body_is_refused(kind: str, body: bytes) -> None:
     ],
 )
 def test_only_a_post_is_overridden(method: str, header: str, form: dict[str, object], result: str) -> None:
-    assert overridden(method, {"x-http-method-override": header}, form) == result
+    assert effective_method(method, {"x-http-method-override": header}, form) == result
 
 
 def test_scalars() -> None:

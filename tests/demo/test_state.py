@@ -42,10 +42,10 @@ def test_nobody_has_no_role() -> None:
 
 
 def test_references_are_ids_or_paths_in_any_case() -> None:
-    assert STATE.user_named("ADA") is STATE.user_named("2") is STATE.users[2]
-    assert STATE.user_named("0") is STATE.user_named("nobody") is None
-    assert STATE.group_named("OPEN/many") is STATE.group_named("5")
-    assert STATE.project_named("0") is STATE.project_named("open/none") is None
+    assert STATE.find_user("ADA") is STATE.find_user("2") is STATE.users[2]
+    assert STATE.find_user("0") is STATE.find_user("nobody") is None
+    assert STATE.find_group("OPEN/many") is STATE.find_group("5")
+    assert STATE.find_project("0") is STATE.find_project("open/none") is None
 
 
 def test_a_commit_is_the_same_for_the_same_change() -> None:

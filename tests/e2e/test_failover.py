@@ -15,7 +15,7 @@ from tests.e2e.conftest import DEMO_SECRETS, SHARED_SECRETS, shared_config
 from tests.e2e.load import Load, checks, quiet, until
 from tests.e2e.running import GatewayProcess
 from tests.e2e.wire import ask
-from tests.fakes.redis_cluster import move, start_divided_cluster
+from tests.fakes.redis_cluster import migrate_slot, start_divided_cluster
 from tests.fakes.redis_sentinel import NAME, Sentinel, start_pair
 
 
@@ -92,7 +92,7 @@ def test_a_cluster_whose_nodes_share_the_stores(demo: DemoGitLab, start_redis: C
         with Load(gateway, "/api/v4/version", "/api/v4/projects", token=key) as load:
             load.more(40)
             assert set(checks(gateway).values()) == {"ok"}
-            move("{gw}", owner, other)
+            migrate_slot("{gw}", owner, other)
             load.more(40)
             until(lambda: set(checks(gateway).values()) == {"ok"}, "the slot was followed")
             with redis.Redis(port=other.port) as client:

@@ -16,7 +16,7 @@ from tests.e2e.load import checks, until
 from tests.e2e.running import GatewayProcess, LoopThread
 from tests.e2e.test_limits import rush
 from tests.e2e.wire import ask
-from tests.fakes.line import Line
+from tests.fakes.line import TcpRelay
 
 BURST = 20
 REQUESTS = 160
@@ -50,7 +50,7 @@ def test_at_most_one_burst_more_is_admitted_after_a_failover(
     primary, replica = start_redis(), start_redis()
     command(replica, "REPLICAOF", "127.0.0.1", str(primary.port))
     until(lambda: in_step(replica, primary), "the replica is in step")
-    line = Line(primary.port)
+    line = TcpRelay(primary.port)
     upstreams.run(line.open())
     config = shared_config(demo.url, limits=[{"id": "caller", "by": "caller", "rate": "1/hour", "burst": BURST}])
     config["stores"]["keys"] = f"sqlite://{tmp_path}/keys.db"

@@ -23,7 +23,7 @@ from tests.e2e.load import Load, checks, figure, quiet, until
 from tests.e2e.running import ROOT, GatewayProcess, LoopThread
 from tests.e2e.wire import ask
 from tests.fakes.certificates import Authority
-from tests.fakes.line import Line
+from tests.fakes.line import TcpRelay
 
 STALL_S = 6.0
 """No answer takes longer: 50 ms for buckets, twice 100 ms for the cache, and what a busy machine adds."""
@@ -36,7 +36,7 @@ def world(
 ) -> Iterator[SimpleNamespace]:
     """A gateway on a Redis of its own behind a line of its own; its keys are in SQLite."""
     server = type(redis_server)()
-    line = Line(server.port)
+    line = TcpRelay(server.port)
     upstreams.run(line.open())
     directory = tmp_path_factory.mktemp("faults")
     limits = [{"id": "caller", "by": "caller", "rate": "1000000/min"}]

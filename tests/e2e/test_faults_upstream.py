@@ -13,7 +13,7 @@ from tests.e2e.load import checks, descriptors, figure, quiet, until
 from tests.e2e.running import GatewayProcess, LoopThread
 from tests.e2e.wire import Peer, ask
 from tests.fakes.gitlab import Answer, FakeGitLab, Then, When, early_close, garbage, reset, response, stall, wrong_length
-from tests.fakes.line import Line
+from tests.fakes.line import TcpRelay
 
 OPEN_FOR_S = 3.0
 FIRST_BYTE_S = 0.6
@@ -29,7 +29,7 @@ def world(upstreams: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> It
     gitlab.stand(b"/oauth/token/info", _unknown_token)
     gitlab.stand(b"/api/v4/job", _unknown_token)
     upstreams.run(gitlab.__aenter__())
-    line = Line(gitlab.port)
+    line = TcpRelay(gitlab.port)
     upstreams.run(line.open())
     gateway = GatewayProcess(
         {

@@ -77,7 +77,7 @@ class HeldGitLab(DemoGitLab):
     def active(self) -> set[str]:
         """The bot's tokens that work, less the one seeded for others."""
         mine = [one for one in self.state.tokens.values() if one.user.id == BOT and one.kind is Kind.PERSONAL]
-        return {one.value for one in mine if not one.revoked and not self.state.has_ended(one)} - {TOKENS.bot}
+        return {one.value for one in mine if not one.revoked and not self.state.is_expired(one)} - {TOKENS.bot}
 
     def asked(self, line: bytes) -> int:
         return sum(recorded.line.startswith(line) for recorded in list(self.journal))

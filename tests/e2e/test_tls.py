@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.running import GatewayProcess, LoopThread
-from tests.fakes.certificates import Authority, Pair
+from tests.fakes.certificates import Authority, CertificatePair
 
 
 class Upstream:
     """A GitLab over TLS that says ``ok``."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: CertificatePair) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(pair.cert, pair.key)
         self.server: asyncio.Server

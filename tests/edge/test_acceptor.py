@@ -18,7 +18,7 @@ import pytest
 import uvloop
 
 from gateway.edge.acceptor import _ALONE_S, _IN_VAIN, _MOMENT_S, Acceptor
-from gateway.edge.settings import TLSTimes
+from gateway.edge.settings import TLSTimeouts
 from gateway.workers.connection_counts import ConnectionCounts
 from tests.fakes.certificates import Authority
 
@@ -56,7 +56,7 @@ class Others:
     """What a test says of them."""
 
     def __init__(self) -> None:
-        self.ahead = False
+        self.is_busier = False
         self.accepted_by_others = 0
         self.here = 0
         self.open = False
@@ -164,7 +164,7 @@ def test_a_connection_is_served_as_a_server_would(run: Run) -> None:
 def test_what_waits_is_left_to_who_has_fewer_for_a_moment(run: Run) -> None:
     async def test() -> None:
         door = Door()
-        door.others.ahead = True
+        door.others.is_busier = True
         speaking = asyncio.ensure_future(said(door.address))
         await turns()
         assert not door.made
@@ -182,7 +182,7 @@ def test_what_waits_is_left_to_who_has_fewer_for_a_moment(run: Run) -> None:
 def test_the_moment_begins_anew_where_others_accept_and_ends_where_they_have_as_many(run: Run) -> None:
     async def test() -> None:
         door = Door()
-        door.others.ahead = True
+        door.others.is_busier = True
         speaking = asyncio.ensure_future(said(door.address))
         for _ in range(5):
             await turns(5)
@@ -190,9 +190,9 @@ def test_the_moment_begins_anew_where_others_accept_and_ends_where_they_have_as_
             door.others.accepted_by_others += 1
         await turns()
         assert not door.made
-        door.others.ahead = False
+        door.others.is_busier = False
         assert await speaking == b"hello"
-        door.others.ahead = True
+        door.others.is_busier = True
         door.now += _MOMENT_S
         speaking = asyncio.ensure_future(said(door.address))
         await turns()
@@ -209,7 +209,7 @@ def test_the_moment_begins_anew_where_others_accept_and_ends_where_they_have_as_
 def test_nobody_is_waited_for_again_and_again(run: Run) -> None:
     async def test() -> None:
         door = Door()
-        door.others.ahead = True
+        door.others.is_busier = True
 
         async def waits() -> bool:
             """Whether the next one is left to the others."""
@@ -243,7 +243,7 @@ def test_connections_in_a_row_are_shared_out(run: Run) -> None:
             counts = ConnectionCounts(file.fileno())
             bound = listening()
             again = bound.dup()
-            doors = [Door(counts.place(0, range(2)), bound), Door(counts.place(1, range(2)), again)]
+            doors = [Door(counts.for_worker(0, range(2)), bound), Door(counts.place(1, range(2)), again)]
 
             async def come(many: int, *to: Door) -> list[int]:
                 before = sum(len(door.made) for door in doors)
@@ -277,7 +277,7 @@ def test_hands_that_are_never_shaken_are_told(run: Run, tmp_path: Path) -> None:
         loop = asyncio.get_running_loop()
         faults: list[dict[str, Any]] = []
         loop.set_exception_handler(lambda _, fault: faults.append(fault))
-        door = Door(context=context, times=TLSTimes(ssl_handshake_timeout=0.5, ssl_shutdown_timeout=5.0))
+        door = Door(context=context, times=TLSTimeouts(ssl_handshake_timeout=0.5, ssl_shutdown_timeout=5.0))
         with contextlib.ExitStack() as clients:
 
             def client() -> socket.socket:

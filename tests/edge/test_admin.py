@@ -18,7 +18,17 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpClient
 
-from gateway.edge.admin import BODY_S, Admin, AdminRefused, AdminServer, AdminSettings, Answer, Asked, Endpoint, Readiness
+from gateway.edge.admin import (
+    BODY_TIMEOUT_S,
+    Admin,
+    AdminRefused,
+    AdminRequest,
+    AdminResponse,
+    AdminServer,
+    AdminSettings,
+    Endpoint,
+    Readiness,
+)
 
 KEY = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(KEY.encode()).digest()
@@ -30,7 +40,7 @@ def admin(
     keys: tuple[bytes, ...] = (HASH,),
     ready: Readiness = READY,
     exposition: bytes | AdminRefused = b"gitlab_gateway_up 1\n",
-    body_s: float = BODY_S,
+    body_s: float = BODY_TIMEOUT_S,
 ) -> Admin:
     async def metrics() -> bytes:
         if isinstance(exposition, AdminRefused):
@@ -55,20 +65,20 @@ def admin(
     )
 
 
-async def config(_: Asked) -> Answer:
-    return Answer({"upstream": {"url": "https://gitlab.example"}})
+async def config(_: AdminRequest) -> AdminResponse:
+    return AdminResponse({"upstream": {"url": "https://gitlab.example"}})
 
 
-async def change(asked: Asked) -> Answer:
+async def change(asked: AdminRequest) -> AdminResponse:
     if asked.body == {"raise": "value"}:
         raise ValueError("makes no sense")
     if asked.body == {"raise": "refused"}:
         raise AdminRefused(409, "there is one already")
-    return Answer(msgspec.to_builtins(asked), 201)
+    return AdminResponse(msgspec.to_builtins(asked), 201)
 
 
-async def forget(_: Asked) -> Answer:
-    return Answer(None, 204)
+async def forget(_: AdminRequest) -> AdminResponse:
+    return AdminResponse(None, 204)
 
 
 Ask = Callable[..., Any]

@@ -13,7 +13,7 @@ from pytest_aiohttp.plugin import AiohttpRawServer
 
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Fields, ResponseHead, first
-from gateway.edge.downstream import AiohttpDownstream, ClientGone, head_of, http_date
+from gateway.edge.downstream import AiohttpDownstream, ClientGone, build_head, http_date
 from gateway.edge.server import Connection
 from gateway.edge.settings import EdgeSettings
 from tests.edge.wire import SOON_S, Client, Handler, request, traffic
@@ -64,7 +64,7 @@ class OnAiohttp(AiohttpDownstream):
 
     def __init__(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> None:
         plain = cast(Connection, Plain(protocol))
-        super().__init__(head_of(message, payload, plain), payload, plain, message)
+        super().__init__(build_head(message, payload, plain), payload, plain, message)
         self.writer = writer
         self._task = task
 

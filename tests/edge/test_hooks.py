@@ -10,14 +10,14 @@ import pytest
 from gateway.cache.hook_watch import HookWatch
 from gateway.core.cache_tags import answer_tags
 from gateway.core.exchange import Exchange
-from gateway.core.hook_proof import HookProof
+from gateway.core.hook_verifier import HookVerifier
 from gateway.core.messages import Fields, ResponseHead
 from gateway.core.project_names import ProjectNames
 from gateway.core.secret import Secret
 from gateway.edge.hooks import MAX_BODY_BYTES, HookReceiver
 from gateway.ports import Downstream
 from gateway.stores.cache_memory import MemoryCacheStore
-from tests.fakes.world import Down
+from tests.fakes.world import FakeDownstream
 from tests.stores.cache_contract import ENTRY
 
 NOW = 1_800_000_000.0
@@ -42,19 +42,19 @@ class Ledger:
 
 class Room:
     def __init__(self, secret: str = "hook-s3cret-of-gitlab", hold_s: float = 0.0) -> None:
-        self.ledger = Ledger()
+        self.recorder = Ledger()
         self.store = MemoryCacheStore(1 << 20, lambda: NOW)
         self.watch = HookWatch(self.store, lambda: NOW, 900.0)
         self.names = ProjectNames()
         self.receiver = HookReceiver(
             "/-/gateway/hooks",
-            HookProof(Secret(secret)),
+            HookVerifier(Secret(secret)),
             store=self.store,
             watch=self.watch,
             names=self.names,
             wall=lambda: NOW,
             hold_s=hold_s,
-            ledger=self.ledger,
+            recorder=self.recorder,
             handle=self.handle,
         )
         self.tags = answer_tags(b"p", b"/api/v4/projects/42", self.names)
@@ -62,10 +62,10 @@ class Room:
     async def handle(self, down: Downstream) -> None:
         await down.respond(ResponseHead(418, ()), b"")
 
-    async def send(self, *fields: tuple[bytes, bytes], body: bytes | None = PUSH, **more: object) -> Down:
+    async def send(self, *fields: tuple[bytes, bytes], body: bytes | None = PUSH, **more: object) -> FakeDownstream:
         method, target = str(more.get("method", "POST")), str(more.get("target", "/-/gateway/hooks"))
         pieces = (body,) if body is not None else None
-        down = Down(method, target, fields, pieces, chunked=bool(more.get("chunked")))
+        down = FakeDownstream(method, target, fields, pieces, chunked=bool(more.get("chunked")))
         await self.receiver.handle(down)
         return down
 
@@ -84,7 +84,7 @@ async def test_a_hook_purges_what_it_tells_of_and_is_written_down() -> None:
     assert not await room.kept()
     assert not room.watch.silent
     assert room.names.others(b"42") == (b"g/p",)
-    (x,) = room.ledger.exchanges
+    (x,) = room.recorder.exchanges
     assert (x.operation, x.status, x.principal, x.rule) == ("hook", 200, "gitlab", "hook:push")
     assert room.receiver.purged_total == 1
 
@@ -93,7 +93,7 @@ async def test_everything_else_goes_on() -> None:
     room = Room()
     for target in ("/-/gateway/hooks/more", "/api/v4/projects", "/-/gateway/hook"):
         assert (await room.send(target=target)).status == 418
-    assert not room.ledger.exchanges
+    assert not room.recorder.exchanges
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ async def test_a_stranger_purges_nothing(fields: Fields) -> None:
     assert await room.kept()
     assert room.watch.silent
     assert room.receiver.refused_total == 1
-    assert room.ledger.exchanges[0].code == "unauthenticated"
+    assert room.recorder.exchanges[0].code == "unauthenticated"
 
 
 async def test_other_methods_are_none_of_gitlabs() -> None:
@@ -181,16 +181,16 @@ async def test_a_signing_token_asks_for_a_signature() -> None:
 
 async def test_a_sender_that_leaves_is_written_down() -> None:
     room = Room()
-    down = Down("POST", "/-/gateway/hooks", (TOKEN,), (PUSH,), gone_after=0)
+    down = FakeDownstream("POST", "/-/gateway/hooks", (TOKEN,), (PUSH,), gone_after=0)
     with pytest.raises(ConnectionError):
         await room.receiver.handle(down)
-    assert (room.ledger.exchanges[0].status, room.ledger.exchanges[0].aborted) == (499, "client")
+    assert (room.recorder.exchanges[0].status, room.recorder.exchanges[0].aborted) == (499, "client")
 
 
 async def test_a_fault_is_ours_and_not_the_senders(monkeypatch: pytest.MonkeyPatch) -> None:
     room = Room()
-    monkeypatch.setattr(room.watch, "heard", lambda: 1 / 0)
+    monkeypatch.setattr(room.watch, "record_hook", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         await room.send(TOKEN)
-    (told,) = room.ledger.exchanges
+    (told,) = room.recorder.exchanges
     assert (told.status, told.aborted, told.code) == (500, "", "internal_error")

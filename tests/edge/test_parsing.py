@@ -7,7 +7,7 @@ from aiohttp.http_exceptions import BadHttpMessage, BadStatusLine, LineTooLong
 
 from gateway.core.errors import Code
 from gateway.core.messages import ResponseHead
-from gateway.edge.parsing import last_octets, rejection_of, require_c_parser
+from gateway.edge.parsing import rejection_of, render_closing_response, require_c_parser
 
 CANARY = "glpat-c4n4ryc4n4ryc4n4ry"
 
@@ -35,7 +35,7 @@ def test_each_error_has_its_refusal_which_quotes_nothing(error: Exception, code:
 
 
 def test_the_last_answer_says_so() -> None:
-    octets = last_octets(ResponseHead(400, ((b"X-A", b"1"),)), b"no")
+    octets = render_closing_response(ResponseHead(400, ((b"X-A", b"1"),)), b"no")
     head, _, body = octets.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert lines[:2] == [b"HTTP/1.1 400 Bad Request", b"X-A: 1"]

@@ -10,11 +10,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from gateway.asking import Asker
 from gateway.core.errors import Code
 from gateway.core.messages import RequestHead, ResponseHead
 from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.server import Connection, TrafficServer
+from gateway.pending_answer import AnswerSink
 from tests.edge.wire import SOON_S, Client, Traffic, echo, request, traffic
 from tests.test_outbox import crowded
 
@@ -23,7 +23,7 @@ CANARY = b"glpat-c4n4ryc4n4ryc4n4ry"
 
 async def gone(server: TrafficServer) -> None:
     async with asyncio.timeout(SOON_S):
-        while server.visitors.open:
+        while server.client_connections.open:
             await asyncio.sleep(0)
 
 
@@ -152,7 +152,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 async def answering_at_once() -> AsyncIterator[tuple[Traffic, Client, Connection]]:
     """A connection whose ``/known`` is answered without its task from now on: 200, ``at once``."""
 
-    def at_once(head: RequestHead, _asker: Asker) -> bytes | None:
+    def at_once(head: RequestHead, _asker: AnswerSink) -> bytes | None:
         return b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nat once" if head.target == b"/known" else None
 
     async with traffic(echo, at_once) as port:
@@ -239,10 +239,10 @@ async def test_connections_per_peer_are_limited() -> None:
             await client.send(request())
             assert (await client.answer())[0] == 200
         assert await _is_cut(await port.connect())
-        assert port.server.visitors.refused == 1
+        assert port.server.client_connections.refused == 1
         clients[0].writer.close()
         async with asyncio.timeout(SOON_S):
-            while port.server.visitors.open > 1:
+            while port.server.client_connections.open > 1:
                 await asyncio.sleep(0)
         again = await port.connect()
         await again.send(request())

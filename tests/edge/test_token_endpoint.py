@@ -17,10 +17,10 @@ from gateway.core.errors import Code, Rejection, Source, unauthenticated
 from gateway.core.exchange import Exchange
 from gateway.core.messages import ResponseHead, first
 from gateway.core.secret import Secret
-from gateway.core.token_request import ACCESS_TOKEN, GRANT, MAX_BODY_BYTES, Granted, TokenRequest
+from gateway.core.token_request import ACCESS_TOKEN, GRANT, MAX_BODY_BYTES, TokenGrant, TokenRequest
 from gateway.edge.token_endpoint import PATH, TokenEndpoint
 from gateway.ports import DRAINED, Downstream, KeyRefused, StoreUnavailable
-from tests.fakes.world import Down
+from tests.fakes.world import FakeDownstream
 
 FORM = (b"Content-Type", b"application/x-www-form-urlencoded")
 TOKEN = "eyJ.e30.c2lnbmF0dXJl"
@@ -49,22 +49,22 @@ class Counter:
     """In place of the gateway, of what judges, and of the record."""
 
     def __init__(self, refused: Exception | None = None, full: bool = False) -> None:
-        self.ledger, self.peers, self.refused, self.full = Ledger(), list[str](), refused, full
+        self.recorder, self.peers, self.refused, self.full = Ledger(), list[str](), refused, full
         self.endpoint = TokenEndpoint(
             self,
             TrustedPeers(["192.0.2.7"]),
             frozenset({b"git.example.com"}),
             admit=self.admit,
-            ledger=self.ledger,
+            recorder=self.recorder,
             handle=self.handle,
         )
 
-    async def exchange(self, asked: TokenRequest, peer: str) -> Granted:
+    async def exchange(self, asked: TokenRequest, peer: str) -> TokenGrant:
         assert asked.subject.reveal() == TOKEN
         self.peers.append(peer)
         if self.refused is not None:
             raise self.refused
-        return Granted(Secret("ggw_given"), "key_1", CI, 900.0)
+        return TokenGrant(Secret("ggw_given"), "key_1", CI, 900.0)
 
     async def admit(self, x: Exchange) -> None:
         if self.full:
@@ -73,9 +73,9 @@ class Counter:
     async def handle(self, down: Downstream) -> None:
         await down.respond(ResponseHead(418, ()), b"")
 
-    async def send(self, *fields: Any, body: bytes | None = BODY, **more: Any) -> Down:
+    async def send(self, *fields: Any, body: bytes | None = BODY, **more: Any) -> FakeDownstream:
         method, target = more.get("method", "POST"), more.get("target", "/-/gateway/token")
-        down = Down(
+        down = FakeDownstream(
             method, target, fields or (FORM,), (body,) if body is not None else None, chunked=bool(more.get("chunked"))
         )
         await self.endpoint.handle(down)
@@ -83,11 +83,11 @@ class Counter:
 
     @property
     def x(self) -> Exchange:
-        (x,) = self.ledger.exchanges
+        (x,) = self.recorder.exchanges
         return x
 
 
-def said(down: Down) -> Any:
+def said(down: FakeDownstream) -> Any:
     return json.loads(down.written)
 
 
@@ -190,7 +190,7 @@ async def test_a_head_that_can_be_read_in_two_ways_is_refused(fields: Any, statu
 
 async def test_another_host_is_misdirected() -> None:
     counter = Counter()
-    down = Down("POST", "/-/gateway/token", (FORM,), (BODY,))
+    down = FakeDownstream("POST", "/-/gateway/token", (FORM,), (BODY,))
     named = tuple((name, b"evil.example.com" if name == b"Host" else value) for name, value in down.head.fields)
     down.head = msgspec.structs.replace(down.head, fields=named)
     await counter.endpoint.handle(down)
@@ -209,12 +209,12 @@ async def test_what_cannot_be_written_down_is_not_given() -> None:
 async def test_everything_else_is_the_gateways(target: str) -> None:
     counter = Counter()
     assert (await counter.send(target=target)).status == 418
-    assert counter.ledger.exchanges == []
+    assert counter.recorder.exchanges == []
 
 
 async def test_a_client_that_leaves_is_a_line_too() -> None:
     counter = Counter()
-    down = Down("POST", "/-/gateway/token", (FORM,), (BODY,), gone_after=0)
+    down = FakeDownstream("POST", "/-/gateway/token", (FORM,), (BODY,), gone_after=0)
     with pytest.raises(ConnectionError):
         await counter.endpoint.handle(down)
     assert (counter.x.status, counter.x.aborted) == (499, "client")
@@ -223,13 +223,13 @@ async def test_a_client_that_leaves_is_a_line_too() -> None:
 async def test_who_waits_when_the_gateway_ends_hears_so() -> None:
     counter, asked = Counter(), asyncio.Event()
 
-    async def exchange(_asked: TokenRequest, _peer: str) -> Granted:
+    async def exchange(_asked: TokenRequest, _peer: str) -> TokenGrant:
         asked.set()
         await asyncio.Event().wait()
         raise AssertionError
 
     counter.exchange = exchange  # type: ignore[method-assign]
-    down = Down("POST", "/-/gateway/token", (FORM,), (BODY,))
+    down = FakeDownstream("POST", "/-/gateway/token", (FORM,), (BODY,))
     serving = asyncio.ensure_future(counter.endpoint.handle(down))
     await asked.wait()
     serving.cancel(DRAINED)
@@ -242,7 +242,7 @@ async def test_who_waits_when_the_gateway_ends_hears_so() -> None:
 
 
 async def test_an_answer_that_the_gateways_end_cuts_is_laid_at_its_door() -> None:
-    counter, down = Counter(), Down("POST", "/-/gateway/token", (FORM,), (BODY,))
+    counter, down = Counter(), FakeDownstream("POST", "/-/gateway/token", (FORM,), (BODY,))
     serving = asyncio.ensure_future(counter.endpoint.handle(down))
     while not down.started:
         await asyncio.sleep(0)

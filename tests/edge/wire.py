@@ -114,7 +114,7 @@ async def traffic(
         server.pre_shutdown()
         await server.shutdown(SOON_S)
         async with asyncio.timeout(SOON_S):
-            while server.visitors.open:
+            while server.client_connections.open:
                 await asyncio.sleep(0)
 
 

@@ -20,7 +20,7 @@ _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
-class Pair:
+class CertificatePair:
     """Files."""
 
     cert: Path
@@ -48,7 +48,7 @@ class Authority:
         *,
         with_rsa: bool = False,
         until: datetime.datetime | None = None,
-    ) -> Pair:
+    ) -> CertificatePair:
         """A certificate called ``name``, for the loopback address and ``localhost``."""
         key: _PrivateKey = rsa.generate_private_key(65537, 2048) if with_rsa else ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -60,7 +60,7 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False)
             .sign(self._key, hashes.SHA256())
         )
-        pair = Pair(self._directory / f"{name}-cert.pem", self._directory / f"{name}-key.pem")
+        pair = CertificatePair(self._directory / f"{name}-cert.pem", self._directory / f"{name}-key.pem")
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
         if passphrase is not None:
             encryption = serialization.BestAvailableEncryption(passphrase)

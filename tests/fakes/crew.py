@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config import Config
-from gateway.config.given import Given
 from gateway.config.load import Loaded
-from gateway.workers.line import Reloads, Staff
+from gateway.config.source import ConfigSource
+from gateway.workers.channel import GroupStatus, Reloads
 from gateway.workers.supervisor import Supervisor
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,15 +25,15 @@ sys.path.insert(0, str(root))
 import msgspec
 from gateway.telemetry.figures import Figures
 from gateway.workers.connection_counts import ConnectionCounts
-from gateway.workers.line import *
+from gateway.workers.channel import *
 
 async def main():
-    line = await open_line(socket.socket(fileno=os.dup(0)), at_worker)
-    begin = await line.hear()
+    channel = await open_channel(socket.socket(fileno=os.dup(0)), decode_at_worker)
+    begin = await channel.receive()
     assert begin.given.load(os.environ).config.listen.workers == begin.of
     for one in (*begin.traffic, *begin.admin, begin.turns, begin.counts):
         os.fstat(one)
-    (directory / f"{begin.number}.seats").open("a").write(f"{begin.seat} ")
+    (directory / f"{begin.number}.seats").open("a").write(f"{begin.worker_id} ")
     (directory / f"{begin.number}.starts").open("a").write("x")
     does = (directory / f"{begin.number}").read_text()
     if does == "fail":
@@ -41,22 +41,22 @@ async def main():
     if does == "slow":
         await asyncio.sleep(3600)
     (directory / f"{begin.number}.pid").write_text(str(os.getpid()))
-    place = ConnectionCounts(begin.counts).place(begin.seat, begin.crew)
+    place = ConnectionCounts(begin.counts).for_worker(begin.worker_id, begin.group)
     place.join()
     place.tell(10 * begin.number)
-    line.send(Ready())
-    while (message := await line.hear()) is not None:
-        if not isinstance(message, Question):
+    channel.send(Ready())
+    while (message := await channel.receive()) is not None:
+        if not isinstance(message, WorkerQuestion):
             (directory / f"{begin.number}.heard").open("a").write(repr(message) + " ")
-        if isinstance(message, Question):
+        if isinstance(message, WorkerQuestion):
             if does == "mute":
                 continue
-            line.send(Reply(message.id, b"%d" % begin.number))
+            channel.send(WorkerReply(message.id, b"%d" % begin.number))
         if isinstance(message, Retire) and does != "stay":
-            line.send(Farewell(msgspec.msgpack.encode(Figures())))
+            channel.send(FinalFigures(msgspec.msgpack.encode(Figures())))
             return 0
         if isinstance(message, Leave) and does == "linger":
-            await line.end()
+            await channel.end()
             time.sleep(1.0)
             return 0
         if isinstance(message, Leave) and (message.at_once or does in {"serve", "mute"}):
@@ -76,7 +76,7 @@ secrets: {pepper: "${file:/p}", encryption_key: "${file:/e}", audit_key: "${file
 """
 
 
-class Play:
+class ScriptedSupervisor:
     """A supervisor and what its workers are to do, by number: `serve`, `stay` (until hurried), `mute`,
     `fail`, `slow` (to start), `linger` (after its last word). ``text`` is the file, read at each SIGHUP."""
 
@@ -103,12 +103,12 @@ class Play:
         self.hear = asyncio.get_running_loop().add_signal_handler
         self.running = asyncio.ensure_future(self.supervisor.run(self.hear))
 
-    def read(self) -> tuple[Given, Loaded]:
+    def read(self) -> tuple[ConfigSource, Loaded]:
         """As ``serve`` would again."""
         self.reads += 1
         if not self.text:
             raise ValueError("the file is gone")
-        given = Given(self.text, "gateway.yaml")
+        given = ConfigSource(self.text, "gateway.yaml")
         return given, given.load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef")
 
     def does(self, *does: str) -> None:
@@ -126,19 +126,19 @@ class Play:
                 await asyncio.sleep(0.005)
 
     @property
-    def staff(self) -> Staff:
+    def group_status(self) -> GroupStatus:
         """Nobody, before the ports are bound."""
-        return self.supervisor.staff if hasattr(self.supervisor, "_crew") else Staff((False,), (), False)
+        return self.supervisor.group_status if hasattr(self.supervisor, "_group") else GroupStatus((False,), (), False)
 
     async def begun(self) -> None:
-        await self.until(lambda: self.staff.begun)
+        await self.until(lambda: self.group_status.begun)
 
     async def reloaded(self) -> Reloads:
         """SIGHUP, and what has become of all of them when it is heeded."""
-        before = self.staff.reloads
+        before = self.group_status.reloads
         os.kill(os.getpid(), signal.SIGHUP)
-        await self.until(lambda: self.staff.reloads != before)
-        return self.staff.reloads
+        await self.until(lambda: self.group_status.reloads != before)
+        return self.group_status.reloads
 
     async def code(self, *signals: int) -> int:
         for number in signals:

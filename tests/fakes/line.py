@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 
-class Line:
+class TcpRelay:
     """Relays connections to a port of this machine. ``delay_s`` holds back what comes from there."""
 
     def __init__(self, to_port: int) -> None:

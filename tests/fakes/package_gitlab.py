@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import serialization
 from joserfc import jws
 from joserfc.jwk import RSAKey
 
-from tests.fakes.certificates import Pair
+from tests.fakes.certificates import CertificatePair
 
 ISSUER = "gitlab-issuer"
 QUESTIONS = ("/api/v4/personal_access_tokens/self", "/oauth/token/info", "/api/v4/job")
@@ -35,7 +35,7 @@ _PACKAGES = re.compile(r"/api/v4/projects/1/packages/(npm|pypi|rubygems)(/.*)?")
 class PackageGitLab:
     """``url`` serves until ``close``. ``tokens``: what each may do: ``pull``, ``push``, ``delete``."""
 
-    def __init__(self, pair: Pair, tokens: dict[str, set[str]]) -> None:
+    def __init__(self, pair: CertificatePair, tokens: dict[str, set[str]]) -> None:
         self.tokens = tokens
         self.address = ""
         """What it calls itself in addresses."""

@@ -36,7 +36,7 @@ def issues(body: bytes = b"[]", fields: Fields = ISSUES) -> Answer:
     return answer
 
 
-class Port:
+class LiveWorld:
     """A world behind a data port, and one client."""
 
     def __init__(self, made: World, server: TrafficServer, client: Client, port: int) -> None:
@@ -77,21 +77,23 @@ class Port:
         assert self.short
 
 
-def keep_keys_fresh(made: World) -> None:
+def freeze_key_cache(made: World) -> None:
     """A key is looked up again after a second: a machine that pauses would send its next request the long way."""
-    keys = made.made.gateway.road.authenticator._keys  # type: ignore[attr-defined]
+    keys = made.made.gateway.stages.authenticator._keys  # type: ignore[attr-defined]
     at = keys._monotonic()
     keys._monotonic = lambda: at
 
 
-def keep_the_time(made: World) -> None:
+def freeze_clock(made: World) -> None:
     """An answer's age is told in whole seconds: what is compared with another must not be a moment older."""
     gateway, at = made.gateway, made.gateway._wall()
     gateway._wall = gateway.lane._wall = gateway.forward_lane.wall = lambda: at
 
 
 @asynccontextmanager
-async def port(directory: Path, text: str = CONFIGURATION + CACHED, answer: Answer | None = None) -> AsyncIterator[Port]:
+async def port(
+    directory: Path, text: str = CONFIGURATION + CACHED, answer: Answer | None = None
+) -> AsyncIterator[LiveWorld]:
     def early(rejection: Rejection, _peer: str) -> tuple[ResponseHead, bytes]:
         return render(rejection)
 
@@ -102,8 +104,8 @@ async def port(directory: Path, text: str = CONFIGURATION + CACHED, answer: Answ
         number = listening.sockets[0].getsockname()[1]
         client = Client(*await asyncio.open_connection("127.0.0.1", number))
         try:
-            keep_keys_fresh(made)
-            yield Port(made, server, client, number)
+            freeze_key_cache(made)
+            yield LiveWorld(made, server, client, number)
         finally:
             client.writer.close()
             listening.close()

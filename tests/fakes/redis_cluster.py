@@ -73,7 +73,7 @@ def slot(name: bytes | str) -> int:
     return crc % 16384
 
 
-def move(name: str, owner: Any, other: Any) -> None:
+def migrate_slot(name: str, owner: Any, other: Any) -> None:
     """The slot of ``name``, with all that is in it, from one server to another of its cluster."""
     with redis.Redis(port=owner.port) as first, redis.Redis(port=other.port) as second:
         mine, theirs = (client.execute_command("CLUSTER", "MYID") for client in (first, second))

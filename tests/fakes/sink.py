@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Lines:
+class MemorySink:
     """A sink that keeps what it gets."""
 
     def __init__(self) -> None:
@@ -16,7 +16,7 @@ class Lines:
     def sync(self) -> None:
         return
 
-    def emptied(self) -> bool:
+    def was_emptied(self) -> bool:
         return False
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.fakes.line import Line
+from tests.fakes.line import TcpRelay
 
 
 async def test_octets_pass_late_and_not_at_all() -> None:
@@ -17,7 +17,7 @@ async def test_octets_pass_late_and_not_at_all() -> None:
         writer.close()
 
     async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
-        line = Line(server.sockets[0].getsockname()[1])
+        line = TcpRelay(server.sockets[0].getsockname()[1])
         await line.open()
         reader, writer = await asyncio.open_connection("127.0.0.1", line.port)
         writer.write(b"\x00one")

@@ -3,7 +3,8 @@
     async with world(tmp_path) as made:
         down = await made.ask("GET", "/api/v4/projects", PRIVATE-TOKEN=…)
 
-``Down`` is a client, ``Up`` is GitLab; both record what they see, and ``Up`` counts what is open.
+``FakeDownstream`` is a client, ``FakeUpstream`` is GitLab; both record what they see, and ``FakeUpstream`` counts what is
+open.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from pathlib import Path
 import msgspec
 
 from gateway.app.assembly import Assembly, _admission_settings, _assemble
-from gateway.app.key_register import open_key_store
+from gateway.app.key_store_session import open_key_store
 from gateway.config import Config, load
 from gateway.core.errors import Code, Rejection, Source
 from gateway.core.exchange import Exchange
 from gateway.core.messages import Field, Fields, RequestHead, ResponseHead, first
 from gateway.pipeline import Gateway
-from gateway.ports import Door, Repeated, RequestBody, Then, UpstreamRequest
+from gateway.ports import Admission, RepeatedFields, ReplyCallback, RequestBody, UpstreamRequest
 from gateway.reply import Reply
-from gateway.road import Road
+from gateway.stages import Stages
 from gateway.upstream.admission import AdmittingUpstream
 from gateway.upstream.whole_body import is_small
 
@@ -70,7 +71,7 @@ class ClientGone(ConnectionError):  # noqa: N818 — as the edge's
 class Body:
     """A client's body in pieces."""
 
-    def __init__(self, down: Down, pieces: tuple[bytes, ...], length: int | None) -> None:
+    def __init__(self, down: FakeDownstream, pieces: tuple[bytes, ...], length: int | None) -> None:
         self._down = down
         self._pieces = list(pieces)
         self.content_length = length
@@ -82,7 +83,7 @@ class Body:
         return piece
 
 
-class Down:
+class FakeDownstream:
     """A client that asked once."""
 
     def __init__(
@@ -109,7 +110,7 @@ class Down:
         )
         self.started = False
         self.plain = False
-        self.begun = None
+        self.handover = None
         self.sent_bytes = 0
         self.received_bytes = 0
         self._body = Body(self, body, length) if body is not None else None
@@ -129,7 +130,7 @@ class Down:
         await self.write(whole)
         self.finished, self.closed = True, close
 
-    def repeated(self) -> Down:
+    def repeated(self) -> FakeDownstream:
         """The same octets on a connection that has seen them: the same head, with whatever was left in its memo."""
         other = copy.copy(self)
         other.plain = True
@@ -187,15 +188,15 @@ class Down:
 Answer = Callable[[UpstreamRequest, bytes], Awaitable[Reply]]
 
 
-async def fine(request: UpstreamRequest, body: bytes) -> Reply:
+async def echo_answer(request: UpstreamRequest, body: bytes) -> Reply:
     """200 with the target and the body."""
     return Reply(ResponseHead(200, ((b"Content-Type", b"application/json"),)), whole=request.target + b" " + body)
 
 
-class Up:
+class FakeUpstream:
     """GitLab: knows its tokens, answers everything else by ``answer``."""
 
-    def __init__(self, answer: Answer = fine) -> None:
+    def __init__(self, answer: Answer = echo_answer) -> None:
         self.answer = answer
         self.users = {OWN: 7, **{token: 90 + place for place, token in enumerate(ENVIRONMENT.values())}}
         self.requests: list[UpstreamRequest] = []
@@ -231,7 +232,7 @@ class Up:
             raise
 
     def send_soon(
-        self, target: bytes, own: Fields, repeated: Repeated, then: Then, door: Door | None = None
+        self, target: bytes, own: Fields, repeated: RepeatedFields, then: ReplyCallback, door: Admission | None = None
     ) -> _Sent | None:
         request = UpstreamRequest("GET", target, own, priority=repeated.priority, repeated=repeated)
         return _Sent(self, request, then, door) if self.at_hand else None
@@ -266,9 +267,9 @@ class Up:
 class _Sent:
     """A request without a coroutine of its own."""
 
-    def __init__(self, up: Up, request: UpstreamRequest, then: Then, door: Door | None) -> None:
+    def __init__(self, up: FakeUpstream, request: UpstreamRequest, then: ReplyCallback, door: Admission | None) -> None:
         self._up = up
-        self._then: Then | None = then
+        self._then: ReplyCallback | None = then
         self._door = door
         self._task = asyncio.get_running_loop().create_task(self._send(request))
 
@@ -305,7 +306,7 @@ def token_of(request: UpstreamRequest) -> str:
     return token.decode("latin-1")
 
 
-def died(*pieces: bytes) -> Answer:
+def broken_answer(*pieces: bytes) -> Answer:
     """An answer that breaks off."""
 
     async def answer(request: UpstreamRequest, body: bytes) -> Reply:
@@ -321,7 +322,7 @@ async def _broken(pieces: tuple[bytes, ...]) -> AsyncIterator[bytes]:
     raise Rejection(Code.UPSTREAM_RESET, 502, "502 Bad Gateway", source=Source.UPSTREAM)
 
 
-class Seen:
+class RecordingObserver:
     """An observer that keeps each exchange."""
 
     def __init__(self) -> None:
@@ -358,19 +359,19 @@ SPIED = ("entry", "authenticator", "access", "dialect", "limits", "tokens", "cac
 class World:
     """One gateway, its client and its GitLab."""
 
-    def __init__(self, made: Assembly, up: Up, keys: dict[str, str]) -> None:
+    def __init__(self, made: Assembly, up: FakeUpstream, keys: dict[str, str]) -> None:
         self.made = made
         self.up = up
         self.keys = keys
-        self.seen = Seen()
+        self.seen = RecordingObserver()
         self.calls: list[str] = []
-        road = made.gateway.road
-        spies = {name: Spy(name, getattr(road, name), self.calls) for name in SPIED}
-        self.gateway = Gateway(msgspec.structs.replace(road, observers=(self.seen,), **spies))
+        stages = made.gateway.stages
+        spies = {name: Spy(name, getattr(stages, name), self.calls) for name in SPIED}
+        self.gateway = Gateway(msgspec.structs.replace(stages, observers=(self.seen,), **spies))
 
     @property
-    def road(self) -> Road:
-        return self.gateway.road
+    def stages(self) -> Stages:
+        return self.gateway.stages
 
     def fields(self, caller: str | None) -> Fields:
         """The credential of a gateway identity by its name, of a GitLab user by the token, or none."""
@@ -387,8 +388,8 @@ class World:
         body: tuple[bytes, ...] | None = None,
         chunked: bool = False,
         gone_after: int | None = None,
-    ) -> Down:
-        return Down(method, target, (*self.fields(caller), *more), body, chunked=chunked, gone_after=gone_after)
+    ) -> FakeDownstream:
+        return FakeDownstream(method, target, (*self.fields(caller), *more), body, chunked=chunked, gone_after=gone_after)
 
     async def ask(
         self,
@@ -399,14 +400,14 @@ class World:
         body: tuple[bytes, ...] | None = None,
         chunked: bool = False,
         gone_after: int | None = None,
-    ) -> Down:
+    ) -> FakeDownstream:
         """One request, answered; exactly one exchange was observed for it."""
         down = self.down(method, target, *more, caller=caller, body=body, chunked=chunked, gone_after=gone_after)
         before = len(self.seen.exchanges)
         await self.gateway.handle(down)
         assert len(self.seen.exchanges) == before + 1
         assert self.gateway.in_flight == 0
-        assert (self.up.open, self.made.door.in_flight) == (0, 0)
+        assert (self.up.open, self.made.admitting_upstream.in_flight) == (0, 0)
         return down
 
     @property
@@ -423,7 +424,7 @@ def configured(text: str, state_dir: Path) -> Config:
 
 
 @asynccontextmanager
-async def world(state_dir: Path, text: str = CONFIGURATION, answer: Answer = fine) -> AsyncIterator[World]:
+async def world(state_dir: Path, text: str = CONFIGURATION, answer: Answer = echo_answer) -> AsyncIterator[World]:
     """A gateway of ``text``, with a key for each identity that takes one."""
     config = configured(text, state_dir)
     keys: dict[str, str] = {}
@@ -432,13 +433,13 @@ async def world(state_dir: Path, text: str = CONFIGURATION, answer: Answer = fin
         unheard = msgspec.structs.replace(config, audit=msgspec.structs.replace(config.audit, sink="off"))
         async with open_key_store(unheard) as register:
             for identity in identities:
-                key, _ = await register.office.issue(register.actor, identity)
+                key, _ = await register.key_admin.issue(register.actor, identity)
                 keys[identity] = key.reveal()
-    up = Up(answer)
+    up = FakeUpstream(answer)
     made = Assembly(config)
     await made.upstream.close()
     made.upstream = up  # type: ignore[assignment]  # what stands for GitLab
-    made.door = AdmittingUpstream(up, _admission_settings(config))
+    made.admitting_upstream = AdmittingUpstream(up, _admission_settings(config))
     async with made.stack:
         await _assemble(made)
         yield World(made, up, keys)

@@ -11,12 +11,19 @@ from unittest import mock
 from urllib.parse import unquote_to_bytes
 
 from gateway.core import head_form
-from gateway.core.body import Verdict
+from gateway.core.body import BodyVerdict
 from gateway.core.body_form import FormScanner
 from gateway.core.body_json import JsonScanner
 from gateway.core.body_multipart import MultipartScanner, boundary_of
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.credentials import CREDENTIAL_FIELDS, TOKEN_PARAMETERS, Carrier, Kind, injection, read_claim
+from gateway.core.credentials import (
+    CREDENTIAL_FIELDS,
+    TOKEN_PARAMETERS,
+    Carrier,
+    CredentialKind,
+    credential_fields,
+    read_claim,
+)
 from gateway.core.errors import Rejection
 from gateway.core.framing import has_control, is_token, judge_fields, judge_framing, judge_host
 from gateway.core.headers import HOP_BY_HOP, RequestHeaderRules, forwarded_fields
@@ -26,7 +33,7 @@ from gateway.core.response_headers import ResponseHeaderRules
 from gateway.core.target import parse_target
 from gateway.core.token_request import TokenRefused, read_token_request
 from gateway.ports import Answered
-from gateway.upstream.gathering import in_form, with_length
+from gateway.upstream.gathering import fields_to_learn, with_length
 from gateway.upstream.head_forms import HeadForms
 from gateway.upstream.response import HeadBuffer, Malformed, body_reader, parse_head
 
@@ -40,7 +47,9 @@ _REQUEST_RULES = (RequestHeaderRules(bypass=b"X-Bypass"), RequestHeaderRules(sha
 _RESPONSE_RULES = ResponseHeaderRules(
     external_urls=("https://gitlab.example.com",), public_url="https://public.example.com"
 )
-_SHOWN = {f"Claim({kind.value}, {carrier})" for kind in Kind for carrier in (None, *(one.value for one in Carrier))}
+_SHOWN = {
+    f"Claim({kind.value}, {carrier})" for kind in CredentialKind for carrier in (None, *(one.value for one in Carrier))
+}
 _WATCHED = {"private_token", "access_token", "job_token", "token", "sudo", "_method"}
 
 
@@ -127,7 +136,7 @@ def credentials(octets: bytes) -> None:
     except Rejection as rejection:
         _is_one_of(rejection, {400, 401, 403, 404, 414, 431})
         return
-    carried = injection(claim)
+    carried = credential_fields(claim)
     assert len({name.lower() for name, _ in claim.passing} - {b"cookie", b"dpop", b"authorization"}) <= 1
     assert all(is_token(name) and not has_control(value) for name, value in carried)
     forwarded = parse_target(claim.target)
@@ -152,7 +161,7 @@ def known_heads(octets: bytes) -> None:
     forms, like = HeadForms(), Answered()
     for head in octets.split(b"\r\n\r\n"):
         # The last one may lack half of its blank line, and what is put behind it completes that.
-        start = forms.starts(head + b"\r\n\r\n", like) if not head.endswith(b"\r\n") else None
+        start = forms.match_start(head + b"\r\n\r\n", like) if not head.endswith(b"\r\n") else None
         assert start is None or start[2] == b"", "all of it is the head"
         found = forms.read(head, like)
         try:
@@ -165,10 +174,10 @@ def known_heads(octets: bytes) -> None:
         # What is expected may be of a form that is forgotten by now.
         for form, values in [known[:2] for known in (found, start) if known is not None]:
             assert (values[form.length] or b"-1") == (b"%d" % read.length if told else b"-1")
-            made = form.head(values if told else form.telling(values, 0))
+            made = form.head(values if told else form.with_content_length(values, 0))
             assert (made.status, made.reason, made.fields) == (read.status, read.reason, fields)
             assert (read.persistent, read.upgrade) == (True, False)
-        if found is None and (learnt := in_form(read)) is not None:
+        if found is None and (learnt := fields_to_learn(read)) is not None:
             forms.learn(head, learnt, read.reason)
 
 
@@ -237,7 +246,7 @@ def multiparts(octets: bytes) -> None:
 Make = Callable[[], JsonScanner | FormScanner | MultipartScanner]
 
 
-def _verdicts(make: Make, octets: bytes) -> tuple[Verdict, Verdict]:
+def _verdicts(make: Make, octets: bytes) -> tuple[BodyVerdict, BodyVerdict]:
     """In one piece, and cut where the first octet says."""
     cut, body = (octets[0] if octets else 0), octets[1:]
     whole, halves = make(), make()
@@ -247,7 +256,7 @@ def _verdicts(make: Make, octets: bytes) -> tuple[Verdict, Verdict]:
     return whole.finish(), halves.finish()
 
 
-def _scanned(make: Make, octets: bytes) -> Verdict:
+def _scanned(make: Make, octets: bytes) -> BodyVerdict:
     """The verdict, which must be the same either way."""
     body = octets[1:]
     verdict, other = _verdicts(make, octets)

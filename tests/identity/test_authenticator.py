@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.credentials import Carrier, Claim, Kind, read_claim
+from gateway.core.credentials import Carrier, Claim, CredentialKind, read_claim
 from gateway.core.cross_origin import asker
 from gateway.core.errors import Code, Rejection
 from gateway.core.gateway_key import new_key
@@ -18,8 +18,8 @@ from gateway.core.peer_guard import PeerGuard
 from gateway.core.secret import Secret
 from gateway.core.target import parse_target
 from gateway.identity.authenticator import PrincipalAuthenticator
-from gateway.identity.gitlab_tokens import OwnTokens
-from gateway.identity.issuing import KeyIssuer, KeyTerms
+from gateway.identity.gitlab_tokens import GitlabTokens
+from gateway.identity.key_issuer import KeyIssuer, KeyTerms
 from gateway.identity.keys import GatewayKeys
 from gateway.identity.settings import (
     AnonymousIdentity,
@@ -98,7 +98,7 @@ class World:
         keys = GatewayKeys(self.store, settings.keys, pepper=b"pepper", fingerprint_key=b"f" * 32, **more)
         tokens = None
         if settings.gitlab_token is not None:
-            tokens = OwnTokens(
+            tokens = GitlabTokens(
                 self.gitlab, settings.gitlab_token, fingerprint_key=b"f" * 32, partition_key=b"p" * 32, **clocks
             )
         self.issuer = KeyIssuer(self.store, pepper=b"pepper", wall=lambda: self.wall, random=secrets.token_bytes)
@@ -131,18 +131,18 @@ def head(peer: str = HERE) -> RequestHead:
 
 
 def private(text: str) -> Claim:
-    return Claim(Kind.TOKEN, Secret(text), Carrier.PRIVATE_TOKEN)
+    return Claim(CredentialKind.TOKEN, Secret(text), Carrier.PRIVATE_TOKEN)
 
 
 def bearer(text: str) -> Claim:
-    return Claim(Kind.TOKEN, Secret(text), Carrier.BEARER)
+    return Claim(CredentialKind.TOKEN, Secret(text), Carrier.BEARER)
 
 
 def basic(password: str, username: str = "me") -> Claim:
-    return Claim(Kind.BASIC, Secret(password), Carrier.BASIC, username=username)
+    return Claim(CredentialKind.BASIC, Secret(password), Carrier.BASIC, username=username)
 
 
-NOTHING = Claim(Kind.NONE, Secret(""))
+NOTHING = Claim(CredentialKind.NONE, Secret(""))
 
 
 @pytest.fixture
@@ -153,9 +153,9 @@ def world() -> World:
 # Gateway keys
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.NONE])
+@pytest.mark.parametrize("kind", [kind for kind in CredentialKind if kind is not CredentialKind.NONE])
 @pytest.mark.parametrize("operation", [REST, GIT, PACKAGES, SCIM], ids=lambda operation: operation.surface)
-async def test_a_gateway_key_is_one_whatever_carries_it(world: World, kind: Kind, operation: Operation) -> None:
+async def test_a_gateway_key_is_one_whatever_carries_it(world: World, kind: CredentialKind, operation: Operation) -> None:
     key, _ = await world.issuer.issue("backstage")
     principal = await world.ask(Claim(kind, key), operation)
     assert (principal.id, principal.kind, principal.team) == ("backstage", PrincipalKind.KEY, "platform")
@@ -181,10 +181,10 @@ async def test_a_key_where_gitlab_would_see_it_is_refused(world: World, name: st
     operation = Operation("x", Access.READ, surface)
     target = parse_target(f"/api/v4/x?{name}={key.reveal()}".encode())
     claim = read_claim((), "GET", target, operation)
-    assert (claim.stays, key.reveal().encode() in claim.target) == (True, True)
+    assert (claim.stays_in_target, key.reveal().encode() in claim.target) == (True, True)
     assert (await world.refusal(claim, operation)).code is Code.UNAUTHENTICATED
     cut = read_claim((), "GET", parse_target(f"/api/v4/x?private_token={key.reveal()}".encode()), operation)
-    assert (cut.stays, cut.target) == (False, b"/api/v4/x")
+    assert (cut.stays_in_target, cut.target) == (False, b"/api/v4/x")
     assert (await world.ask(cut, operation)).id == "backstage"
 
 
@@ -219,7 +219,9 @@ async def test_own_tokens_may_be_joined_as_clients_do_it(world: World) -> None:
 
 async def test_a_job_is_not_joined_by_another(world: World) -> None:
     world.gitlab.good["job"] = "job-project:7"
-    assert (await world.ask(Claim(Kind.JOB_TOKEN, Secret("job"), Carrier.JOB_TOKEN), JOB_ROUTE)).id == "job-project:7"
+    assert (
+        await world.ask(Claim(CredentialKind.JOB_TOKEN, Secret("job"), Carrier.JOB_TOKEN), JOB_ROUTE)
+    ).id == "job-project:7"
     claim = beside(JOB_ROUTE, b"JOB-TOKEN", "job", "another")
     assert (await world.refusal(claim, JOB_ROUTE)).code is Code.AMBIGUOUS_CREDENTIAL
 
@@ -230,10 +232,10 @@ async def test_a_key_in_quotes_or_so_is_shown_to_nobody(wrapped: str) -> None:
     key, _ = await world.issuer.issue("backstage")
     text = Secret(wrapped.format(key.reveal()))
     for claim, operation in (
-        (Claim(Kind.TOKEN, text, Carrier.BEARER), REST),
-        (Claim(Kind.TOKEN, text, Carrier.BEARER), PACKAGES),
-        (Claim(Kind.OPAQUE, text, Carrier.AUTHORIZATION), GIT),
-        (Claim(Kind.BASIC, text, Carrier.BASIC), GIT),
+        (Claim(CredentialKind.TOKEN, text, Carrier.BEARER), REST),
+        (Claim(CredentialKind.TOKEN, text, Carrier.BEARER), PACKAGES),
+        (Claim(CredentialKind.OPAQUE, text, Carrier.AUTHORIZATION), GIT),
+        (Claim(CredentialKind.BASIC, text, Carrier.BASIC), GIT),
     ):
         assert (await world.refusal(claim, operation)).code is Code.UNAUTHENTICATED
     assert (world.gitlab.asked, world.store.finds) == ([], 0)
@@ -294,26 +296,26 @@ async def test_whether_a_key_is_still_known_is_no_login(world: World) -> None:
     key, record = await world.issuer.issue("backstage", KeyTerms(expires_at=T + 900))
     claim = private(key.reveal())
     await world.ask(claim)
-    assert await world.authenticator.still_knows(claim)
+    assert await world.authenticator.still_accepts(claim)
     for number in range(20):
         await world.refusal(private(f"ggw_{number}"))
     world.store.away = True
     world.pass_(700)
-    assert await world.authenticator.still_knows(claim)  # nobody can tell
+    assert await world.authenticator.still_accepts(claim)  # nobody can tell
     world.store.away = False
-    assert await world.authenticator.still_knows(claim)
+    assert await world.authenticator.still_accepts(claim)
     world.pass_(200)
-    assert not await world.authenticator.still_knows(claim)  # its end has come
+    assert not await world.authenticator.still_accepts(claim)  # its end has come
 
     key, record = await world.issuer.issue("backstage")
     claim = private(key.reveal())
-    assert await world.authenticator.still_knows(claim)
+    assert await world.authenticator.still_accepts(claim)
     for number in range(20):
         await world.refusal(private(f"ggw_{number}"))
     await world.issuer.revoke(record.id)
     world.authenticator.forget_key(record.id)
-    assert not await world.authenticator.still_knows(claim)  # whoever has failed too often learns it, too
-    assert not await world.authenticator.still_knows(private("good"))
+    assert not await world.authenticator.still_accepts(claim)  # whoever has failed too often learns it, too
+    assert not await world.authenticator.still_accepts(private("good"))
 
 
 async def test_without_the_store_known_keys_go_on_and_others_hear_503(world: World) -> None:
@@ -349,7 +351,7 @@ async def test_the_same_text_in_another_carrier_is_another_question(world: World
 async def test_on_routes_for_jobs_a_bearer_may_be_a_job_token(world: World) -> None:
     world.gitlab.good["job"] = "job-project:7"
     assert (await world.ask(bearer("job"), JOB_ROUTE)).id == "job-project:7"
-    assert (await world.ask(Claim(Kind.JOB_TOKEN, Secret("job"), Carrier.JOB_TOKEN))).id == "job-project:7"
+    assert (await world.ask(Claim(CredentialKind.JOB_TOKEN, Secret("job"), Carrier.JOB_TOKEN))).id == "job-project:7"
     assert (await world.ask(basic("job", "gitlab-ci-token"), JOB_ROUTE)).id == "job-project:7"
     assert [shown for _, shown, _ in world.gitlab.asked] == [Presentation.BEARER, Presentation.JOB]
 
@@ -362,7 +364,7 @@ async def test_a_bad_token_is_refused_never_anonymous_and_asked_about_once(world
 
 async def test_without_a_gitlab_token_identity_a_raw_token_is_refused_unasked() -> None:
     world = World(IdentitySettings(keys=FULL.keys))
-    for claim in (private("good"), bearer("good"), Claim(Kind.JOB_TOKEN, Secret("good")), basic("good")):
+    for claim in (private("good"), bearer("good"), Claim(CredentialKind.JOB_TOKEN, Secret("good")), basic("good")):
         assert (await world.refusal(claim)).code is Code.UNAUTHENTICATED
     assert world.gitlab.asked == []
 
@@ -396,7 +398,7 @@ async def test_a_401_from_gitlab_itself_makes_the_next_request_ask_again(world: 
     principal = await world.ask(private("good"))
     world.pass_(2)
     del world.gitlab.good["good"]
-    world.authenticator.refused_upstream(private("good"), principal, head())
+    world.authenticator.report_401(private("good"), principal, head())
     assert (await world.refusal(private("good"))).status == 401
 
 
@@ -408,8 +410,8 @@ async def test_a_401_from_gitlab_itself_makes_the_next_request_ask_again(world: 
     [
         (basic("anything"), GIT),
         (bearer("glsoat-x"), SCIM),
-        (Claim(Kind.SESSION, Secret("cookie"), Carrier.COOKIE), REST),
-        (Claim(Kind.DEPLOY_TOKEN, Secret("gldt-x"), Carrier.DEPLOY_TOKEN), PACKAGES),
+        (Claim(CredentialKind.SESSION, Secret("cookie"), Carrier.COOKIE), REST),
+        (Claim(CredentialKind.DEPLOY_TOKEN, Secret("gldt-x"), Carrier.DEPLOY_TOKEN), PACKAGES),
     ],
     ids=["git", "scim", "session", "deploy"],
 )
@@ -423,7 +425,7 @@ async def test_what_only_gitlab_can_judge_passes_by_address(world: World, claim:
 
 async def test_a_credential_in_a_body_nobody_has_read_has_no_fingerprint(world: World) -> None:
     runner = Operation("POST /api/v4/jobs/request", Access.WRITE, Surface.RUNNER)
-    principal = await world.ask(Claim(Kind.OPAQUE, Secret(""), Carrier.BODY, "token"), runner)
+    principal = await world.ask(Claim(CredentialKind.OPAQUE, Secret(""), Carrier.BODY, "token"), runner)
     assert (principal.kind, principal.fingerprint) == (PrincipalKind.PASSTHROUGH, "")
 
 
@@ -431,7 +433,7 @@ async def test_a_closed_door_leaves_verification_or_nothing() -> None:
     world = World(IdentitySettings(gitlab_token=PEOPLE, passthrough=frozenset({Passthrough.LFS})))
     assert (await world.ask(basic("good"), GIT)).id == "user:42"
     assert (await world.refusal(basic("ldap password"), GIT)).status == 401
-    assert (await world.refusal(Claim(Kind.SESSION, Secret("cookie")))).status == 401
+    assert (await world.refusal(Claim(CredentialKind.SESSION, Secret("cookie")))).status == 401
 
 
 async def test_an_unrecognised_bearer_on_a_package_route_may_be_a_deploy_token(world: World) -> None:
@@ -477,7 +479,7 @@ async def test_every_refusal_reads_alike(world: World) -> None:
         private("ggw_typo"),
         private("unknown"),
         bearer("unknown"),
-        Claim(Kind.OPAQUE, Secret("?")),
+        Claim(CredentialKind.OPAQUE, Secret("?")),
     ]
     refusals = [await world.refusal(claim) for claim in claims] + [await world.refusal(NOTHING, peer=THERE)]
     assert {(one.code, one.status, one.message, one.headers, one.detail, one.close) for one in refusals} == {
@@ -586,14 +588,14 @@ async def test_a_peer_waiting_with_one_that_ran_dry_still_gets_its_answer(world:
 async def test_failed_basic_logins_at_gitlab_stop_the_peer_before_gitlab_bans_us(world: World) -> None:
     for _ in range(20):
         principal = await world.ask(basic("wrong"), GIT)
-        world.authenticator.refused_upstream(basic("wrong"), principal, head())
+        world.authenticator.report_401(basic("wrong"), principal, head())
     assert (await world.refusal(basic("wrong"), GIT)).status == 429
     assert (await world.ask(basic("right"), GIT, peer=THERE)).kind is PrincipalKind.PASSTHROUGH
     # Not a login: an expired cookie or registry token is answered 401 in the normal course of things.
-    session = Claim(Kind.SESSION, Secret("cookie"), Carrier.COOKIE)
+    session = Claim(CredentialKind.SESSION, Secret("cookie"), Carrier.COOKIE)
     principal = await world.ask(session, peer=THERE)
     for _ in range(50):
-        world.authenticator.refused_upstream(session, principal, head(THERE))
+        world.authenticator.report_401(session, principal, head(THERE))
     assert (await world.ask(basic("right"), GIT, peer=THERE)).kind is PrincipalKind.PASSTHROUGH
 
 
@@ -601,7 +603,7 @@ async def test_what_gitlab_refuses_where_nobodys_tokens_are_verified_is_no_login
     world = World(IdentitySettings(gitlab_token=None, passthrough=FULL.passthrough))
     principal = Principal("passthrough:x", PrincipalKind.PASSTHROUGH, "passthrough")
     for _ in range(50):
-        world.authenticator.refused_upstream(private("deploy"), principal, head())
+        world.authenticator.report_401(private("deploy"), principal, head())
     assert (await world.ask(basic("right"), GIT)).kind is PrincipalKind.PASSTHROUGH
 
 
@@ -609,20 +611,29 @@ async def test_guessing_on_package_routes_is_limited_too(world: World) -> None:
     for number in range(20):
         claim = bearer(f"guess {number}")
         principal = await world.ask(claim, PACKAGES)
-        world.authenticator.refused_upstream(claim, principal, head())
+        world.authenticator.report_401(claim, principal, head())
     assert (await world.refusal(bearer("guess"), PACKAGES)).status == 429
     registry = Operation("GET /v2", Access.READ, Surface.REGISTRY)
     for _ in range(50):
         principal = await world.ask(bearer("expired jwt"), registry, THERE)
-        world.authenticator.refused_upstream(bearer("expired jwt"), principal, head(THERE))
+        world.authenticator.report_401(bearer("expired jwt"), principal, head(THERE))
     assert (await world.refusal(private("guess"), peer=THERE)).status == 401
 
 
 @pytest.mark.parametrize(
     "text", ["", "\0", "a\r\nb", "\udcff", "x" * 100_000, "ggw_\udcff", "ggw_\u2028"], ids=lambda t: ascii(t[:9])
 )
-@pytest.mark.parametrize("kind", [Kind.TOKEN, Kind.BASIC, Kind.JOB_TOKEN, Kind.OPAQUE, Kind.DEPLOY_TOKEN])
-async def test_hostile_credentials_are_only_wrong(world: World, kind: Kind, text: str) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        CredentialKind.TOKEN,
+        CredentialKind.BASIC,
+        CredentialKind.JOB_TOKEN,
+        CredentialKind.OPAQUE,
+        CredentialKind.DEPLOY_TOKEN,
+    ],
+)
+async def test_hostile_credentials_are_only_wrong(world: World, kind: CredentialKind, text: str) -> None:
     assert (await world.refusal(Claim(kind, Secret(text)))).status == 401
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.access import Principal, PrincipalKind
-from gateway.core.credentials import Carrier, Claim, Kind
+from gateway.core.credentials import Carrier, Claim, CredentialKind
 from gateway.core.secret import Secret
-from gateway.identity.gitlab_tokens import OwnTokens, presentation
+from gateway.identity.gitlab_tokens import GitlabTokens, presentation
 from gateway.identity.lookups import LATELY_S, Recall
 from gateway.identity.settings import TokenIdentity
 from gateway.ports import NotAnswering, Presentation, Verified
@@ -32,7 +32,7 @@ class World:
     def __init__(self, remembered: int = 100, stale_s: float = 600.0) -> None:
         self.wall, self.monotonic = T, 50.0
         self.gitlab = Gitlab()
-        self.tokens = OwnTokens(
+        self.tokens = GitlabTokens(
             self.gitlab,
             TokenIdentity("people", team="all", ttl_s=30, negative_ttl_s=5, stale_s=stale_s),
             fingerprint_key=b"f" * 32,
@@ -58,23 +58,23 @@ def world() -> World:
     return World()
 
 
-def claim(kind: Kind, carrier: Carrier | None = None, **more: str) -> Claim:
+def claim(kind: CredentialKind, carrier: Carrier | None = None, **more: str) -> Claim:
     return Claim(kind, Secret("x"), carrier, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("shown", "how"),
     [
-        (claim(Kind.TOKEN, Carrier.PRIVATE_TOKEN), Presentation.PRIVATE),
-        (claim(Kind.TOKEN, Carrier.BEARER), Presentation.BEARER),
-        (claim(Kind.TOKEN, Carrier.QUERY, parameter="private_token"), Presentation.PRIVATE),
-        (claim(Kind.TOKEN, Carrier.QUERY, parameter="access_token"), Presentation.BEARER),
-        (claim(Kind.TOKEN, Carrier.BODY, parameter="bearer_token"), Presentation.BEARER),
-        (claim(Kind.JOB_TOKEN, Carrier.JOB_TOKEN), Presentation.JOB),
-        (claim(Kind.JOB_TOKEN, Carrier.QUERY, parameter="job_token"), Presentation.JOB),
-        (claim(Kind.BASIC, Carrier.BASIC, username="anything"), Presentation.PRIVATE),
-        (claim(Kind.BASIC, Carrier.BASIC, username="gitlab-ci-token"), Presentation.JOB),
-        (claim(Kind.TOKEN, Carrier.PRIVATE_TOKEN, username="gitlab-ci-token"), Presentation.PRIVATE),
+        (claim(CredentialKind.TOKEN, Carrier.PRIVATE_TOKEN), Presentation.PRIVATE),
+        (claim(CredentialKind.TOKEN, Carrier.BEARER), Presentation.BEARER),
+        (claim(CredentialKind.TOKEN, Carrier.QUERY, parameter="private_token"), Presentation.PRIVATE),
+        (claim(CredentialKind.TOKEN, Carrier.QUERY, parameter="access_token"), Presentation.BEARER),
+        (claim(CredentialKind.TOKEN, Carrier.BODY, parameter="bearer_token"), Presentation.BEARER),
+        (claim(CredentialKind.JOB_TOKEN, Carrier.JOB_TOKEN), Presentation.JOB),
+        (claim(CredentialKind.JOB_TOKEN, Carrier.QUERY, parameter="job_token"), Presentation.JOB),
+        (claim(CredentialKind.BASIC, Carrier.BASIC, username="anything"), Presentation.PRIVATE),
+        (claim(CredentialKind.BASIC, Carrier.BASIC, username="gitlab-ci-token"), Presentation.JOB),
+        (claim(CredentialKind.TOKEN, Carrier.PRIVATE_TOKEN, username="gitlab-ci-token"), Presentation.PRIVATE),
     ],
 )
 def test_the_carrier_decides_what_a_token_may_be(shown: Claim, how: Presentation) -> None:
@@ -100,26 +100,26 @@ async def test_a_good_token_is_believed_for_its_time_and_then_asked_about(world:
     world.pass_(29.9)
     assert world.recall() == principal
     world.pass_(0.1)
-    assert world.recall() is Recall.REFRESH
+    assert world.recall() is Recall.STALE
 
 
 async def test_a_token_that_may_not_stand_in_is_no_strangers_all_the_same() -> None:
     world = World(stale_s=0.0)
     await world.look_up()
     world.pass_(30)
-    assert world.recall() is Recall.REFRESH
+    assert world.recall() is Recall.STALE
     world.gitlab.silent = True
     with pytest.raises(NotAnswering):
         await world.look_up()
     world.pass_(LATELY_S)
-    assert world.recall() is Recall.ASK
+    assert world.recall() is Recall.UNKNOWN
 
 
 async def test_a_bad_token_is_remembered_shortly(world: World) -> None:
     assert await world.look_up("bad") is None
-    assert world.recall("bad") is Recall.BAD
+    assert world.recall("bad") is Recall.REFUSED
     world.pass_(5)
-    assert world.recall("bad") is Recall.ASK
+    assert world.recall("bad") is Recall.UNKNOWN
 
 
 async def test_a_revoked_token_is_refused_within_its_time_and_never_stands_in(world: World) -> None:
@@ -127,7 +127,7 @@ async def test_a_revoked_token_is_refused_within_its_time_and_never_stands_in(wo
     del world.gitlab.good["good"]
     world.pass_(30)
     assert await world.look_up() is None
-    assert world.recall() is Recall.BAD
+    assert world.recall() is Recall.REFUSED
     world.gitlab.silent = True
     world.pass_(5)
     with pytest.raises(NotAnswering):
@@ -136,7 +136,7 @@ async def test_a_revoked_token_is_refused_within_its_time_and_never_stands_in(wo
 
 async def test_what_was_no_job_token_elsewhere_is_asked_about_where_it_may_be_one(world: World) -> None:
     assert await world.look_up("job") is None
-    assert world.recall("job", may_be_job=True) is Recall.ASK
+    assert world.recall("job", may_be_job=True) is Recall.UNKNOWN
     world.gitlab.good["job"] = Verified("job-project:7")
     principal = await world.look_up("job", may_be_job=True)
     assert world.recall("job") == principal
@@ -148,12 +148,12 @@ async def test_while_gitlab_is_silent_tokens_it_vouched_for_go_on_and_new_ones_c
     world.pass_(30)
     asked = world.gitlab.asked
     while world.monotonic < 50 + 600:
-        if world.recall() is Recall.REFRESH:
+        if world.recall() is Recall.STALE:
             assert await world.look_up() == principal
         assert world.recall() == principal
         world.pass_(1)
     assert world.gitlab.asked - asked <= 60
-    assert world.recall() is Recall.ASK
+    assert world.recall() is Recall.UNKNOWN
     for token in ("good", "new"):
         with pytest.raises(NotAnswering):
             await world.look_up(token)
@@ -167,7 +167,7 @@ async def test_a_token_that_stood_in_is_asked_about_as_soon_as_gitlab_is_back(wo
     world.gitlab.silent = False
     del world.gitlab.good["good"]
     world.pass_(10)
-    assert world.recall() is Recall.REFRESH
+    assert world.recall() is Recall.STALE
     assert await world.look_up() is None
 
 
@@ -191,7 +191,7 @@ async def test_a_token_ends_with_its_expiry_whoever_answers(world: World) -> Non
     world.pass_(9.9)
     assert world.recall() == principal
     world.pass_(0.1)
-    assert world.recall() is Recall.ASK
+    assert world.recall() is Recall.UNKNOWN
     assert await world.look_up() is None
     world.gitlab.silent = True
     with pytest.raises(NotAnswering):
@@ -204,7 +204,7 @@ async def test_an_upstream_401_makes_a_judgement_of_some_age_void(world: World) 
     assert isinstance(world.recall(), Principal)  # a route that answers 401 to good tokens must not cost a question each
     world.pass_(1)
     world.tokens.forget(b"good")
-    assert world.recall() is Recall.ASK
+    assert world.recall() is Recall.UNKNOWN
     world.tokens.forget(b"never seen")
 
 

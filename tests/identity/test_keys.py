@@ -125,11 +125,11 @@ async def test_a_key_is_its_identity(world: World) -> None:
 
 async def test_a_found_key_is_remembered_for_a_second(world: World) -> None:
     key = await world.issue()
-    assert world.recall(key) is Recall.ASK
+    assert world.recall(key) is Recall.UNKNOWN
     principal = await world.look_up(key)
     assert world.recall(key) == principal
     world.clocks.pass_(TTL_S)
-    assert world.recall(key) is Recall.REFRESH
+    assert world.recall(key) is Recall.STALE
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ async def test_what_is_no_usable_key_is_bad_and_asked_again_a_second_later(
 ) -> None:
     key = await world.issue(**changes)
     assert await world.look_up(key) is None
-    assert world.recall(key) is Recall.BAD
+    assert world.recall(key) is Recall.REFUSED
     world.clocks.pass_(TTL_S)
-    assert world.recall(key) is Recall.ASK
+    assert world.recall(key) is Recall.UNKNOWN
 
 
 async def test_a_key_issued_after_it_was_refused_works_within_a_second(world: World) -> None:
@@ -178,9 +178,9 @@ async def test_a_revocation_elsewhere_shows_within_two_seconds(world: World) -> 
     await world.store.revoke(record.id, T)
     world.clocks.pass_(TTL_S)
     assert TTL_S < 2
-    assert world.recall(key) is Recall.REFRESH
+    assert world.recall(key) is Recall.STALE
     assert await world.look_up(key) is None
-    assert world.recall(key) is Recall.BAD
+    assert world.recall(key) is Recall.REFUSED
 
 
 async def test_a_revocation_here_shows_at_once(world: World) -> None:
@@ -191,7 +191,7 @@ async def test_a_revocation_here_shows_at_once(world: World) -> None:
     assert record is not None
     await world.store.revoke(record.id, T)
     world.keys.forget(record.id)
-    assert world.recall(key) is Recall.ASK
+    assert world.recall(key) is Recall.UNKNOWN
     assert isinstance(world.recall(other), Principal)
 
 
@@ -214,7 +214,7 @@ async def test_a_remembered_key_ends_on_its_second(world: World) -> None:
     world.clocks.pass_(0.4)
     assert isinstance(world.recall(key), Principal)
     world.clocks.pass_(0.1)
-    assert world.recall(key) is Recall.BAD
+    assert world.recall(key) is Recall.REFUSED
 
 
 async def test_while_the_store_is_away_known_keys_go_on_for_a_bounded_time_and_others_cannot_be_judged(
@@ -225,11 +225,11 @@ async def test_while_the_store_is_away_known_keys_go_on_for_a_bounded_time_and_o
     world.store.away = True
     for _ in range(599):
         world.clocks.pass_(1.0)
-        assert world.recall(known) is Recall.REFRESH
+        assert world.recall(known) is Recall.STALE
         assert await world.look_up(known) == principal
         assert world.recall(known) == principal
     world.clocks.pass_(1.0)
-    assert world.recall(known) is Recall.ASK
+    assert world.recall(known) is Recall.UNKNOWN
     for key in (known, unknown):
         with pytest.raises(StoreUnavailable):
             await world.look_up(key)
@@ -269,11 +269,11 @@ async def test_closed_means_that_nothing_stands_in() -> None:
     await world.look_up(key)
     world.store.away = True
     world.clocks.pass_(TTL_S)
-    assert world.recall(key) is Recall.REFRESH  # known all the same: no stranger
+    assert world.recall(key) is Recall.STALE  # known all the same: no stranger
     with pytest.raises(StoreUnavailable):
         await world.look_up(key)
     world.clocks.pass_(LATELY_S)
-    assert world.recall(key) is Recall.ASK
+    assert world.recall(key) is Recall.UNKNOWN
 
 
 async def test_last_use_is_noted_once_a_minute_and_off_the_way(world: World) -> None:
@@ -353,7 +353,7 @@ async def test_one_look_for_changes_keeps_all_keys_known(world: World) -> None:
         world.clocks.pass_(TTL_S)
     finds, looks = world.store.finds, world.store.looks
     for _ in range(int(REREAD_S / TTL_S) - 2):
-        assert world.recall(keys[0]) is Recall.REFRESH
+        assert world.recall(keys[0]) is Recall.STALE
         assert await world.look_up(keys[0]) is not None
         assert isinstance(world.recall(keys[1]), Principal), "without asking anybody"
         world.clocks.pass_(TTL_S)
@@ -402,7 +402,7 @@ async def test_a_key_revoked_elsewhere_ends_with_the_next_look(world: World, whe
         world.store.after_look = revoke
     await world.look_up(other)
     world.clocks.pass_(TTL_S)
-    assert world.recall(key) is Recall.REFRESH
+    assert world.recall(key) is Recall.STALE
     assert await world.look_up(key) is None
     assert await world.look_up(other) is not None
 
@@ -461,7 +461,7 @@ async def test_a_key_that_ends_while_nothing_changes_ends(world: World) -> None:
         world.clocks.pass_(TTL_S)
     await world.look_up(key)
     world.clocks.pass_(0.5)
-    assert world.recall(key) is Recall.BAD
+    assert world.recall(key) is Recall.REFUSED
     world.clocks.pass_(TTL_S)
     assert await world.look_up(key) is None
 
@@ -528,4 +528,4 @@ async def test_no_key_outlives_its_revocation_by_more_than_a_second(acts: list[t
                 over = world.clocks.monotonic - revoked_at.get(value, math.inf)
                 assert not (isinstance(found, Principal) and over >= TTL_S), "revoked long ago"
                 assert value in revoked_at or found is not None, "never revoked"
-                assert value in revoked_at or found is not Recall.BAD, "never revoked"
+                assert value in revoked_at or found is not Recall.REFUSED, "never revoked"

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.credentials import Kind
-from gateway.identity.passthrough import doors_to, falls_back, passthrough_for
+from gateway.core.credentials import CredentialKind
+from gateway.identity.passthrough import all_passthroughs, fallback_passthrough, passthrough_for
 from gateway.identity.settings import Passthrough as Door
 
 REST = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
@@ -21,70 +21,80 @@ def on(surface: Surface, access: Access = Access.READ) -> Operation:
 @pytest.mark.parametrize(
     ("kind", "operation", "door"),
     [
-        (Kind.BASIC, on(Surface.GIT), Door.GIT),
-        (Kind.OPAQUE, on(Surface.GIT), Door.GIT),
-        (Kind.TOKEN, on(Surface.GIT), None),
-        (Kind.NONE, on(Surface.GIT), None),
-        (Kind.BASIC, on(Surface.LFS), Door.LFS),
-        (Kind.BASIC, JWT_AUTH, Door.REGISTRY),
-        (Kind.NONE, JWT_AUTH, None),
-        (Kind.NONE, on(Surface.REGISTRY), Door.REGISTRY),
-        (Kind.TOKEN, on(Surface.REGISTRY), Door.REGISTRY),
-        (Kind.BASIC, on(Surface.PACKAGES), Door.DEPLOY),
-        (Kind.OPAQUE, on(Surface.PACKAGES), Door.DEPLOY),
-        (Kind.DEPLOY_TOKEN, on(Surface.PACKAGES), Door.DEPLOY),
-        (Kind.TOKEN, on(Surface.PACKAGES), None),
-        (Kind.DEPLOY_TOKEN, DEPLOYABLE, Door.DEPLOY),
-        (Kind.DEPLOY_TOKEN, REST, None),
-        (Kind.TOKEN, on(Surface.SCIM), Door.SCIM),
-        (Kind.NONE, on(Surface.SCIM), None),
-        (Kind.OPAQUE, on(Surface.RUNNER), Door.RUNNER),
-        (Kind.JOB_TOKEN, on(Surface.RUNNER), Door.RUNNER),
-        (Kind.TOKEN, on(Surface.RUNNER), None),
-        (Kind.NONE, on(Surface.RUNNER), None),
-        (Kind.NONE, on(Surface.RUNNER, Access.WRITE), Door.RUNNER),
-        (Kind.NONE, TRIGGER, Door.TRIGGER),
-        (Kind.OPAQUE, TRIGGER_REF, Door.TRIGGER),
-        (Kind.TOKEN, TRIGGER, None),
-        (Kind.JOB_TOKEN, TRIGGER, None),
-        (Kind.OPAQUE, on(Surface.WEB_TOKEN), Door.FEED),
-        (Kind.TOKEN, on(Surface.WEB_TOKEN), None),
-        (Kind.SESSION, REST, Door.SESSION),
-        (Kind.SESSION, on(Surface.GRAPHQL), Door.SESSION),
-        (Kind.SESSION, on(Surface.WEB), Door.SESSION),
-        (Kind.SESSION, on(Surface.GIT), None),
-        (Kind.SESSION, on(Surface.INTERNAL), None),
-        (Kind.NONE, on(Surface.OAUTH), Door.OAUTH),
-        (Kind.TOKEN, on(Surface.KAS), Door.AGENT),
-        (Kind.OPAQUE, on(Surface.UNLEASH), Door.UNLEASH),
-        (Kind.OPAQUE, on(Surface.GEO), Door.GEO),
-        (Kind.OPAQUE, on(Surface.OBSERVABILITY), Door.OBSERVABILITY),
-        (Kind.OPAQUE, on(Surface.WEB), Door.FEED),
-        (Kind.OPAQUE, REST, None),
-        (Kind.BASIC, REST, None),
-        (Kind.JOB_TOKEN, REST, None),
-        (Kind.NONE, REST, None),
-        (Kind.NONE, on(Surface.WEB), None),
-        (Kind.NONE, on(Surface.HEALTH), None),
-        (Kind.OPAQUE, on(Surface.INTERNAL), None),
+        (CredentialKind.BASIC, on(Surface.GIT), Door.GIT),
+        (CredentialKind.OPAQUE, on(Surface.GIT), Door.GIT),
+        (CredentialKind.TOKEN, on(Surface.GIT), None),
+        (CredentialKind.NONE, on(Surface.GIT), None),
+        (CredentialKind.BASIC, on(Surface.LFS), Door.LFS),
+        (CredentialKind.BASIC, JWT_AUTH, Door.REGISTRY),
+        (CredentialKind.NONE, JWT_AUTH, None),
+        (CredentialKind.NONE, on(Surface.REGISTRY), Door.REGISTRY),
+        (CredentialKind.TOKEN, on(Surface.REGISTRY), Door.REGISTRY),
+        (CredentialKind.BASIC, on(Surface.PACKAGES), Door.DEPLOY),
+        (CredentialKind.OPAQUE, on(Surface.PACKAGES), Door.DEPLOY),
+        (CredentialKind.DEPLOY_TOKEN, on(Surface.PACKAGES), Door.DEPLOY),
+        (CredentialKind.TOKEN, on(Surface.PACKAGES), None),
+        (CredentialKind.DEPLOY_TOKEN, DEPLOYABLE, Door.DEPLOY),
+        (CredentialKind.DEPLOY_TOKEN, REST, None),
+        (CredentialKind.TOKEN, on(Surface.SCIM), Door.SCIM),
+        (CredentialKind.NONE, on(Surface.SCIM), None),
+        (CredentialKind.OPAQUE, on(Surface.RUNNER), Door.RUNNER),
+        (CredentialKind.JOB_TOKEN, on(Surface.RUNNER), Door.RUNNER),
+        (CredentialKind.TOKEN, on(Surface.RUNNER), None),
+        (CredentialKind.NONE, on(Surface.RUNNER), None),
+        (CredentialKind.NONE, on(Surface.RUNNER, Access.WRITE), Door.RUNNER),
+        (CredentialKind.NONE, TRIGGER, Door.TRIGGER),
+        (CredentialKind.OPAQUE, TRIGGER_REF, Door.TRIGGER),
+        (CredentialKind.TOKEN, TRIGGER, None),
+        (CredentialKind.JOB_TOKEN, TRIGGER, None),
+        (CredentialKind.OPAQUE, on(Surface.WEB_TOKEN), Door.FEED),
+        (CredentialKind.TOKEN, on(Surface.WEB_TOKEN), None),
+        (CredentialKind.SESSION, REST, Door.SESSION),
+        (CredentialKind.SESSION, on(Surface.GRAPHQL), Door.SESSION),
+        (CredentialKind.SESSION, on(Surface.WEB), Door.SESSION),
+        (CredentialKind.SESSION, on(Surface.GIT), None),
+        (CredentialKind.SESSION, on(Surface.INTERNAL), None),
+        (CredentialKind.NONE, on(Surface.OAUTH), Door.OAUTH),
+        (CredentialKind.TOKEN, on(Surface.KAS), Door.AGENT),
+        (CredentialKind.OPAQUE, on(Surface.UNLEASH), Door.UNLEASH),
+        (CredentialKind.OPAQUE, on(Surface.GEO), Door.GEO),
+        (CredentialKind.OPAQUE, on(Surface.OBSERVABILITY), Door.OBSERVABILITY),
+        (CredentialKind.OPAQUE, on(Surface.WEB), Door.FEED),
+        (CredentialKind.OPAQUE, REST, None),
+        (CredentialKind.BASIC, REST, None),
+        (CredentialKind.JOB_TOKEN, REST, None),
+        (CredentialKind.NONE, REST, None),
+        (CredentialKind.NONE, on(Surface.WEB), None),
+        (CredentialKind.NONE, on(Surface.HEALTH), None),
+        (CredentialKind.OPAQUE, on(Surface.INTERNAL), None),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_each_credential_has_its_own_door(kind: Kind, operation: Operation, door: Door | None) -> None:
+def test_each_credential_has_its_own_door(kind: CredentialKind, operation: Operation, door: Door | None) -> None:
     assert passthrough_for(kind, operation) is door
 
 
 @pytest.mark.parametrize("surface", [Surface.REST, Surface.GRAPHQL, Surface.MCP, Surface.LEGACY, Surface.INTERNAL])
-@pytest.mark.parametrize("kind", [Kind.NONE, Kind.TOKEN, Kind.BASIC, Kind.JOB_TOKEN, Kind.OPAQUE, Kind.DEPLOY_TOKEN])
-def test_nothing_passes_where_a_person_is_asked_for(kind: Kind, surface: Surface) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        CredentialKind.NONE,
+        CredentialKind.TOKEN,
+        CredentialKind.BASIC,
+        CredentialKind.JOB_TOKEN,
+        CredentialKind.OPAQUE,
+        CredentialKind.DEPLOY_TOKEN,
+    ],
+)
+def test_nothing_passes_where_a_person_is_asked_for(kind: CredentialKind, surface: Surface) -> None:
     assert passthrough_for(kind, on(surface)) is None
 
 
 def test_only_package_routes_take_an_unrecognised_bearer() -> None:
-    assert falls_back(Kind.TOKEN, on(Surface.PACKAGES)) is Door.DEPLOY
-    assert falls_back(Kind.TOKEN, DEPLOYABLE) is Door.DEPLOY
-    assert falls_back(Kind.TOKEN, REST) is None
-    assert falls_back(Kind.JOB_TOKEN, on(Surface.PACKAGES)) is None
+    assert fallback_passthrough(CredentialKind.TOKEN, on(Surface.PACKAGES)) is Door.DEPLOY
+    assert fallback_passthrough(CredentialKind.TOKEN, DEPLOYABLE) is Door.DEPLOY
+    assert fallback_passthrough(CredentialKind.TOKEN, REST) is None
+    assert fallback_passthrough(CredentialKind.JOB_TOKEN, on(Surface.PACKAGES)) is None
 
 
 @pytest.mark.parametrize(
@@ -99,4 +109,4 @@ def test_only_package_routes_take_an_unrecognised_bearer() -> None:
     ids=lambda value: getattr(value, "name", None),
 )
 def test_all_doors_to_an_operation(operation: Operation, doors: set[Door]) -> None:
-    assert doors_to(operation) == doors
+    assert all_passthroughs(operation) == doors

@@ -229,11 +229,11 @@ async def test_cancelled_in_mid_answer_it_gives_the_connection_back() -> None:
 )
 async def test_a_tokens_user_is_asked_for_by_the_token_itself(answer: Any, name: str) -> None:
     gitlab = Gitlab({"/api/v4/user": answer})
-    assert await GitlabVerifier(gitlab, wall=lambda: T).name_of(Secret("t0ken")) == name
+    assert await GitlabVerifier(gitlab, wall=lambda: T).fetch_username(Secret("t0ken")) == name
     assert gitlab.asked[0][1][b"PRIVATE-TOKEN"] == b"t0ken"
 
 
 @pytest.mark.parametrize("answer", [(500, b""), (200, b"<html>")], ids=["failing", "no JSON"])
 async def test_a_name_that_is_not_told_is_none(answer: Any) -> None:
     with pytest.raises(NotAnswering):
-        await GitlabVerifier(Gitlab({"/api/v4/user": answer}), wall=lambda: T).name_of(Secret("t0ken"))
+        await GitlabVerifier(Gitlab({"/api/v4/user": answer}), wall=lambda: T).fetch_username(Secret("t0ken"))

@@ -8,18 +8,18 @@ import pytest
 
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
-from gateway.core.credentials import Carrier, Claim, Kind
+from gateway.core.credentials import Carrier, Claim, CredentialKind
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import RequestHead
 from gateway.core.peer_guard import PeerGuard
 from gateway.core.secret import Secret
 from gateway.core.workload_token import MAX_LENGTH, Pattern, Requirement
 from gateway.identity.authenticator import PrincipalAuthenticator
-from gateway.identity.gitlab_tokens import OwnTokens
-from gateway.identity.issuers import FRESH_S, Issuer
+from gateway.identity.gitlab_tokens import GitlabTokens
 from gateway.identity.keys import GatewayKeys
+from gateway.identity.oidc_issuer import FRESH_S, Issuer
 from gateway.identity.settings import IdentitySettings, Networks, TokenIdentity, WorkloadIdentity
-from gateway.identity.workloads import TTL_S, Workloads
+from gateway.identity.workloads import TTL_S, WorkloadTokens
 from gateway.ports import NotAnswering, Presentation, Verified
 from gateway.stores.keys_memory import MemoryKeys
 from tests.fakes.issuer import FakeIssuer, segment
@@ -63,9 +63,9 @@ class World:
         settings = IdentitySettings(workloads=identities, gitlab_token=TokenIdentity("people") if people else None)
         by_url = {one.url: Issuer(one.url, one, monotonic=lambda: self.monotonic) for one in (self.fake, self.second)}
         issuers = {one.id: by_url[one.requirement.issuer] for one in identities}
-        self.workloads = Workloads(identities, issuers, fingerprint_key=b"f" * 32, **clocks)
+        self.workloads = WorkloadTokens(identities, issuers, fingerprint_key=b"f" * 32, **clocks)
         keys = GatewayKeys(MemoryKeys(), (), pepper=b"pepper", fingerprint_key=b"f" * 32, **clocks)
-        tokens = OwnTokens(
+        tokens = GitlabTokens(
             self.gitlab, TokenIdentity("people"), fingerprint_key=b"f" * 32, partition_key=b"p" * 32, **clocks
         )
         self.authenticator = PrincipalAuthenticator(
@@ -101,7 +101,7 @@ class World:
     async def ask(
         self, token: str, carrier: Carrier = Carrier.BEARER, operation: Operation = REST, peer: str = HERE
     ) -> Principal:
-        kind = Kind.BASIC if carrier is Carrier.BASIC else Kind.TOKEN
+        kind = CredentialKind.BASIC if carrier is Carrier.BASIC else CredentialKind.TOKEN
         head = RequestHead("GET", b"/", (), peer=peer)
         return await self.authenticator.authenticate(Claim(kind, Secret(token), carrier), operation, head)
 
@@ -129,14 +129,14 @@ async def test_a_workload_is_its_identity_whatever_carries_the_token(
 
 
 async def test_a_token_where_gitlab_would_see_it_is_refused(world: World) -> None:
-    claim = Claim(Kind.OPAQUE, Secret(world.token()), Carrier.QUERY, "feed_token")
+    claim = Claim(CredentialKind.OPAQUE, Secret(world.token()), Carrier.QUERY, "feed_token")
     with pytest.raises(Rejection) as refused:
         await world.authenticator.authenticate(claim, REST, RequestHead("GET", b"/", (), peer="192.0.2.1"))
     assert refused.value.code is Code.UNAUTHENTICATED
 
 
-@pytest.mark.parametrize("kind", [Kind.TOKEN, Kind.NONE])
-async def test_nor_does_it_go_up_beside_another_credential(world: World, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [CredentialKind.TOKEN, CredentialKind.NONE])
+async def test_nor_does_it_go_up_beside_another_credential(world: World, kind: CredentialKind) -> None:
     claim = Claim(kind, Secret("glpat-good"), Carrier.PRIVATE_TOKEN, beside=(Secret("x"), Secret(world.token())))
     with pytest.raises(Rejection) as refused:
         await world.authenticator.authenticate(claim, REST, RequestHead("POST", b"/", (), peer=HERE))
@@ -201,15 +201,15 @@ async def test_forgeries_are_refused_alike_and_never_shown_to_gitlab(world: Worl
 @pytest.mark.parametrize("wrapped", ['"{}"', "'{}'", "{}.x", "x:{}", "Token {}"])
 async def test_one_in_quotes_or_so_is_shown_to_nobody(world: World, wrapped: str) -> None:
     text = Secret(wrapped.format(world.token()))
-    beside = Claim(Kind.TOKEN, Secret("glpat-x"), Carrier.PRIVATE_TOKEN, beside=(text,))
+    beside = Claim(CredentialKind.TOKEN, Secret("glpat-x"), Carrier.PRIVATE_TOKEN, beside=(text,))
     trigger = Operation("POST /api/v4/projects/:id/trigger/pipeline", Access.WRITE, Surface.REST)
     for claim, operation in (
-        (Claim(Kind.TOKEN, text, Carrier.BEARER), REST),
-        (Claim(Kind.JOB_TOKEN, text, Carrier.JOB_TOKEN), REST),
-        (Claim(Kind.OPAQUE, text, Carrier.AUTHORIZATION), GIT),
-        (Claim(Kind.BASIC, text, Carrier.BASIC), GIT),
-        (Claim(Kind.BASIC, Secret("x-oauth-basic"), Carrier.BASIC, username=text.reveal()), GIT),
-        (Claim(Kind.OPAQUE, text, Carrier.QUERY, "token"), trigger),
+        (Claim(CredentialKind.TOKEN, text, Carrier.BEARER), REST),
+        (Claim(CredentialKind.JOB_TOKEN, text, Carrier.JOB_TOKEN), REST),
+        (Claim(CredentialKind.OPAQUE, text, Carrier.AUTHORIZATION), GIT),
+        (Claim(CredentialKind.BASIC, text, Carrier.BASIC), GIT),
+        (Claim(CredentialKind.BASIC, Secret("x-oauth-basic"), Carrier.BASIC, username=text.reveal()), GIT),
+        (Claim(CredentialKind.OPAQUE, text, Carrier.QUERY, "token"), trigger),
         (beside, REST),
     ):
         with pytest.raises(Rejection) as refused:
@@ -218,8 +218,8 @@ async def test_one_in_quotes_or_so_is_shown_to_nobody(world: World, wrapped: str
     assert world.gitlab.asked == []
 
 
-@pytest.mark.parametrize("kind", [Kind.TOKEN, Kind.BASIC])
-async def test_of_many_that_look_like_one_none_is_read(world: World, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [CredentialKind.TOKEN, CredentialKind.BASIC])
+async def test_of_many_that_look_like_one_none_is_read(world: World, kind: CredentialKind) -> None:
     """A field holds thousands, and reading them all would stop everybody else."""
     foreign = f"'{segment({'alg': 'none'})}.{segment({'iss': 'https://other.example.com'})}.x'"
 
@@ -341,9 +341,9 @@ async def test_strangers_hold_up_no_token_that_was_good_a_moment_ago(world: Worl
 
 async def test_tokens_that_nobody_is_asked_about_wait_for_no_issuer(world: World) -> None:
     texts = {"iss": [world.fake.url]}, {"iss": "https://else.example.com"}, {"act": {"iss": world.fake.url}}
-    assert {world.workloads.waits_for(f"{segment({'alg': 'RS256'})}.{segment(text)}.c2ln") for text in texts} == {""}
-    assert world.workloads.waits_for("eyJ") == ""
-    assert world.workloads.waits_for(world.token()) == world.fake.url
+    assert {world.workloads.issuer_to_ask(f"{segment({'alg': 'RS256'})}.{segment(text)}.c2ln") for text in texts} == {""}
+    assert world.workloads.issuer_to_ask("eyJ") == ""
+    assert world.workloads.issuer_to_ask(world.token()) == world.fake.url
 
 
 @pytest.mark.parametrize("people", [True, False])
@@ -351,7 +351,7 @@ async def test_tokens_that_nobody_is_asked_about_wait_for_no_issuer(world: World
 async def test_who_is_known_is_known_from_memory(people: bool, operation: Operation) -> None:
     """Whoever else may call: jobs alone have no people beside them."""
     world = World(people=people)
-    claim = Claim(Kind.BASIC, Secret(world.token()), Carrier.BASIC)
+    claim = Claim(CredentialKind.BASIC, Secret(world.token()), Carrier.BASIC)
     principal = await world.authenticator.authenticate(claim, operation, RequestHead("GET", b"/", (), peer=HERE))
     proof = world.authenticator.proof(claim, operation, principal)
     assert proof is not None
@@ -361,16 +361,16 @@ async def test_who_is_known_is_known_from_memory(people: bool, operation: Operat
 
 
 async def test_a_token_is_still_known_until_it_is_over(world: World) -> None:
-    claim = Claim(Kind.TOKEN, Secret(world.token(exp=T + 2 * FRESH_S)), Carrier.BEARER)
+    claim = Claim(CredentialKind.TOKEN, Secret(world.token(exp=T + 2 * FRESH_S)), Carrier.BEARER)
     for _ in range(2):
-        assert await world.authenticator.still_knows(claim)
+        assert await world.authenticator.still_accepts(claim)
     world.pass_(TTL_S)
-    assert await world.authenticator.still_knows(claim)
+    assert await world.authenticator.still_accepts(claim)
     world.fake.failure = NotAnswering("silent")
     world.pass_(FRESH_S)
-    assert await world.authenticator.still_knows(claim)
+    assert await world.authenticator.still_accepts(claim)
     world.pass_(FRESH_S + 31)
-    assert not await world.authenticator.still_knows(claim)
+    assert not await world.authenticator.still_accepts(claim)
 
 
 async def test_closing_ends_what_is_in_flight(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.catalogue import FORMAT_VERSION, Catalogue, ReferenceKind
 from gateway.routes import read, review
-from gateway.routes.build import SourceProblem, derive, encode, main, read_source, references, unreviewed
+from gateway.routes.build import SourceProblem, derive, encode, main, read_source, references, unmatched_reviews
 
 DATA = Path(__file__).parent.parent / "data"
 SAMPLE = DATA / "routes-sample.json"
@@ -200,7 +200,7 @@ def test_a_review_that_no_longer_fits_is_told(tmp_path: Path, capsys: pytest.Cap
     assert not out.exists()
     assert "reviewed, but in no source: " in capsys.readouterr().err
     rows = derive(read_source(SAMPLE.read_text(encoding="utf-8")))
-    assert "POST /api/v4/markdown" in unreviewed(rows)
+    assert "POST /api/v4/markdown" in unmatched_reviews(rows)
     assert encode(rows, "x").count(b"\n") == len(rows) + 2
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from gateway.core.limits import LEASE_S, Decision, Level, Limit, Scope, Take, Takes, decide, settled
+from gateway.core.limits import LEASE_S, Decision, Level, Limit, Scope, Take, Takes, decide, settle_level
 from gateway.stores.bucket_memory import MemoryBuckets
-from gateway.stores.bucket_script import Deed, Script, Work
+from gateway.stores.bucket_script import BatchItem, BucketOp, Script
 
 TAKE = Script.named("take.lua")
 T0 = 1_800_000_000_000_000
@@ -38,7 +38,9 @@ costs = st.sampled_from([1.0, 0.1, 1 / 3, 2.5, 100.0])
 changes = st.sampled_from([-0.1, -3.0, -500.0, 1 / 3, 2.5, 9.0, 500.0])
 turns = st.tuples(
     st.one_of(st.integers(-5_000_000, 10_000_000), st.sampled_from([0, 0, 1, 100_000, 3_600_000_000, -3_600_000_000])),
-    st.lists(st.tuples(st.sampled_from(Deed), requests, costs, changes, st.sampled_from(LEASES)), min_size=1, max_size=5),
+    st.lists(
+        st.tuples(st.sampled_from(BucketOp), requests, costs, changes, st.sampled_from(LEASES)), min_size=1, max_size=5
+    ),
 )
 
 
@@ -54,40 +56,40 @@ class Model:
         self.leases[take.key] = {lease: ends for lease, ends in held.items() if ends > now}
         return take.limit.burst - len(self.leases[take.key])
 
-    def do(self, work: Work, now: int) -> Decision | None:
-        if work.deed is Deed.SETTLE:
-            for take in work.takes:
-                level = settled(take.limit, self.levels.get(take.key), take.cost, now)
+    def do(self, item: BatchItem, now: int) -> Decision | None:
+        if item.op is BucketOp.SETTLE:
+            for take in item.takes:
+                level = settle_level(take.limit, self.levels.get(take.key), take.cost, now)
                 if level is not None:
                     self.levels[take.key] = level
-        elif work.deed is Deed.RELEASE:
-            for take in work.takes:
+        elif item.op is BucketOp.RELEASE:
+            for take in item.takes:
                 self.free(take, now)
-                self.leases[take.key].pop(work.lease, None)
-        elif work.deed is Deed.RENEW:
-            for take in work.takes:
+                self.leases[take.key].pop(item.lease, None)
+        elif item.op is BucketOp.RENEW:
+            for take in item.takes:
                 self.free(take, now)
-                self.leases[take.key][work.lease] = now + int(LEASE_S * 1e6)
+                self.leases[take.key][item.lease] = now + int(LEASE_S * 1e6)
         else:
-            places = [(self.free(take, now), now) if take.limit.concurrent else None for take in work.takes]
-            before = [place or self.levels.get(take.key) for place, take in zip(places, work.takes, strict=True)]
-            decision, stored = decide(work.takes, before, now)
-            for take, level, found in zip(work.takes, stored, decision.states, strict=True):
+            places = [(self.free(take, now), now) if take.limit.concurrent else None for take in item.takes]
+            before = [place or self.levels.get(take.key) for place, take in zip(places, item.takes, strict=True)]
+            decision, stored = decide(item.takes, before, now)
+            for take, level, found in zip(item.takes, stored, decision.states, strict=True):
                 if take.limit.concurrent:
                     if decision.allowed and found.allowed:
-                        self.leases[take.key][work.lease] = now + int(LEASE_S * 1e6)
+                        self.leases[take.key][item.lease] = now + int(LEASE_S * 1e6)
                 elif level is not None:
                     self.levels[take.key] = level
             return decision
         return None
 
 
-def work(deed: Deed, chosen: list[int], cost: float, change: float, lease: bytes) -> Work:
+def batch_item(op: BucketOp, chosen: list[int], cost: float, change: float, lease: bytes) -> BatchItem:
     """A part of a script call that makes sense: only tokens are settled, only places are released and renewed."""
-    takes = [Take(*EVERY_BUCKET[index], change if deed is Deed.SETTLE else cost) for index in chosen]
-    if deed is not Deed.TAKE:
-        takes = [take for take in takes if take.limit.concurrent is (deed is not Deed.SETTLE)]
-    return Work(Takes(takes), lease, deed)
+    takes = [Take(*EVERY_BUCKET[index], change if op is BucketOp.SETTLE else cost) for index in chosen]
+    if op is not BucketOp.TAKE:
+        takes = [take for take in takes if take.limit.concurrent is (op is not BucketOp.SETTLE)]
+    return BatchItem(Takes(takes), lease, op)
 
 
 def said(decision: Decision | None) -> object:
@@ -95,14 +97,14 @@ def said(decision: Decision | None) -> object:
     return decision and (decision.allowed, decision.states, decision.now, decision.refusal, decision.tightest)
 
 
-def done(memory: MemoryBuckets, work: Work) -> Decision | None:
-    match work.deed:
-        case Deed.TAKE:
-            return memory.take_now(work.takes, work.lease)
-        case Deed.SETTLE:
-            memory.settle(work.takes)
-        case Deed.RELEASE:
-            memory.release(work.takes, work.lease)
-        case Deed.RENEW:
-            memory.renew(work.takes, work.lease)
+def done(memory: MemoryBuckets, item: BatchItem) -> Decision | None:
+    match item.op:
+        case BucketOp.TAKE:
+            return memory.take_now(item.takes, item.lease)
+        case BucketOp.SETTLE:
+            memory.settle(item.takes)
+        case BucketOp.RELEASE:
+            memory.release(item.takes, item.lease)
+        case BucketOp.RENEW:
+            memory.renew(item.takes, item.lease)
     return None

@@ -145,7 +145,7 @@ class Later:
         self.size_bytes = entry.size_bytes
         self.makings = 0
 
-    def made(self) -> Entry:
+    def materialise(self) -> Entry:
         self.makings += 1
         return self._entry
 
@@ -168,7 +168,7 @@ class InCallbacks:
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         if len(entries) != 1:
             return await self._store.put(key, entries, ttl_s, tags, stamp)
-        return self._store.place(key, Later(entries[0]), ttl_s, tags, stamp)
+        return self._store.put_now(key, Later(entries[0]), ttl_s, tags, stamp)
 
     async def delete(self, key: bytes) -> None:
-        self._store.drop(key)
+        self._store.delete_now(key)

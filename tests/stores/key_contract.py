@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, KeyOrigin, KeyRecord, Replacing
+from gateway.core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, LIVE_KEYS, KeyOrigin, KeyRecord, Replacement
 from gateway.ports import KeyRefused
 
 T = 1_800_000_000.0
@@ -147,7 +147,7 @@ class KeyContract:
 
     async def test_a_key_takes_the_place_of_another_which_ends_later(self, keys: Any) -> None:
         await keys.put(record(1, note="kept", cidr=("192.0.2.0/24",)))
-        await keys.put(record(2), Replacing("key_1", T + 60))
+        await keys.put(record(2), Replacement("key_1", T + 60))
         older = record(1, note="kept", cidr=("192.0.2.0/24",), expires_at=T + 60, replaced_by="key_2")
         assert await keys.find(older.digest) == older
         assert await keys.find(record(2).digest) == record(2)
@@ -158,7 +158,7 @@ class KeyContract:
     async def test_a_key_replaced_at_once_makes_room_and_is_revoked(self, keys: Any) -> None:
         await keys.put(record(1))
         await keys.put(record(2))
-        await keys.put(record(3), Replacing("key_1", T))
+        await keys.put(record(3), Replacement("key_1", T))
         assert await keys.get("key_1") == record(1, revoked_at=T + 3, replaced_by="key_3")
         assert [one.is_live(T + 3) for one in await keys.list()] == [False, True, True]
 
@@ -166,7 +166,7 @@ class KeyContract:
         await keys.put(record(1))
         await keys.put(record(2))
         with pytest.raises(KeyRefused, match="2 live keys"):
-            await keys.put(record(3), Replacing("key_1", T + 60))
+            await keys.put(record(3), Replacement("key_1", T + 60))
         assert await keys.list() == [record(1), record(2)]
 
     @pytest.mark.parametrize(
@@ -183,12 +183,12 @@ class KeyContract:
     async def test_what_cannot_be_replaced_changes_nothing(self, keys: Any, older: KeyRecord, words: str) -> None:
         await keys.put(older)
         with pytest.raises(KeyRefused, match=words):
-            await keys.put(record(2), Replacing("key_1", T + 60))
+            await keys.put(record(2), Replacement("key_1", T + 60))
         assert await keys.list() == [older]
 
     async def test_of_many_replacements_at_once_one_succeeds(self, keys: Any) -> None:
         await keys.put(record(1))
-        asked = (keys.put(record(number), Replacing("key_1", T + 60)) for number in range(2, 8))
+        asked = (keys.put(record(number), Replacement("key_1", T + 60)) for number in range(2, 8))
         done = await asyncio.gather(*asked, return_exceptions=True)
         assert sum(isinstance(outcome, KeyRefused) for outcome in done) == 5
         assert len(await keys.list()) == LIVE_KEYS
@@ -254,7 +254,7 @@ class KeyContract:
         seen = [await keys.revision()]
         for _ in range(2):
             if change.startswith("replace"):
-                await keys.put(record(3), Replacing("key_1", T + 3 if change == "replace at once" else T + 60))
+                await keys.put(record(3), Replacement("key_1", T + 3 if change == "replace at once" else T + 60))
             else:
                 assert await keys.revoke("key_1" if change == "revoke" else "key_2", T + 9)
             seen.append(await keys.revision())

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 
-from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink
+from gateway.stores.redis_subscriber import RedisSubscriber
 
 LONG_S = 60.0
 """For what is answered, however busy the machine is."""
 
 
-def comes_unread(ear: RedisEar) -> None:
+def comes_unread(subscriber: RedisSubscriber) -> None:
     """What was published, while the event loop stands still: Redis may answer its publisher first."""
     ends_at = time.monotonic() + LONG_S
-    while not ear.behind:
+    while not subscriber.has_unread:
         assert time.monotonic() < ends_at
         time.sleep(0.001)
 

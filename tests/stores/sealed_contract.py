@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from gateway.stores.credential_vault import Sealed
+from gateway.stores.credential_vault import SealedRecord
 
 
-def sealed(name: str = "sa/1", version: int = 1, octets: bytes = b"\x01octets\xff\x00:") -> Sealed:
-    return Sealed(name, version, octets)
+def sealed(name: str = "sa/1", version: int = 1, octets: bytes = b"\x01octets\xff\x00:") -> SealedRecord:
+    return SealedRecord(name, version, octets)
 
 
-async def records(store: Any) -> list[Sealed]:
+async def records(store: Any) -> list[SealedRecord]:
     return list((await store.read("test")).records)
 
 
@@ -85,7 +85,7 @@ class SealedContract:
         assert second.readers["one"] == first.now <= second.now == second.readers["two"]
 
     async def test_it_forgets_nothing(self, store: Any) -> None:
-        assert await store.forgets() == ""
+        assert await store.durability_warning() == ""
 
     async def test_a_cancelled_call_leaves_the_store_usable(self, store: Any) -> None:
         await store.put(sealed(), 0, None)

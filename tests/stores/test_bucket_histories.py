@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from gateway.core.limits import Decision, Limit, Scope, Take
 from gateway.stores.bucket_memory import MemoryBuckets
-from gateway.stores.bucket_script import Deed, Script, Wishes, Work, decisions
+from gateway.stores.bucket_script import BatchItem, BucketOp, Script, TakePacker, decisions
 
-from .bucket_model import EVERY_BUCKET, LEASES, T0, TAKE, Model, changes, costs, done, driven, requests, said, work
+from .bucket_model import EVERY_BUCKET, LEASES, T0, TAKE, Model, batch_item, changes, costs, done, driven, requests, said
 
 FORGETFUL = ("flush scripts", "copy", "fail over", "lose everything")
 SCRIPT = Script(driven(TAKE))
@@ -31,7 +31,7 @@ steps = st.one_of(
     st.sampled_from([0, 0, 1, 100_000, 7_000_000, 30_000_000, 55_000_000, 66_000_000, 3_600_000_000]),
 )
 parts = st.lists(
-    st.tuples(st.sampled_from(Deed), requests, costs, changes, st.sampled_from(LEASES)), min_size=1, max_size=4
+    st.tuples(st.sampled_from(BucketOp), requests, costs, changes, st.sampled_from(LEASES)), min_size=1, max_size=4
 )
 events = st.one_of(st.tuples(steps, parts), st.tuples(steps, parts), st.sampled_from(FORGETFUL))
 
@@ -41,18 +41,18 @@ class Driven:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self.wishes = Wishes()
+        self.packer = TakePacker()
         self.ends: dict[str, int] = {}
         """When each key's TTL is over."""
         self.replica: dict[str, tuple[bytes, int, int]] = {}
         client.flushdb()
 
-    def turn(self, batch: list[Work], now: int) -> list[Decision]:
+    def turn(self, batch: list[BatchItem], now: int) -> list[Decision]:
         for key in [key for key, end in self.ends.items() if end <= now]:
             self.client.delete(key)
             del self.ends[key]
         before = self._held()
-        arguments = (*self.wishes.arguments(batch), now)
+        arguments = (*self.packer.arguments(batch), now)
         try:
             answer = self.client.execute_command("EVALSHA", SCRIPT.sha, *arguments)
         except redis.exceptions.NoScriptError:
@@ -114,7 +114,7 @@ def test_memory_lua_and_the_model_agree_whatever_redis_forgets(redis_url: str, h
                     live = [Model(), MemoryBuckets(clock=clock, leases_end=True)]
                 case (int(step), list(asked)):
                     now += step // GRID_US * GRID_US
-                    turn = [one for one in (work(*part) for part in asked) if one.takes]
+                    turn = [one for one in (batch_item(*part) for part in asked) if one.takes]
                     model, memory = live
                     expected = [model.do(one, now) for one in turn]
                     found = driven_.turn(turn, now)
@@ -162,7 +162,7 @@ def test_what_is_forgotten_once_admits_at_most_one_burst_more(
                 else:
                     client.flushall()
                     driven_.ends.clear()
-            (decision,) = driven_.turn([Work([Take(key, TIGHT, 3.0)])], now)
+            (decision,) = driven_.turn([BatchItem([Take(key, TIGHT, 3.0)])], now)
             admitted[decision.allowed] += 1
     once = TIGHT.burst + TIGHT.rate * (now - T0) / 1e6
     bursts = 0 if forgetting == "flush scripts" else TIGHT.burst

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.limits import Limit, Scope, Take
 from gateway.stores.bucket_peek import peek
-from gateway.stores.bucket_script import Script, Wishes, Work, decisions
+from gateway.stores.bucket_script import BatchItem, Script, TakePacker, decisions
 from gateway.stores.redis_link import RedisLink, RedisUnavailable
 
 TOKENS = Limit("t", Scope.CALLER, 0.001, 20.0)
@@ -54,8 +54,8 @@ async def test_it_sees_what_the_script_would(link: RedisLink, held: tuple[str | 
     before = [await link.execute("DUMP", take.key) for take in TAKES]
     seen = await peek(link, TAKES)
     assert [await link.execute("DUMP", take.key) for take in TAKES] == before
-    turn = [Work([Take("{gw}:t", TOKENS, 1e-9), TAKES[1]], b"x")]
-    (taken,) = decisions(turn, await link.execute("EVAL", Script.named("take.lua").text, *Wishes().arguments(turn)))
+    turn = [BatchItem([Take("{gw}:t", TOKENS, 1e-9), TAKES[1]], b"x")]
+    (taken,) = decisions(turn, await link.execute("EVAL", Script.named("take.lua").text, *TakePacker().arguments(turn)))
     assert [found.remaining for found in seen.states] == pytest.approx(
         [found.remaining for found in taken.states], abs=1e-3
     )

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.codec import Codec
-from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisError, RedisLink
+from gateway.stores.redis_subscriber import RedisSubscriber
 from tests.fakes.redis_cluster import slot
 
 from .cache_contract import ENTRY, HISTORIES, CacheContract, follow
@@ -31,8 +31,8 @@ async def link(cluster: Any) -> AsyncIterator[RedisLink]:
 
 
 async def levels(link: RedisLink) -> TwoLevelCacheStore:
-    ear = RedisEar(link.place, channel=GONE_CHANNEL, name="cluster-test-ear", clock=time.monotonic)
-    store = TwoLevelCacheStore(RedisCacheStore(link, CODEC), ear, max_bytes=1 << 20, clock=time.monotonic)
+    subscriber = RedisSubscriber(link.place, channel=GONE_CHANNEL, name="cluster-test-ear", clock=time.monotonic)
+    store = TwoLevelCacheStore(RedisCacheStore(link, CODEC), subscriber, max_bytes=1 << 20, clock=time.monotonic)
     store.start()
     async with asyncio.timeout(30):
         while not store.trusted:
@@ -78,7 +78,7 @@ async def test_everything_asked_in_one_round_trip_lives_in_one_slot(link: RedisL
         assert await store.put(key, (ENTRY,), 60.0, tags, (await store.get(key, tags)).stamp)
     await store.purge(tags)
     await store.delete(b"key 0")
-    assert not store._owed
+    assert not store._unconfirmed
     assert store.outages == 0
     with redis.Redis(port=cluster.port) as client:
         names = list(client.scan_iter("*"))

@@ -14,9 +14,9 @@ from gateway.stores.cache_leases import LEASE_PREFIX, LEASE_S, RedisLeases
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.codec import Codec
-from gateway.stores.redis_ear import RedisEar
 from gateway.stores.redis_link import RedisLink, RedisUnavailable
-from tests.fakes.line import Line
+from gateway.stores.redis_subscriber import RedisSubscriber
+from tests.fakes.line import TcpRelay
 
 CODEC = Codec(b"k" * 32)
 NAMES = "{ggw:cache}:lease:*"
@@ -25,15 +25,17 @@ NAMES = "{ggw:cache}:lease:*"
 class Gateway:
     def __init__(self, url: str, wait_s: float = 20.0, heard: Callable[[], bool] | None = None) -> None:
         self.link = RedisLink.from_url(url, timeout_s=60.0 if heard is None else 0.2, name="leases-test")
-        self.ear = RedisEar(self.link.place, channel=GONE_CHANNEL, name="leases-test-ear", clock=time.monotonic)
-        self.leases = RedisLeases(self.link, CODEC, heard or (lambda: self.ear.listening), wait_s=wait_s)
+        self.subscriber = RedisSubscriber(
+            self.link.place, channel=GONE_CHANNEL, name="leases-test-ear", clock=time.monotonic
+        )
+        self.leases = RedisLeases(self.link, CODEC, heard or (lambda: self.subscriber.listening), wait_s=wait_s)
         far = RedisCacheStore(self.link, CODEC)
-        self.store = TwoLevelCacheStore(far, self.ear, max_bytes=1 << 20, clock=time.monotonic, leases=self.leases)
+        self.store = TwoLevelCacheStore(far, self.subscriber, max_bytes=1 << 20, clock=time.monotonic, leases=self.leases)
 
     async def listening(self) -> Gateway:
         self.store.start()
         async with asyncio.timeout(30):
-            while not self.ear.listening:
+            while not self.subscriber.listening:
                 await asyncio.sleep(0.005)
         return self
 
@@ -147,7 +149,7 @@ async def test_an_end_is_told_in_full_to_a_redis_that_never_heard_of_it(pair: Pa
 
 
 async def test_no_two_leases_are_ended_by_the_same_token(pair: Pair) -> None:
-    tokens = {gateway.leases._named(b"q")[1] for gateway in pair for _ in range(100)}
+    tokens = {gateway.leases._name_and_token(b"q")[1] for gateway in pair for _ in range(100)}
     assert len(tokens) == 200
 
 
@@ -161,8 +163,8 @@ async def test_an_end_that_nobody_waits_for_is_told_to_nobody(pair: Pair) -> Non
     here, _ = pair
     heard: list[bytes] = []
     standing = asyncio.Event()
-    ear = RedisEar(here.link.place, channel=GONE_CHANNEL, name="leases-test-listener", clock=time.monotonic)
-    ear.listen(heard.append, standing.set)
+    subscriber = RedisSubscriber(here.link.place, channel=GONE_CHANNEL, name="leases-test-listener", clock=time.monotonic)
+    subscriber.listen(heard.append, standing.set)
     async with asyncio.timeout(30):
         await standing.wait()
         for question in (b"q", b"r"):
@@ -173,7 +175,7 @@ async def test_an_end_that_nobody_waits_for_is_told_to_nobody(pair: Pair) -> Non
         while not heard:
             await asyncio.sleep(0.005)
     assert [name.startswith(LEASE_PREFIX) for name in heard] == [False]
-    await ear.close()
+    await subscriber.close()
 
 
 async def test_nobody_waits_for_a_lease_that_has_no_end(pair: Pair) -> None:
@@ -267,7 +269,7 @@ async def test_without_redis_everybody_goes_alone(start_redis: Callable[..., Any
 
 async def test_a_lease_whose_answer_came_too_late_holds_nobody_up(redis_server: Any, redis_url: str) -> None:
     """It was taken all the same: Redis did what nobody waited for any more."""
-    line = Line(redis_server.port)
+    line = TcpRelay(redis_server.port)
     await line.open()
     late = Gateway(f"redis://127.0.0.1:{line.port}/0", heard=lambda: True)
     there = await Gateway(redis_url).listening()

@@ -17,10 +17,10 @@ from gateway.stores.cache_levels import TRUST_S, TwoLevelCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.codec import Codec
 from gateway.stores.redis_address import parse_address
-from gateway.stores.redis_ear import RedisEar
+from gateway.stores.redis_endpoint import RedisEndpoint
 from gateway.stores.redis_link import RedisLink
-from gateway.stores.redis_place import RedisPlace
-from tests.fakes.line import Line
+from gateway.stores.redis_subscriber import RedisSubscriber
+from tests.fakes.line import TcpRelay
 
 from .cache_contract import ENTRY, HISTORIES, CacheContract, InCallbacks, follow, saying
 from .patience import comes_unread
@@ -35,10 +35,10 @@ class Gateway:
     def __init__(self, url: str, ear_url: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.link = RedisLink.from_url(url, timeout_s=60.0, name="levels-test")
         self.far = RedisCacheStore(self.link, Codec(KEY))
-        self.ear = RedisEar(
-            RedisPlace(parse_address(ear_url or url)), channel=GONE_CHANNEL, name="levels-test-ear", clock=clock
+        self.subscriber = RedisSubscriber(
+            RedisEndpoint(parse_address(ear_url or url)), channel=GONE_CHANNEL, name="levels-test-ear", clock=clock
         )
-        self.store = TwoLevelCacheStore(self.far, self.ear, max_bytes=1 << 20, clock=clock)
+        self.store = TwoLevelCacheStore(self.far, self.subscriber, max_bytes=1 << 20, clock=clock)
 
     async def listening(self) -> Gateway:
         self.store.start()
@@ -160,9 +160,9 @@ async def test_what_is_told_ends_the_copy_and_its_reading(pair: Pair, how: str) 
     reading = asyncio.ensure_future(here.store.get(b"k", TAGS, anew=True))
     await asyncio.sleep(0)
     if how == "place":
-        assert here.store.place(b"k", saying(b"new"), 60.0, TAGS, stamp)
+        assert here.store.put_now(b"k", saying(b"new"), 60.0, TAGS, stamp)
     else:
-        here.store.drop(b"k")
+        here.store.delete_now(b"k")
     assert len(here.store.near) == 0
     assert (await reading).entries == (ENTRY,), "it was asked before"
     assert len(here.store.near) == 0
@@ -224,7 +224,7 @@ async def test_a_message_that_came_is_heeded_before_it_is_read(pair: Pair) -> No
     assert await here.holds()
     with redis.Redis(port=here.link.place.at[1]) as client:
         client.publish(GONE_CHANNEL, here.far.tag_names((b"u",))[0])
-    comes_unread(here.ear)
+    comes_unread(here.subscriber)
     assert not here.store.near._purges
     assert not (await here.store.get(b"k", TAGS)).near
     await until(lambda: bool(here.store.near._purges))
@@ -239,7 +239,7 @@ async def test_an_own_put_takes_the_copy_with_it(pair: Pair) -> None:
 
 async def test_a_purge_counts_here_before_redis_has_heard_of_it(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    line = Line(server.port)
+    line = TcpRelay(server.port)
     await line.open()
     gateway = await Gateway(f"redis://127.0.0.1:{line.port}/0", server.url).listening()
     assert await gateway.holds()
@@ -259,7 +259,7 @@ async def test_a_purge_counts_here_before_redis_has_heard_of_it(start_redis: Cal
 @pytest.mark.parametrize("how", GONE)
 async def test_a_read_under_way_when_the_message_comes_makes_no_copy(redis_server: Any, redis_url: str, how: str) -> None:
     """The worst case: the value was read before the purge, and arrives after it was heard of."""
-    line = Line(redis_server.port)
+    line = TcpRelay(redis_server.port)
     await line.open()
     here = await Gateway(f"redis://127.0.0.1:{line.port}/0", redis_url).listening()
     there = await Gateway(redis_url).listening()
@@ -283,7 +283,7 @@ async def test_a_read_under_way_when_the_message_comes_makes_no_copy(redis_serve
 
 async def test_a_lost_subscription_ends_all_trust_at_once(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    line = Line(server.port)
+    line = TcpRelay(server.port)
     await line.open()
     here = await Gateway(server.url, f"redis://127.0.0.1:{line.port}/0").listening()
     there = await Gateway(server.url).listening()
@@ -291,7 +291,7 @@ async def test_a_lost_subscription_ends_all_trust_at_once(start_redis: Callable[
     await line.cut()
     await until(lambda: not here.store.trusted)
     assert here.store.trouble
-    assert not here.ear.listening
+    assert not here.subscriber.listening
     await there.store.purge((b"u",))  # nobody here hears of it
     assert not (await here.store.get(b"k", TAGS)).entries
     await line.open()
@@ -313,7 +313,7 @@ class Clock:
 
 async def test_a_subscription_that_says_nothing_is_trusted_for_a_second(redis_server: Any, redis_url: str) -> None:
     clock = Clock()
-    line = Line(redis_server.port)
+    line = TcpRelay(redis_server.port)
     await line.open()
     here = await Gateway(redis_url, f"redis://127.0.0.1:{line.port}/0", clock).listening()
     assert await here.holds()

@@ -37,14 +37,14 @@ class AtOnce:
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         del anew
         found = self._store.find(key, tags)  # first: what one of them finds dead is gone for the other
-        lookup = self._store.peek(key, tags)
+        lookup = self._store.get_now(key, tags)
         assert found is (lookup.entries[0] if lookup.entries else None)
         return lookup
 
     async def put(self, key: bytes, entries: tuple[Entry, ...], ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         if len(entries) != 1:
             return await self._store.put(key, entries, ttl_s, tags, stamp)
-        return self._store.place(key, Later(entries[0]), ttl_s, tags, stamp)
+        return self._store.put_now(key, Later(entries[0]), ttl_s, tags, stamp)
 
 
 class TestMemoryCacheStoreAtOnce(CacheContract):
@@ -62,11 +62,11 @@ async def test_any_history_ends_as_a_plain_dict_would(
     await follow(made(), history)
 
 
-@pytest.mark.parametrize("asked", ["find", "peek"])
+@pytest.mark.parametrize("asked", ["find", "get_now"])
 async def test_an_entry_is_made_when_it_is_first_asked_for_and_once(asked: str) -> None:
     store = MemoryCacheStore(1 << 20, Clock())
     late = Later(ENTRY)
-    assert store.place(b"k", late, 60.0, (), 0)
+    assert store.put_now(b"k", late, 60.0, (), 0)
     used = store.used_bytes
     assert (used, late.makings) == (len(b"k") + ENTRY.size_bytes, 0)
     found = [getattr(store, asked)(b"k", ()) for _ in range(3)]
@@ -76,18 +76,18 @@ async def test_an_entry_is_made_when_it_is_first_asked_for_and_once(asked: str) 
 
 async def test_what_is_put_over_a_late_one_stands_and_the_other_way_round() -> None:
     store = MemoryCacheStore(1 << 20, Clock())
-    store.place(b"k", Later(saying(b"late")), 60.0, (), 0)
+    store.put_now(b"k", Later(saying(b"late")), 60.0, (), 0)
     await store.put(b"k", (saying(b"put"),), 60.0, (), 0)
-    assert [entry.body for entry in store.peek(b"k", ()).entries] == [b"put"]
-    store.place(b"k", Later(saying(b"late")), 60.0, (), 0)
-    assert [entry.body for entry in store.peek(b"k", ()).entries] == [b"late"]
+    assert [entry.body for entry in store.get_now(b"k", ()).entries] == [b"put"]
+    store.put_now(b"k", Later(saying(b"late")), 60.0, (), 0)
+    assert [entry.body for entry in store.get_now(b"k", ()).entries] == [b"late"]
 
 
 async def test_a_late_one_that_nobody_asks_for_is_evicted_unmade() -> None:
     store = MemoryCacheStore(16_000, Clock())
     late = [Later(saying(b"x" * 1000)) for _ in range(100)]
     for number, one in enumerate(late):
-        store.place(b"%d" % number, one, 60.0, (), 0)
+        store.put_now(b"%d" % number, one, 60.0, (), 0)
     assert store.evictions > 80
     assert not any(one.makings for one in late)
 

@@ -115,9 +115,9 @@ async def test_what_is_told_leaves_at_once(link: RedisLink, monkeypatch: pytest.
     assert link._wire is not None
     monkeypatch.setattr(link._wire, "write", written.append)
     if how == "place":
-        assert store.place(b"k", ENTRY, 60.0, (), stamp)
+        assert store.put_now(b"k", ENTRY, 60.0, (), stamp)
     else:
-        store.drop(b"k")
+        store.delete_now(b"k")
     assert len(written) == 1
     assert store.value_name(b"k") in written[0]
 
@@ -140,7 +140,7 @@ async def test_nothing_is_looked_at_while_redis_is_owed_a_drop(redis_url: str, s
     await stored(store)
     waits(link, 0.1)
     server.process.send_signal(signal.SIGSTOP)
-    store.drop(b"k")
+    store.delete_now(b"k")
     assert store.look(b"k", (b"t",), pytest.fail) is None
     assert not (await store.get(b"k", (b"t",))).available
     server.process.send_signal(signal.SIGCONT)
@@ -157,9 +157,9 @@ async def test_what_is_too_large_is_not_on_its_way_and_takes_what_was_there_alon
     store = RedisCacheStore(link, Codec(KEY), largest_bytes=2000)
     await stored(store)
     large = msgspec.structs.replace(ENTRY, body=random.Random(1).randbytes(3000))
-    assert not store.place(b"k", large, 60.0, (b"t",), 1)
+    assert not store.put_now(b"k", large, 60.0, (b"t",), 1)
     assert (await store.get(b"k", (b"t",))).entries == ()
-    assert not store.place(b"k", ENTRY, 0.0, (b"t",), 1)
+    assert not store.put_now(b"k", ENTRY, 0.0, (b"t",), 1)
 
 
 async def test_a_redis_that_refuses_or_is_away_is_an_outage_not_a_fault(start_redis: Callable[..., Any]) -> None:
@@ -167,14 +167,14 @@ async def test_a_redis_that_refuses_or_is_away_is_an_outage_not_a_fault(start_re
     link = RedisLink.from_url(server.url, timeout_s=60.0, name="test")
     store = RedisCacheStore(link, Codec(KEY))
     await link.execute("PING")
-    assert store.place(b"k", ENTRY, 60.0, (), 1), "as far as is known"
+    assert store.put_now(b"k", ENTRY, 60.0, (), 1), "as far as is known"
     await link.execute("PING")
     assert store.outages == 1
-    assert not store.place(b"k", ENTRY, 60.0, (), 1), "it has just refused"
+    assert not store.put_now(b"k", ENTRY, 60.0, (), 1), "it has just refused"
     await link.close()
-    assert not store.place(b"k", ENTRY, 60.0, (), 1)
+    assert not store.put_now(b"k", ENTRY, 60.0, (), 1)
     assert store.look(b"k", (), pytest.fail) is None
-    store.drop(b"k")
+    store.delete_now(b"k")
 
 
 async def test_a_purge_that_no_gateway_wrote_keeps_nobody_waiting(link: RedisLink) -> None:
@@ -287,19 +287,19 @@ async def test_an_outage_is_a_bypass_and_what_was_owed_is_paid_first(start_redis
     assert not await store.purge((b"t",))
     await store.delete(b"2")
     assert store.outages >= 4
-    assert len(store._owed) == 2
+    assert len(store._unconfirmed) == 2
     server.start()
     while not (lookup := await store.get(b"k", (b"t",))).available:  # the link reconnects by itself
         await asyncio.sleep(0.01)
     assert lookup.version > 0, "the purge went up before the answer was read"
-    assert not store._owed
+    assert not store._unconfirmed
     await store.close()
 
 
 async def paid(store: RedisCacheStore) -> None:
     """Until nothing is owed; reads nothing."""
     async with asyncio.timeout(30):
-        while store._owed:
+        while store._unconfirmed:
             await asyncio.sleep(0.01)
 
 
@@ -331,14 +331,14 @@ async def test_what_is_refused_is_sent_again_until_it_is_taken_and_no_longer(sta
     link = RedisLink.from_url(server.url, timeout_s=60.0, name="admin")
     await stored(store)
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")
-    tags = tuple(b"%d" % number for number in range(cache_redis._OWED_BATCH + 1))
+    tags = tuple(b"%d" % number for number in range(cache_redis._RESEND_BATCH + 1))
     assert not await store.purge(tags)
-    store.drop(b"k")
+    store.delete_now(b"k")
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "0")
     await paid(store)
     assert await link.execute("EXISTS", store.value_name(b"k"), *store.tag_names(tags)) == len(tags)
     async with asyncio.timeout(30):
-        while store._payment is not None:
+        while store._resend_timer is not None:
             await asyncio.sleep(0.01)
     await store.close()
     await link.close()
@@ -348,11 +348,11 @@ async def test_closing_ends_what_is_sent_again(start_redis: Callable[..., Any]) 
     server = start_redis("--maxmemory", "1")
     store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=60.0, name="full"), Codec(KEY))
     assert not await store.purge((b"t",))
-    assert store._payment is not None
+    assert store._resend_timer is not None
     await store.close()
-    assert store._payment.cancelled()
+    assert store._resend_timer.cancelled()
     assert not await store.purge((b"u",))
-    assert store._payment.cancelled()
+    assert store._resend_timer.cancelled()
 
 
 async def test_a_late_confirmation_is_of_what_was_sent_alone(link: RedisLink) -> None:
@@ -360,11 +360,11 @@ async def test_a_late_confirmation_is_of_what_was_sent_alone(link: RedisLink) ->
     await store.get(b"k", ())
     purging = asyncio.ensure_future(store.purge((b"t",)))
     await asyncio.sleep(0)
-    (name,) = store._owed
+    (name,) = store._unconfirmed
     newer = {name: ("EVAL", cache_redis._PURGE, 1, name, 1000, 7)}
-    store._owe(newer)  # type: ignore[arg-type]
+    store._add_unconfirmed(newer)  # type: ignore[arg-type]
     assert await purging
-    assert store._owed == newer
+    assert store._unconfirmed == newer
     await paid(store)
     await store.close()
 
@@ -464,7 +464,7 @@ async def test_more_owed_than_can_be_remembered_means_nothing_old_is_believed(
     store = RedisCacheStore(link, Codec(KEY))
     await stored(store)
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")
-    await store.purge(tuple(b"%d" % number for number in range(cache_redis._MOST_OWED + 1)))
+    await store.purge(tuple(b"%d" % number for number in range(cache_redis._MAX_UNCONFIRMED + 1)))
     lookup = await store.get(b"k", (b"t",))
     assert (lookup.available, lookup.entries) == (True, ())
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "0")

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.core.kept_token import KeptToken, Rotation, Step
 from gateway.core.secret import Secret
-from gateway.stores.credential_vault import CredentialVault, Sealed
+from gateway.core.token_record import Rotation, RotationStep, TokenRecord
+from gateway.stores.credential_vault import CredentialVault, SealedRecord
 from gateway.stores.credentials_sqlite import SqliteCredentials
 
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -18,9 +18,9 @@ TOKEN = "glpat-hidden-hidden-0001"
 NOW = 1_800_000_000.0
 
 
-def kept(version: int = 1, name: str = "sa/1") -> KeptToken:
-    rotation = Rotation(Step.SETTLING, ("gateway sa 1", "gateway sa 2"), 41, NOW)
-    return KeptToken(name, version, Secret(TOKEN), 42, 7, ("api", "read_user"), NOW + 90.5, rotation)
+def kept(version: int = 1, name: str = "sa/1") -> TokenRecord:
+    rotation = Rotation(RotationStep.SETTLING, ("gateway sa 1", "gateway sa 2"), 41, NOW)
+    return TokenRecord(name, version, Secret(TOKEN), 42, 7, ("api", "read_user"), NOW + 90.5, rotation)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def vault(store: SqliteCredentials) -> CredentialVault:
 
 
 async def test_what_is_put_is_opened_whole(vault: CredentialVault) -> None:
-    bare = KeptToken("sa/2", 5)
+    bare = TokenRecord("sa/2", 5)
     assert await vault.put(kept(), 0, None)
     assert await vault.put(bare, 0, None)
     opened = await vault.read("one")
@@ -73,14 +73,14 @@ async def test_another_key_opens_nothing_and_nothing_is_lost(vault: CredentialVa
 async def test_each_octet_counts(vault: CredentialVault, store: SqliteCredentials) -> None:
     await vault.put(kept(), 0, None)
     (record,) = (await store.read("one")).records
-    forged: list[Sealed] = [
+    forged: list[SealedRecord] = [
         msgspec.structs.replace(record, id=f"x/{at}", octets=record.octets[:at])
         for at in (0, 1, 12, 13, 14, len(record.octets) - 1)
     ]
     for at in range(len(record.octets)):
         changed = bytearray(record.octets)
         changed[at] ^= 1
-        forged.append(Sealed(f"y/{at}", record.version, bytes(changed)))
+        forged.append(SealedRecord(f"y/{at}", record.version, bytes(changed)))
     for one in forged:
         assert await store.put(one, 0, None)
     opened = await vault.read("one")

@@ -29,18 +29,18 @@ class TestRedisCredentials(SealedContract):
 
 async def test_a_redis_that_would_forget_says_so(link: RedisLink) -> None:
     store = RedisCredentials(link)
-    assert "append-only file" in await store.forgets()
+    assert "append-only file" in await store.durability_warning()
     await link.execute("CONFIG", "SET", "appendonly", "yes", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
-    assert "evicts any key" in await store.forgets()
+    assert "evicts any key" in await store.durability_warning()
     await link.execute("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
-    assert await store.forgets() == ""
+    assert await store.durability_warning() == ""
     await link.execute("CONFIG", "SET", "appendonly", "no", "maxmemory", "0", "maxmemory-policy", "noeviction")
 
 
 async def test_one_that_may_not_be_asked_is_believed(link: RedisLink, redis_url: str) -> None:
     await link.execute("ACL", "SETUSER", "gw", "on", ">pass", "~*", "+@all", "-info")
     there = RedisLink.from_url(redis_url.replace("redis://", "redis://gw:pass@"), timeout_s=60.0, name="acl")
-    assert await RedisCredentials(there).forgets() == ""
+    assert await RedisCredentials(there).durability_warning() == ""
     await there.close()
     await link.execute("ACL", "DELUSER", "gw")
 
@@ -114,7 +114,7 @@ async def test_a_wrong_type_and_an_outage_are_said(start_redis: Callable[..., An
         store.put(sealed(), 0, None),
         store.lead("one", 1.0),
         store.resign("one"),
-        store.forgets(),
+        store.durability_warning(),
     ):
         with pytest.raises(StoreUnavailable):
             await call

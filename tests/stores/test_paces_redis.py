@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.core.pacing import Told
+from gateway.core.pacing import PaceReport
 from gateway.ports import StoreUnavailable
 from gateway.stores.paces_redis import RedisPaces, pace_key
 from gateway.stores.redis_link import RedisLink
@@ -31,7 +31,7 @@ def client(redis_server: Any) -> Any:
 
 async def test_what_one_heard_the_others_read(paces: RedisPaces, client: Any) -> None:
     assert await paces.read([]) == await paces.read(["sa", "other"]) == {}
-    await paces.put({"sa": Told(30.0, 1.5, 40.0, 2.0), "refused": Told(17.0)})
+    await paces.put({"sa": PaceReport(30.0, 1.5, 40.0, 2.0), "refused": PaceReport(17.0)})
     read = await paces.read(["refused", "sa", "other"])
     assert set(read) == {"sa", "refused"}
     sa = read["sa"]
@@ -46,14 +46,14 @@ async def test_what_one_heard_the_others_read(paces: RedisPaces, client: Any) ->
 
 
 async def test_a_wait_is_never_shortened_and_of_rates_the_latest_counts(paces: RedisPaces) -> None:
-    await paces.put({"sa": Told(30.0, 1.5, 40.0, 5.0)})
-    await paces.put({"sa": Told(3.0, 9.0, 20.0, 300.0)})  # heard earlier, told later
+    await paces.put({"sa": PaceReport(30.0, 1.5, 40.0, 5.0)})
+    await paces.put({"sa": PaceReport(3.0, 9.0, 20.0, 300.0)})  # heard earlier, told later
     told = (await paces.read(["sa"]))["sa"]
     assert told.blocked_s > 10
     assert told.rate == 1.5
-    await paces.put({"sa": Told()})  # heard nothing at all
+    await paces.put({"sa": PaceReport()})  # heard nothing at all
     assert (await paces.read(["sa"]))["sa"].rate == 1.5
-    await paces.put({"sa": Told(age_s=0.0)})  # there is plenty
+    await paces.put({"sa": PaceReport(age_s=0.0)})  # there is plenty
     told = (await paces.read(["sa"]))["sa"]
     assert (told.rate, told.blocked_s > 10, told.age_s < 60) == (0.0, True, True)
 
@@ -63,7 +63,7 @@ async def test_a_clock_that_went_back_freezes_nothing(paces: RedisPaces, client:
     ahead = (seconds + 2 * 86_400) * 1e6
     client.set(pace_key("sa"), struct.pack("<dddd", ahead, 0.1, ahead, ahead))
     assert await paces.read(["sa"]) == {}
-    await paces.put({"sa": Told(3.0, 9.0, 20.0, 0.0)})
+    await paces.put({"sa": PaceReport(3.0, 9.0, 20.0, 0.0)})
     told = (await paces.read(["sa"]))["sa"]
     assert told.blocked_s <= 3
     assert told.rate == 9.0
@@ -76,14 +76,14 @@ async def test_a_clock_that_went_back_freezes_nothing(paces: RedisPaces, client:
 async def test_what_is_no_note_says_nothing_and_is_replaced(paces: RedisPaces, client: Any, damage: bytes) -> None:
     client.set(pace_key("sa"), damage)
     assert await paces.read(["sa"]) == {}
-    await paces.put({"sa": Told(9.0)})
+    await paces.put({"sa": PaceReport(9.0)})
     assert 0 < (await paces.read(["sa"]))["sa"].blocked_s <= 9
 
 
 async def test_a_key_of_another_kind_is_replaced(paces: RedisPaces, client: Any) -> None:
     client.lpush(pace_key("sa"), "x")
     assert await paces.read(["sa"]) == {}
-    await paces.put({"sa": Told(9.0)})
+    await paces.put({"sa": PaceReport(9.0)})
     assert "sa" in await paces.read(["sa"])
 
 
@@ -93,7 +93,7 @@ async def test_an_outage_is_said() -> None:
         with pytest.raises(StoreUnavailable):
             await RedisPaces(link).read(["sa"])
         with pytest.raises(StoreUnavailable):
-            await RedisPaces(link).put({"sa": Told(1.0)})
+            await RedisPaces(link).put({"sa": PaceReport(1.0)})
     finally:
         await link.close()
 

@@ -14,21 +14,21 @@ import redis
 
 from gateway.core.key_record import KEEP_DEAD_S, KEEP_EXCHANGED_S, KeyOrigin, KeyRecord
 from gateway.core.limits import Limit, Scope, Take
-from gateway.core.pacing import Told
+from gateway.core.pacing import PaceReport
 from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.cache_leases import RedisLeases
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.stores.cache_redis import GONE_CHANNEL, RedisCacheStore
 from gateway.stores.changes_redis import RedisChanges
 from gateway.stores.codec import Codec
-from gateway.stores.credential_vault import Sealed
+from gateway.stores.credential_vault import SealedRecord
 from gateway.stores.credentials_redis import RedisCredentials
 from gateway.stores.keys_redis import RedisKeys
 from gateway.stores.paces_redis import RedisPaces
 from gateway.stores.redis_address import parse_address
-from gateway.stores.redis_ear import RedisEar
+from gateway.stores.redis_endpoint import RedisEndpoint
 from gateway.stores.redis_link import RedisLink
-from gateway.stores.redis_place import RedisPlace
+from gateway.stores.redis_subscriber import RedisSubscriber
 
 from .cache_contract import ENTRY
 from .test_cache_levels import until
@@ -56,7 +56,7 @@ async def limits(url: str) -> None:
     assert not (await buckets.take([Take("{gw}:b:plain", places)], b"another")).degraded, "of another kind: made anew"
     await buckets.close()
     async with linked(url) as link:
-        await RedisPaces(link).put({"sa": Told(1.0, 1.0, 1.0, 0.0)})
+        await RedisPaces(link).put({"sa": PaceReport(1.0, 1.0, 1.0, 0.0)})
         assert await RedisPaces(link).read(["sa"])
         await RedisChanges(link).put("one", b"note")
         assert await RedisChanges(link).read()
@@ -66,8 +66,10 @@ async def limits(url: str) -> None:
 async def cache(url: str) -> None:
     link = RedisLink.from_url(url, timeout_s=60.0, name="acl")
     far = RedisCacheStore(link, Codec(KEY))
-    ear = RedisEar(RedisPlace(parse_address(url)), channel=GONE_CHANNEL, name="acl-ear", clock=time.monotonic)
-    levels = TwoLevelCacheStore(far, ear, max_bytes=1 << 20, clock=time.monotonic)
+    subscriber = RedisSubscriber(
+        RedisEndpoint(parse_address(url)), channel=GONE_CHANNEL, name="acl-ear", clock=time.monotonic
+    )
+    levels = TwoLevelCacheStore(far, subscriber, max_bytes=1 << 20, clock=time.monotonic)
     leases = RedisLeases(link, Codec(KEY), lambda: True, wait_s=0.0)
     levels.start()
     await until(lambda: levels.trusted)
@@ -112,8 +114,8 @@ async def rotated_tokens(url: str) -> None:
         await tokens.read("here")
         fence = await tokens.lead("here", 30.0)
         assert await tokens.lead("here", 30.0) == fence
-        assert await tokens.put(Sealed("sa", 1, b"octets"), 0, fence)
-        assert await tokens.forgets()
+        assert await tokens.put(SealedRecord("sa", 1, b"octets"), 0, fence)
+        assert await tokens.durability_warning()
         await tokens.resign("here")
 
 

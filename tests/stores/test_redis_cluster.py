@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from gateway.core.limits import Limit, Scope, Take
-from gateway.core.pacing import Told
+from gateway.core.pacing import PaceReport
 from gateway.ports import StoreUnavailable
 from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.changes_redis import RedisChanges
@@ -70,7 +70,7 @@ async def test_all_that_limits_write_is_in_one_slot(link: RedisLink, cluster: An
     await RedisChanges(link).put("{gw}:b:w:x", b"note")
     await RedisChanges(link).drop(["{gw}:b:w:x", "{gw}:b:n:y"])
     await RedisChanges(link).put("{gw}:b:n:y", b"note")
-    await RedisPaces(link).put({"sa": Told(3.0), "sb": Told(4.0)})
+    await RedisPaces(link).put({"sa": PaceReport(3.0), "sb": PaceReport(4.0)})
     assert set(await RedisPaces(link).read(["sa", "sb"])) == {"sa", "sb"}
     with redis.Redis(port=cluster.port) as client:
         names = list(client.scan_iter("*"))
@@ -106,7 +106,7 @@ async def test_the_node_that_owns_the_slot_serves_and_another_is_an_outage(start
         assert bool((await store.look(takes)).states) is not degraded
         if degraded:
             with pytest.raises(StoreUnavailable):
-                await RedisPaces(link).put({"sa": Told(3.0)})
+                await RedisPaces(link).put({"sa": PaceReport(3.0)})
             with pytest.raises(StoreUnavailable):
                 await RedisChanges(link).read()
         await store.close()

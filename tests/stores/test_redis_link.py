@@ -17,7 +17,7 @@ import uvloop
 from gateway.stores import redis_link
 from gateway.stores.redis_link import RedisError, RedisLink, RedisUnavailable
 from gateway.stores.redis_wire import packed
-from tests.fakes.line import Line
+from tests.fakes.line import TcpRelay
 
 from .patience import LONG_S, waits
 
@@ -94,11 +94,11 @@ async def test_calls_in_between_have_their_own_replies_in_order(link: RedisLink,
         heard.append(reply)
         raise ZeroDivisionError
 
-    posts = [link.post([("ECHO", "post 1"), ("ECHO", "post 2")])]
+    posts = [link.submit([("ECHO", "post 1"), ("ECHO", "post 2")])]
     link.call(packed([("ECHO", "call 1")]), heard.append)
     link.call(packed([("ECHO", "call 2")]), fail)
     link.call(packed([("INCR",)]), heard.append)
-    posts.append(link.post([("ECHO", "post 3")]))
+    posts.append(link.submit([("ECHO", "post 3")]))
     assert await asyncio.gather(*posts) == [[b"post 1", b"post 2"], [b"post 3"]]
     assert heard[:2] == [[b"call 1"], [b"call 2"]]
     assert isinstance(heard[2], list)
@@ -117,7 +117,7 @@ async def test_what_is_asked_leaves_with_the_turns_posts_and_may_be_cancelled(li
     link.ask(packed([("ECHO", "1"), ("ECHO", "2")]), 2, heard.append)
     left = link.ask(packed([("ECHO", "3"), ("ECHO", "4")]), 2, heard.append)
     left.cancel()
-    posted = link.post([("ECHO", "5")])
+    posted = link.submit([("ECHO", "5")])
     link.ask(packed([("ECHO", "6")]), 1, heard.append)
     assert writes == []
     assert await posted == [b"5"]
@@ -300,7 +300,7 @@ async def test_what_greets_a_new_connection_stands_before_whatever_waited_for_it
     server = start_redis()
     link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
     heard: list[object] = []
-    link.greet = lambda: link.ask(packed([("INCR", "n")]), 1, heard.append)  # type: ignore[assignment, return-value]
+    link.on_connect = lambda: link.ask(packed([("INCR", "n")]), 1, heard.append)  # type: ignore[assignment, return-value]
     assert await asyncio.gather(link.execute("INCR", "n"), link.execute("INCR", "n")) == [2, 3]
     assert heard == [[1]]
     server.stop()
@@ -309,7 +309,7 @@ async def test_what_greets_a_new_connection_stands_before_whatever_waited_for_it
         while len(heard) < 2:  # asked by nobody
             await asyncio.sleep(0.01)
     assert await link.execute("INCR", "n") == 2
-    link.greet = lambda: 1 / 0  # type: ignore[assignment, return-value]
+    link.on_connect = lambda: 1 / 0  # type: ignore[assignment, return-value]
     await link.execute_many([("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")])
     await back(link)
     assert "Redis greeting callback failed" in caplog.text
@@ -467,7 +467,7 @@ async def test_a_name_that_leads_to_another_server_since_is_asked_again_when_thi
 ) -> None:
     monkeypatch.setattr(redis_link, "STAYS_S", 0.0)
     old, new = start_redis(), start_redis()
-    line = Line(old.port)
+    line = TcpRelay(old.port)
     await line.open()
     link = RedisLink.from_url(f"redis://127.0.0.1:{line.port}", timeout_s=LONG_S, name="link-test")
     try:

@@ -16,9 +16,9 @@ import uvloop
 from gateway.core.limits import Limit, Scope, Take
 from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.redis_address import parse_address
-from gateway.stores.redis_ear import RedisEar
+from gateway.stores.redis_endpoint import RedisEndpoint
 from gateway.stores.redis_link import RedisLink, RedisUnavailable
-from gateway.stores.redis_place import RedisPlace
+from gateway.stores.redis_subscriber import RedisSubscriber
 from tests.fakes.certificates import Authority
 from tests.fakes.redis_sentinel import NAME, Sentinel, until
 
@@ -110,14 +110,14 @@ async def test_buckets_and_the_ear_come_by_tls(place: Place) -> None:
     await store.close()
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     stands = asyncio.Event()
-    found = RedisPlace(parse_address(place.trusting()))
-    ear = RedisEar(found, channel="c", name="ear", clock=asyncio.get_running_loop().time)
-    ear.listen(heard.put_nowait, stands.set)
+    found = RedisEndpoint(parse_address(place.trusting()))
+    subscriber = RedisSubscriber(found, channel="c", name="ear", clock=asyncio.get_running_loop().time)
+    subscriber.listen(heard.put_nowait, stands.set)
     await asyncio.wait_for(stands.wait(), 30)
     async with linked(place.trusting()) as link:
         await link.execute("PUBLISH", "c", "hello")
     assert await asyncio.wait_for(heard.get(), 30) == b"hello"
-    await ear.close()
+    await subscriber.close()
 
 
 async def test_another_authoritys_certificate_is_refused_before_a_password_is_sent(place: Place, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.names import Address, Names
+from gateway.host_resolver import Address, HostResolver
 from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_link import RedisLink
-from gateway.stores.redis_wire import Garbled, RedisError, RedisUnavailable, RedisValue, Wire, connected, packed
+from gateway.stores.redis_wire import RedisError, RedisProtocolError, RedisUnavailable, RedisValue, Wire, connected, packed
 from tests.fakes.redis_cluster import start_node
 
 
@@ -44,7 +44,7 @@ async def served(
 
 
 async def test_an_address_where_nobody_answers_leaves_the_next_one(redis_url: str) -> None:
-    class Two(Names):
+    class Two(HostResolver):
         async def addresses(self) -> list[Address]:
             (right,) = await super().addresses()
             return [(*right[:4], ("127.0.0.99", right[4][1])), right]  # type: ignore[list-item]
@@ -107,7 +107,7 @@ async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
         writer.close()
 
     def refuse(_: RedisValue | RedisError) -> None:
-        raise Garbled
+        raise RedisProtocolError
 
     url, server = await served(lie)
     wire, _ = await connected(parse_address(url), "wire-test", 2.0, refuse)

@@ -45,7 +45,7 @@ class Lines:
     def sync(self) -> None:
         self.synced += 1
 
-    def emptied(self) -> bool:
+    def was_emptied(self) -> bool:
         return False
 
     def close(self) -> None:

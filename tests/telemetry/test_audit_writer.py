@@ -45,7 +45,7 @@ class Moody:
     def empty(self) -> None:
         self.octets, self.is_empty = b"", True
 
-    def emptied(self) -> bool:
+    def was_emptied(self) -> bool:
         return self.is_empty
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ async def test_what_is_offered_is_written_in_order() -> None:
 
 async def test_what_the_sink_does_not_take_waits_and_follows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sink = Moody(nothing)
-    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01, look_s=3600.0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01, claim_pause_s=3600.0)
     for number in range(10):
         writer.offer(line(number))
     await until(lambda: writer.spooled_bytes == len(lines(0, 10)))
@@ -184,7 +184,7 @@ async def test_one_process_after_the_other_goes_on_where_the_sink_stands(tmp_pat
             spool = Spool(tmp_path, 1 << 20)
             spool.claim()
             first = spool.resume(Tail(whole.rpartition(b"\n")[2], torn))
-            writer = AuditWriter(sink, spool, begun=torn, torn=first, retry_s=0.0001)
+            writer = AuditWriter(sink, spool, partial_line=torn, torn=first, retry_s=0.0001)
             for _ in range(chance.randrange(1, 6)):
                 one = b'{"schema":1,"n":%d,"x":"%b"}\n' % (len(offered), b"x" * chance.randrange(30))
                 offered += one
@@ -206,7 +206,7 @@ async def test_a_line_that_another_process_cut_is_ended_first(
     spool = None if kept is None else Spool(tmp_path, 1 << 20)
     if spool is not None and kept:
         spool.append(kept)
-    writer = AuditWriter(sink, spool, begun=b'{"sch', torn=b"\n", retry_s=0.0001)
+    writer = AuditWriter(sink, spool, partial_line=b'{"sch', torn=b"\n", retry_s=0.0001)
     if fails_first:
         writer.offer(line(1))
         await until(lambda: writer.failing and writer._queued == 0)
@@ -249,7 +249,7 @@ async def test_a_disk_that_fails_as_well_blocks_at_once_and_loses_nothing(
     writer = AuditWriter(sink, Spool(tmp_path / "nowhere", 1 << 20), retry_s=0.01)
     writer.offer(line(0))
     await until(lambda: writer.blocked)
-    settling = asyncio.ensure_future(writer.settle(line(1)))
+    settling = asyncio.ensure_future(writer.write_durably(line(1)))
     await until(lambda: len(tries) > 9)
     assert writer.has_room(1000)
     (tmp_path / "nowhere").mkdir()
@@ -349,7 +349,7 @@ async def test_it_begins_anew_out_of_memory_as_well(tmp_path: Path) -> None:
 async def test_a_cut_line_is_not_ended_in_a_sink_that_was_emptied() -> None:
     sink = Moody()
     sink.empty()
-    writer = AuditWriter(sink, begun=b'{"sch', torn=b"\n")
+    writer = AuditWriter(sink, partial_line=b'{"sch', torn=b"\n")
     writer.offer(line(0))
     writer.close()
     assert sink.octets == line(0)
@@ -361,20 +361,20 @@ async def test_a_cut_line_is_not_ended_in_a_sink_that_was_emptied() -> None:
 async def test_durable_means_synced(caplog: pytest.LogCaptureFixture) -> None:
     sink = Moody()
     writer = AuditWriter(sink)
-    assert await writer.settle(line(0))
+    assert await writer.write_durably(line(0))
     assert sink.octets == line(0)
     sink.sync_fails = True
-    assert not await writer.settle(line(1))
+    assert not await writer.write_durably(line(1))
     assert "synced to disk" in caplog.text
     sink.mood = nothing
-    assert not await writer.settle(line(2)), "lost"
+    assert not await writer.write_durably(line(2)), "lost"
     writer.close()
 
 
 async def test_the_spool_is_as_good(tmp_path: Path) -> None:
     sink = Moody(nothing)
     writer = AuditWriter(sink, Spool(tmp_path, 1 << 20))
-    assert await writer.settle(line(0))
+    assert await writer.write_durably(line(0))
     assert (tmp_path / "audit-0.spool").read_bytes() == line(0)
     writer.close()
 
@@ -383,8 +383,8 @@ async def test_what_was_promised_leaves_the_spool_when_the_sinks_outlives_a_powe
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = Moody(nothing)
-    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.01, look_s=0.0)
-    assert await writer.settle(line(0))
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.01, claim_pause_s=0.0)
+    assert await writer.write_durably(line(0))
     done: list[str] = []
     truncate = os.ftruncate
 
@@ -414,7 +414,7 @@ async def test_what_left_the_spool_does_not_come_back_with_a_power_cut(
     kept = tmp_path / "audit-0.spool"
     sink = Moody(nothing)
     writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=durable, retry_s=0.01)
-    assert await writer.settle(line(0))
+    assert await writer.write_durably(line(0))
     on_disk = [kept.stat().st_size]
     monkeypatch.setattr(os, "fsync", lambda descriptor: on_disk.append(os.fstat(descriptor).st_size))
     sink.mood = lambda size: size
@@ -429,20 +429,20 @@ async def test_what_was_promised_stays_in_the_spool_while_the_sink_cannot_be_syn
     """The sink has it, and may lose it: it is written again. Whoever asks is told."""
     kept = tmp_path / "audit-0.spool"
     sink = Moody(nothing)
-    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.01, look_s=0.01)
-    assert await writer.settle(line(0))
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.01, claim_pause_s=0.01)
+    assert await writer.write_durably(line(0))
     sink.sync_fails = True
     sink.mood = lambda size: size
-    await until(lambda: writer.unsure and not writer.failing)
-    assert not await writer.settle(line(1))
+    await until(lambda: writer.sync_failing and not writer.failing)
+    assert not await writer.write_durably(line(1))
     assert (sink.octets, kept.read_bytes(), writer.spooled_bytes) == (lines(0, 2), line(0), 0)
     sink.sync_fails = False
     await until(lambda: not kept.stat().st_size)
-    assert not writer.unsure
-    assert await writer.settle(line(2))
+    assert not writer.sync_failing
+    assert await writer.write_durably(line(2))
     sink.sync_fails = True
     sink.mood = nothing
-    assert await writer.settle(line(3)), "the sink has nothing of it"
+    assert await writer.write_durably(line(3)), "the sink has nothing of it"
     sink.mood = lambda size: size
     writer.close()
     assert sink.octets == lines(0, 2) + line(0) + lines(2, 4)
@@ -463,8 +463,10 @@ async def test_what_could_not_be_synced_is_written_again_until_it_can(tmp_path: 
     """Linux says once that it could not write, and then that all is well: it has dropped what it could not."""
     kept = tmp_path / "audit-0.spool"
     sink = Moody(nothing)
-    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.001, look_s=0.001, again_s=0.0)
-    assert await writer.settle(line(0))
+    writer = AuditWriter(
+        sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.001, claim_pause_s=0.001, rewrite_pause_s=0.0
+    )
+    assert await writer.write_durably(line(0))
     dropped, synced = [0], [0]
 
     def sync() -> None:
@@ -477,7 +479,7 @@ async def test_what_could_not_be_synced_is_written_again_until_it_can(tmp_path: 
     sink.sync = sync  # type: ignore[method-assign]
     sink.mood = lambda size: size
     await until(lambda: not kept.stat().st_size)
-    assert not writer.unsure
+    assert not writer.sync_failing
     writer.close()
     assert sink.octets == line(0) * 4
 
@@ -485,8 +487,10 @@ async def test_what_could_not_be_synced_is_written_again_until_it_can(tmp_path: 
 async def test_what_could_not_be_synced_is_not_written_again_at_once_each_time(tmp_path: Path) -> None:
     """A disk that takes all, and is sure of nothing, must not be filled with it. Changes go on."""
     sink = Moody(nothing)
-    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.001, look_s=0.001, again_s=3600.0)
-    assert await writer.settle(line(0))
+    writer = AuditWriter(
+        sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.001, claim_pause_s=0.001, rewrite_pause_s=3600.0
+    )
+    assert await writer.write_durably(line(0))
     synced: list[int] = []
 
     def sync() -> None:
@@ -496,9 +500,9 @@ async def test_what_could_not_be_synced_is_not_written_again_at_once_each_time(t
 
     sink.sync = sync  # type: ignore[method-assign]
     sink.mood = lambda size: size
-    await until(lambda: len(sink.octets) > len(line(0)) and not writer.unsure)
+    await until(lambda: len(sink.octets) > len(line(0)) and not writer.sync_failing)
     sink.sync = lambda: None  # type: ignore[method-assign]
-    assert await writer.settle(line(1))
+    assert await writer.write_durably(line(1))
     asked = len(synced)
     writer.close()
     assert len(synced) == asked
@@ -511,7 +515,7 @@ async def test_what_is_written_again_does_not_begin_within_a_line(tmp_path: Path
     takes = [5]
     sink = Moody(lambda _: takes.pop() if takes else 0)
     writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.001)
-    assert await writer.settle(line(0))
+    assert await writer.write_durably(line(0))
     spooled = writer._spool
     assert spooled is not None
 
@@ -521,10 +525,10 @@ async def test_what_is_written_again_does_not_begin_within_a_line(tmp_path: Path
     monkeypatch.setattr(spooled, "append", full)
     takes += [7, len(line(0)) - 5]  # the last first
     sink.sync_fails = True
-    waiting = asyncio.ensure_future(writer.settle(line(1)))
-    await until(lambda: writer.unsure and writer.blocked)
+    waiting = asyncio.ensure_future(writer.write_durably(line(1)))
+    await until(lambda: writer.sync_failing and writer.blocked)
     sink.sync_fails = False
-    await until(lambda: not writer.unsure)
+    await until(lambda: not writer.sync_failing)
     sink.mood = lambda size: size
     assert not await waiting
     await until(lambda: not (tmp_path / "audit-0.spool").stat().st_size)
@@ -537,11 +541,11 @@ async def test_that_the_sink_can_be_synced_again_is_found_without_a_change(tmp_p
     sink = Moody()
     sink.sync_fails = True
     spool = Spool(tmp_path, 1 << 20) if spools else None
-    writer = AuditWriter(sink, spool, durable=True, retry_s=0.01, look_s=3600.0)
-    assert not await writer.settle(line(0))
-    assert writer.unsure
+    writer = AuditWriter(sink, spool, durable=True, retry_s=0.01, claim_pause_s=3600.0)
+    assert not await writer.write_durably(line(0))
+    assert writer.sync_failing
     sink.sync_fails = False
-    await until(lambda: not writer.unsure)
+    await until(lambda: not writer.sync_failing)
     writer.close()
     assert sink.octets == line(0)
 
@@ -557,10 +561,10 @@ async def test_what_a_process_before_wrote_is_synced_before_it_leaves_the_spool(
     sink = Moody(nothing)
     sink.octets, sink.sync_fails = line(0), True
     writer = AuditWriter(sink, spool, durable=True, retry_s=0.01)
-    assert await writer.settle(line(2))
-    assert not writer.unsure
+    assert await writer.write_durably(line(2))
+    assert not writer.sync_failing
     sink.mood = lambda size: size
-    await until(lambda: writer.unsure)
+    await until(lambda: writer.sync_failing)
     assert (tmp_path / "audit-0.spool").read_bytes() == lines(0, 3)
     writer.close()
 
@@ -575,12 +579,12 @@ async def test_what_another_promised_is_synced_where_nothing_is_promised_any_mor
     spool.claim()
     sink = Moody()
     sink.sync_fails = True
-    writer = AuditWriter(sink, spool, retry_s=0.01, look_s=0.01, again_s=0.0)
+    writer = AuditWriter(sink, spool, retry_s=0.01, claim_pause_s=0.01, rewrite_pause_s=0.0)
     for number in range(2):
-        await until(lambda: writer.unsure and not writer.spooled_bytes)
+        await until(lambda: writer.sync_failing and not writer.spooled_bytes)
         assert kept.read_bytes() == line(number)
         sink.sync_fails = False
-        await until(lambda path=kept: not writer.unsure and not path.stat().st_size)  # type: ignore[misc]
+        await until(lambda path=kept: not writer.sync_failing and not path.stat().st_size)  # type: ignore[misc]
         sink.sync_fails = True
         if number == 0:
             other = Spool(tmp_path, 1 << 20)
@@ -592,7 +596,7 @@ async def test_what_another_promised_is_synced_where_nothing_is_promised_any_mor
     await until(lambda: writer.spooled_bytes > 0)
     sink.mood = lambda size: size
     await until(lambda: not kept.stat().st_size)
-    assert not writer.unsure, "of its own lines nothing was promised"
+    assert not writer.sync_failing, "of its own lines nothing was promised"
     writer.close()
     assert sink.octets == line(0) * 2 + line(1) * 2 + line(2)
 
@@ -603,16 +607,16 @@ async def test_of_lines_in_both_both_are_synced(tmp_path: Path) -> None:
     sink = Moody(lambda _: takes.pop() if takes else 0)
     writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True)
     sink.sync_fails = True
-    assert not await writer.settle(lines(0, 2))
+    assert not await writer.write_durably(lines(0, 2))
     assert sink.octets == line(0)
-    assert await writer.settle(line(2)), "the sink has nothing of it"
+    assert await writer.write_durably(line(2)), "the sink has nothing of it"
     writer.close()
 
 
 async def test_memory_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sink = Moody(nothing)
     writer = AuditWriter(sink, Spool(tmp_path / "nowhere", 1 << 20))
-    assert not await writer.settle(line(0))
+    assert not await writer.write_durably(line(0))
     writer.close()
     assert "1 audit lines found no room" in caplog.text
 
@@ -621,7 +625,7 @@ async def test_those_who_wait_together_share_one_sync(caplog: pytest.LogCaptureF
     sink = Moody()
     sink.held.clear()
     writer = AuditWriter(sink)
-    waiting = [asyncio.ensure_future(writer.settle(line(number))) for number in range(50)]
+    waiting = [asyncio.ensure_future(writer.write_durably(line(number))) for number in range(50)]
     await asyncio.sleep(0)
     waiting[7].cancel()
     sink.held.set()
@@ -638,7 +642,7 @@ async def test_a_sink_that_hangs_ends_the_wait_and_the_process(
     sink = Moody()
     sink.held.clear()
     writer = AuditWriter(sink, patience_s=0.01)
-    assert not await writer.settle(line(0))
+    assert not await writer.write_durably(line(0))
     with caplog.at_level(logging.ERROR):
         writer.close()
     assert "does not return" in caplog.text
@@ -667,7 +671,7 @@ async def test_a_sink_that_fails_when_it_is_closed_is_told_and_fails_nobody(
 async def test_what_others_left_is_written_by_who_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Workers that were replaced, or more of them than there are now: nobody may start for long who would take it up."""
     sink = Moody()
-    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), look_s=0.0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), claim_pause_s=0.0)
     writer.offer(line(0))
     await until(lambda: sink.octets == line(0))
     left = [Spool(tmp_path, 1 << 20) for _ in range(3)]
@@ -685,7 +689,7 @@ async def test_what_others_left_is_written_by_who_goes_on(tmp_path: Path, caplog
 
 async def test_what_others_left_is_not_touched_while_the_sink_fails(tmp_path: Path) -> None:
     sink = Moody(nothing)
-    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01, look_s=0.0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01, claim_pause_s=0.0)
     writer.offer(line(0))
     await until(lambda: writer.spooled_bytes > 0)
     left = Spool(tmp_path, 1 << 20)
@@ -705,7 +709,7 @@ async def test_of_what_others_left_no_line_is_written_that_the_sink_has(tmp_path
     left.append(lines(1, 5))
     left.close()
     tail = Tail(line(9)[:-1], before=frozenset({line(1)[:-1], line(2)[:-1]}))
-    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), tail=lambda: tail, look_s=0.0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), tail=lambda: tail, claim_pause_s=0.0)
     await until(lambda: len(sink.octets) == len(lines(3, 5)))
     writer.close()
     assert sink.octets == lines(3, 5)
@@ -713,7 +717,7 @@ async def test_of_what_others_left_no_line_is_written_that_the_sink_has(tmp_path
 
 async def test_where_it_cannot_be_looked_for_lines_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sink = Moody()
-    writer = AuditWriter(sink, Spool(tmp_path / "gone", 1 << 20), look_s=0.0)
+    writer = AuditWriter(sink, Spool(tmp_path / "gone", 1 << 20), claim_pause_s=0.0)
     for number in range(3):
         writer.offer(line(number))
         await until(lambda: len(sink.octets) == len(lines(0, number + 1)))  # noqa: B023
@@ -729,7 +733,7 @@ async def test_a_tail_that_cannot_be_read_costs_no_line(tmp_path: Path, caplog: 
     left = Spool(tmp_path, 1 << 20)
     left.append(lines(0, 2))
     left.close()
-    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), tail=unreadable, look_s=0.0)
+    writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), tail=unreadable, claim_pause_s=0.0)
     await until(lambda: len(sink.octets) == len(lines(0, 2)))
     writer.close()
     assert "the audit's spool fails: Permission denied" in caplog.text
@@ -863,14 +867,14 @@ async def test_a_spool_that_somebody_cut_and_cannot_be_emptied_is_told_all_the_s
 
 
 async def test_what_others_left_is_not_looked_for_with_every_line(tmp_path: Path) -> None:
-    writer = AuditWriter(Moody(), Spool(tmp_path, 1 << 20), look_s=3600.0)
+    writer = AuditWriter(Moody(), Spool(tmp_path, 1 << 20), claim_pause_s=3600.0)
     for number in range(2):  # behind the first it is looked
-        assert await writer.settle(line(number))
+        assert await writer.write_durably(line(number))
     left = Spool(tmp_path, 1 << 20)
     left.append(line(9))
     left.close()
     for number in range(2, 5):
-        assert await writer.settle(line(number))
+        assert await writer.write_durably(line(number))
     writer.close()
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [line(9)]
 
@@ -912,10 +916,10 @@ async def test_a_spool_that_is_cut_while_it_is_written_on(tmp_path: Path, left: 
 async def test_a_spool_that_somebody_removed_is_found_by_the_next_process_all_the_same(tmp_path: Path) -> None:
     sink = Moody(nothing)
     writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), retry_s=0.01)
-    assert await writer.settle(line(0))
+    assert await writer.write_durably(line(0))
     (kept,) = tmp_path.iterdir()
     kept.unlink()
-    assert await writer.settle(line(1))
+    assert await writer.write_durably(line(1))
     assert kept.read_bytes() == lines(0, 2)
     writer.close()
     assert kept.read_bytes() == lines(0, 2)

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.exchange import Exchange
 from gateway.telemetry import figures
-from gateway.telemetry.figures import Figures, Number, Row, Times, together
+from gateway.telemetry.figures import Figures, Histogram, Number, Row, merge
 from gateway.telemetry.metrics import Metrics, Reading
 
 
@@ -20,17 +20,17 @@ def number(name: str, value: float, *, total: bool = False, **labels: str) -> Nu
 def test_rows_of_a_kind_are_added_and_others_stand_beside_them() -> None:
     one = Figures((Row(("GET", 200), 2, 10, 100), Row(("GET", 404), 1, 0, 5)))
     other = Figures((Row(("GET", 200), 3, 1, 1),))
-    whole = together([one, other])
+    whole = merge([one, other])
     assert whole.rows == (Row(("GET", 200), 5, 11, 101), Row(("GET", 404), 1, 0, 5))
     assert whole.requests == 6
 
 
 def test_histograms_are_added() -> None:
-    one = Figures(durations={"hit": Times((1, 0), 0.5)}, upstream=Times((1, 1), 2.0))
-    other = Figures(durations={"hit": Times((2, 1), 1.5), "miss": Times((0, 1), 9.0)})
-    whole = together([one, other])
-    assert whole.durations == {"hit": Times((3, 1), 2.0), "miss": Times((0, 1), 9.0)}
-    assert whole.upstream == Times((1, 1), 2.0)
+    one = Figures(durations={"hit": Histogram((1, 0), 0.5)}, upstream=Histogram((1, 1), 2.0))
+    other = Figures(durations={"hit": Histogram((2, 1), 1.5), "miss": Histogram((0, 1), 9.0)})
+    whole = merge([one, other])
+    assert whole.durations == {"hit": Histogram((3, 1), 2.0), "miss": Histogram((0, 1), 9.0)}
+    assert whole.upstream == Histogram((1, 1), 2.0)
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_histograms_are_added() -> None:
 )
 def test_a_state_of_several(name: str, values: tuple[float, float], labels: dict[str, str], wanted: float) -> None:
     parts = [Figures(numbers=(number(name, value, **labels),)) for value in values]
-    assert together(parts).numbers == (number(name, wanted, **labels),)
+    assert merge(parts).numbers == (number(name, wanted, **labels),)
 
 
 def test_totals_are_added_by_their_labels() -> None:
     one = Figures(
         numbers=(number("hooks", 1, total=True, outcome="purged"), number("hooks", 2, total=True, outcome="refused"))
     )
-    whole = together([one, one])
+    whole = merge([one, one])
     assert [(each.labels, each.value) for each in whole.numbers] == [
         ({"outcome": "purged"}, 2),
         ({"outcome": "refused"}, 4),
@@ -68,7 +68,7 @@ def test_of_one_that_is_gone_totals_stay() -> None:
 
 
 def test_nobody_has_counted_nothing() -> None:
-    assert together([]) == Figures()
+    assert merge([]) == Figures()
 
 
 def seen(status: int, code: str = "") -> Metrics:
@@ -90,14 +90,14 @@ def test_what_is_shown_of_one_is_what_it_shows_itself() -> None:
     metrics = seen(429, "rate_limited")
     sent = msgspec.msgpack.decode(msgspec.msgpack.encode(metrics.figures(readings)), type=Figures)
     other = Metrics("1", "19")
-    other.show(sent)
-    metrics.export(readings)
+    other.load_figures(sent)
+    metrics.add_readings(readings)
     assert sorted(other.render().splitlines()) == sorted(metrics.render().splitlines())
 
 
 def test_what_is_shown_of_two_is_their_sum() -> None:
     whole = Metrics("1", "19")
-    whole.show(together([seen(200).figures(readings), seen(200).figures(readings), seen(404).figures(readings)]))
+    whole.load_figures(merge([seen(200).figures(readings), seen(200).figures(readings), seen(404).figures(readings)]))
     text = whole.render().decode()
     assert 'gitlab_gateway_http_requests_total{method="GET",operation="GET /x",status="200"} 2.0' in text
     assert 'gitlab_gateway_http_requests_total{method="GET",operation="GET /x",status="404"} 1.0' in text
@@ -110,5 +110,5 @@ def test_what_is_shown_of_two_is_their_sum() -> None:
 
 def test_the_tables_are_of_gauges_and_do_not_overlap() -> None:
     """That each name is exported at all: ``tests/test_docs.py``."""
-    assert not figures._MOST & figures._LEAST
-    assert not [name for name in figures._MOST | figures._LEAST if name.endswith("_total")]
+    assert not figures._MERGED_BY_MAX & figures._MERGED_BY_MIN
+    assert not [name for name in figures._MERGED_BY_MAX | figures._MERGED_BY_MIN if name.endswith("_total")]

@@ -24,10 +24,10 @@ LONG = "x" * 900
 class Log:
     """A handler at a pipe, without a logger in front: pytest would keep what goes through one."""
 
-    def __init__(self, most_bytes: int = 10_000) -> None:
+    def __init__(self, queue_bytes: int = 10_000) -> None:
         self.reading, self.writing = os.pipe()
         others = threading.enumerate()
-        self.handler = PatientHandler(self.writing, most_bytes=most_bytes, moment_s=0.05, stall_s=0.1, exit_s=0.3)
+        self.handler = PatientHandler(self.writing, queue_bytes=queue_bytes, emit_wait_s=0.05, stall_s=0.1, exit_s=0.3)
         (self._thread,) = (thread for thread in threading.enumerate() if thread.name == "log" and thread not in others)
 
     def say(self, *words: str) -> None:
@@ -73,7 +73,7 @@ def log() -> Iterator[Log]:
 
 def test_a_line_is_written_when_it_has_been_said(log: Log) -> None:
     """However the process ends then."""
-    log.handler._moment_s = 20.0  # as long as the machine takes
+    log.handler._emit_wait_s = 20.0  # as long as the machine takes
     os.set_blocking(log.reading, False)
     for number in range(10):
         log.say(f"line {number}")

@@ -39,7 +39,7 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float:
 @pytest.fixture
 def metrics() -> Metrics:
     made = Metrics("1.2.3", "19.3")
-    made.export(
+    made.add_readings(
         lambda: [
             Reading("gitlab_gateway_requests_in_flight", "Requests being served.", 3),
             Reading("gitlab_gateway_slow_heads", "Slow.", 2, total=True),
@@ -157,7 +157,7 @@ def test_what_never_became_a_request_is_counted_too(metrics: Metrics) -> None:
 def test_readings_are_read_at_each_scrape() -> None:
     numbers = iter([1.0, 2.0])
     metrics = Metrics("1")
-    metrics.export(lambda: [Reading("gitlab_gateway_requests_in_flight", "Requests being served.", next(numbers))])
+    metrics.add_readings(lambda: [Reading("gitlab_gateway_requests_in_flight", "Requests being served.", next(numbers))])
     assert sample(metrics, "gitlab_gateway_requests_in_flight") == 1.0
     assert sample(metrics, "gitlab_gateway_requests_in_flight") == 2.0
 

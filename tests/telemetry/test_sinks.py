@@ -155,12 +155,12 @@ def test_a_file_emptied_or_removed_within_a_line_holds_whole_lines_from_then_on(
     path = tmp_path / "audit"
     sink = FileSink(str(path))
     sink.write(b"one\nhal")
-    assert not sink.emptied()
+    assert not sink.was_emptied()
     if removed:
         path.unlink()
     else:
         os.truncate(path, 0)
-    assert sink.emptied()
+    assert sink.was_emptied()
     sink.write(b"half\n")
     assert path.read_bytes() == b"half\n"
     sink.close()
@@ -179,7 +179,7 @@ def test_a_network_that_does_not_tell_of_a_file_fails_nobody(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fstat", fstat)
-        assert sink.emptied() is gone
+        assert sink.was_emptied() is gone
     sink.close()
 
 
@@ -187,11 +187,11 @@ def test_only_files_are_emptied(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     unread = FileSink(str(pipe))
-    assert not unread.emptied()
+    assert not unread.was_emptied()
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     read = FileSink(str(pipe))
     pipe.unlink()
-    assert not read.emptied()
+    assert not read.was_emptied()
     for sink in (unread, read):
         sink.close()
     os.close(reader)

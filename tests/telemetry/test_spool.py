@@ -40,16 +40,16 @@ def next_process(directory: Path, tail: Tail) -> bytes:
 
 def test_first_in_first_out(tmp_path: Path) -> None:
     one = spool(tmp_path, b"ab", b"cd")
-    assert (one.waiting, one.used, one.peek()) == (4, 4, b"abcd")
-    one.drop(3)
-    assert (one.waiting, one.used, one.peek()) == (1, 4, b"d")
+    assert (one.waiting_bytes, one.used, one.peek()) == (4, 4, b"abcd")
+    one.advance(3)
+    assert (one.waiting_bytes, one.used, one.peek()) == (1, 4, b"d")
     one.append(b"e")
     one.sync()
     assert one.peek() == b"de"
-    one.drop(2)
-    assert (one.waiting, one.used, one.peek()) == (0, 5, b"")
+    one.advance(2)
+    assert (one.waiting_bytes, one.used, one.peek()) == (0, 5, b"")
     one.empty()
-    assert (one.waiting, one.used, one.peek()) == (0, 0, b"")
+    assert (one.waiting_bytes, one.used, one.peek()) == (0, 0, b"")
     one.close()
 
 
@@ -62,7 +62,7 @@ def test_nothing_is_made_before_it_is_needed_nor_left_behind(tmp_path: Path) -> 
     one.append(b"x")
     (file,) = tmp_path.iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    one.drop(1)
+    one.advance(1)
     one.empty()
     one.close()
     assert list(tmp_path.iterdir()) == []
@@ -70,9 +70,9 @@ def test_nothing_is_made_before_it_is_needed_nor_left_behind(tmp_path: Path) -> 
 
 def test_what_the_sink_may_not_have_for_good_is_left_to_the_next_process(tmp_path: Path) -> None:
     one = spool(tmp_path, line(1))
-    one.drop(len(line(1)))
+    one.advance(len(line(1)))
     one.append(line(2)[4:], line(2)[:4])
-    one.drop(len(line(2)) - 4)
+    one.advance(len(line(2)) - 4)
     one.close()
     assert next_process(tmp_path, Tail()) == line(1) + line(2)
     assert next_process(tmp_path, Tail(line(1)[:-1])) == line(2)
@@ -82,20 +82,20 @@ def test_what_the_sink_may_have_lost_waits_once_more_before_there_is_room(tmp_pa
     one = spool(tmp_path, line(1))
     one.doubt()
     assert not one.doubted, "it has nothing of it"
-    one.drop(len(line(1)))
+    one.advance(len(line(1)))
     one.doubt()
     one.append(line(2))
-    one.drop(len(line(2)))
+    one.advance(len(line(2)))
     one.empty()
     assert one.peek() == line(1) + line(2)
-    one.drop(one.waiting)
+    one.advance(one.waiting_bytes)
     one.empty()
     assert (one.used, one.doubted) == (0, False)
     one.append(line(3))
-    one.drop(len(line(3)))
+    one.advance(len(line(3)))
     one.doubt()
     os.truncate(tmp_path / "audit-0.spool", 0)
-    one.cut()
+    one.detect_truncation()
     assert (one.used, one.doubted) == (0, False)
     one.close()
 
@@ -103,22 +103,22 @@ def test_what_the_sink_may_have_lost_waits_once_more_before_there_is_room(tmp_pa
 def test_that_the_sink_may_have_lost_some_of_it_is_known_to_the_next_process(tmp_path: Path) -> None:
     """Who finds it in the sink's file reads what the system may have no more than in memory."""
     one = spool(tmp_path, line(1), line(2))
-    one.drop(one.waiting)
+    one.advance(one.waiting_bytes)
     one.doubt()
     one.close()
     two = Spool(tmp_path, 1 << 20)
     two.claim()
     two.resume(Tail(line(2)[:-1]))
-    assert (two.waiting, two.doubted) == (0, True)
+    assert (two.waiting_bytes, two.doubted) == (0, True)
     two.empty()
     assert two.peek() == line(1) + line(2)
     two.close()  # killed before it was written again
     three = Spool(tmp_path, 1 << 20)
     three.claim()
     three.resume(Tail(line(2)[:-1]))
-    assert (three.waiting, three.doubted) == (0, True)
+    assert (three.waiting_bytes, three.doubted) == (0, True)
     three.empty()
-    three.drop(three.waiting)
+    three.advance(three.waiting_bytes)
     three.empty()
     assert (three.used, three.doubted) == (0, False)
     assert stat.S_IMODE((tmp_path / "audit-0.spool").stat().st_mode) == 0o600
@@ -129,7 +129,7 @@ def test_that_the_sink_may_have_lost_some_of_it_outlives_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = spool(tmp_path, line(1))
-    one.drop(one.waiting)
+    one.advance(one.waiting_bytes)
     on_disk = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: on_disk.append(stat.S_IMODE(os.fstat(descriptor).st_mode)))
     one.doubt()
@@ -202,7 +202,7 @@ def test_much_of_it_comes_in_pieces(tmp_path: Path) -> None:
     sizes = []
     while piece := one.peek():
         sizes.append(len(piece))
-        one.drop(len(piece))
+        one.advance(len(piece))
     assert sizes == [1 << 20] * 3
     one.close()
 
@@ -240,14 +240,14 @@ def test_one_that_another_removes_a_moment_before_is_none(tmp_path: Path, monkey
     monkeypatch.setattr(os, "open", late)
     one = Spool(tmp_path, 1 << 20)
     one.claim()
-    assert one.waiting == 0
+    assert one.waiting_bytes == 0
 
 
 def test_each_process_has_its_own(tmp_path: Path) -> None:
     first, second = spool(tmp_path, b"first"), spool(tmp_path, b"second")
     third = Spool(tmp_path, 10)
     third.claim()
-    assert (first.peek(), second.peek(), third.waiting) == (b"first", b"second", 0)
+    assert (first.peek(), second.peek(), third.waiting_bytes) == (b"first", b"second", 0)
     first.close()
     third.claim()
     assert third.peek() == b"first"
@@ -266,7 +266,7 @@ def test_looking_at_anothers_leaves_no_descriptor_open(tmp_path: Path) -> None:
 def test_one_that_cannot_be_removed_is_left_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = spool(tmp_path, line(1))
     spool(tmp_path, line(2)).close()
-    one.drop(len(line(1)))
+    one.advance(len(line(1)))
 
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -300,7 +300,7 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     one = spool(tmp_path, b"x\n")
     assert (tmp_path / "audit-2.spool").read_bytes() == b"x\n"
     (tmp_path / "audit-2.spool").unlink()
-    assert one.cut() == 0
+    assert one.detect_truncation() == 0
     assert (tmp_path / "audit-2.spool").read_bytes() == b"x\n"
     one.close()
     assert not (tmp_path / "elsewhere").exists()
@@ -366,7 +366,7 @@ def test_a_line_that_the_sink_has_begun_is_kept_whole(tmp_path: Path) -> None:
     one.append(line(1)[4:] + line(2), line(1)[:4])
     one.append(line(3), b"that is known already")
     assert one.peek() == line(1)[4:] + line(2) + line(3)
-    one.drop(3)
+    one.advance(3)
     one.close()
     for tail in (Tail(line(0)[:-1], line(1)[:4]), Tail(b"", line(1)[:7])):
         two = Spool(tmp_path, 1 << 20)
@@ -437,23 +437,23 @@ def test_an_end_cut_short_swallows_no_line(tmp_path: Path, tail: Tail, first: by
 )
 def test_what_somebody_cut_is_not_waited_for(tmp_path: Path, size: int, gone: int, rest: bytes) -> None:
     one = spool(tmp_path, line(1), line(2), line(3))
-    one.drop(len(line(1)))
+    one.advance(len(line(1)))
     os.truncate(tmp_path / "audit-0.spool", size)
-    assert one.cut() == gone
+    assert one.detect_truncation() == gone
     one.append(line(4))
     assert one.peek() == (rest if gone else line(2) + line(3)) + line(4)
-    assert one.cut() == 0
+    assert one.detect_truncation() == 0
     one.close()
-    assert one.cut() == 0
+    assert one.detect_truncation() == 0
 
 
 @pytest.mark.parametrize("size", [0, 10])
 def test_behind_a_cut_in_what_the_sink_has_lines_begin_anew(tmp_path: Path, size: int) -> None:
     """The next process reads from the file's beginning."""
     one = spool(tmp_path, line(1), line(2))
-    one.drop(len(line(1)))
+    one.advance(len(line(1)))
     os.truncate(tmp_path / "audit-0.spool", size)
-    assert (one.cut(), one.used) == (len(line(2)), 0)
+    assert (one.detect_truncation(), one.used) == (len(line(2)), 0)
     one.append(line(3))
     one.close()
     assert next_process(tmp_path, Tail(line(1)[:-1])) == line(3)
@@ -468,7 +468,7 @@ def test_a_line_that_was_cut_is_ended_as_soon_as_there_is_room(tmp_path: Path, m
 
     with monkeypatch.context() as there:
         there.setattr(os, "write", full)
-        assert one.cut() == 24
+        assert one.detect_truncation() == 24
         with pytest.raises(OSError, match="No space"):
             one.append(line(3))
     one.append(line(3))
@@ -519,7 +519,7 @@ def test_the_chain_continues_after_the_last_of_them(tmp_path: Path) -> None:
     one = spool(tmp_path, chain.link(b'{"a":1}') + b"\n", chain.link(b'{"a":2}') + b"\n")
     whole = chain.head.rpartition(":")[2]
     assert one.last_mac == whole
-    assert one.waiting
+    assert one.waiting_bytes
     one.append(chain.link(b'{"a":3}')[:30])
     assert one.resume(Tail()) == b""
     assert one.last_mac == whole, "that of the last whole one"
@@ -529,15 +529,15 @@ def test_the_chain_continues_after_the_last_of_them(tmp_path: Path) -> None:
 
 def test_one_that_was_removed_is_made_anew_with_what_waits(tmp_path: Path) -> None:
     one = spool(tmp_path, line(0), line(1), line(2))
-    one.drop(len(line(0)))
+    one.advance(len(line(0)))
     (kept,) = tmp_path.iterdir()
     kept.unlink()
     before = len(os.listdir("/proc/self/fd"))
-    assert one.cut() == 0
+    assert one.detect_truncation() == 0
     assert len(os.listdir("/proc/self/fd")) == before
     assert (kept.read_bytes(), one.peek()) == (line(1) + line(2), line(1) + line(2))
     one.append(line(3))
-    assert one.cut() == 0
+    assert one.detect_truncation() == 0
     assert kept.read_bytes() == line(1) + line(2) + line(3)
     one.close()
 
@@ -546,12 +546,12 @@ def test_one_that_was_removed_is_made_anew_with_what_waits(tmp_path: Path) -> No
 def test_one_that_is_made_anew_holds_its_first_line_whole(tmp_path: Path, before: bytes) -> None:
     """As every spool: what the sink has of it, a process to come can tell by the sink's end alone."""
     one = spool(tmp_path, before + line(1) + line(2))
-    one.drop(len(before) + 7)
+    one.advance(len(before) + 7)
     (kept,) = tmp_path.iterdir()
     kept.unlink()
-    assert one.cut() == 0
+    assert one.detect_truncation() == 0
     assert (kept.read_bytes(), one.peek()) == (line(1) + line(2), line(1)[7:] + line(2))
-    one.drop(2)
+    one.advance(2)
     one.close()
     assert next_process(tmp_path, Tail(line(0)[:-1], line(1)[:9])) == line(1)[9:] + line(2)
     assert next_process(tmp_path, Tail(line(1)[:-1], line(2)[:9])) == line(2)[9:]
@@ -565,7 +565,7 @@ def test_one_that_is_made_anew_outlives_a_power_cut(tmp_path: Path, monkeypatch:
     kept.unlink()
     synced = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
-    one.cut()
+    one.detect_truncation()
     assert synced == [str(kept), str(tmp_path)]
     one.close()
 
@@ -574,7 +574,7 @@ def test_where_there_is_no_room_for_it_twice_not_even_for_a_line_it_is_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = spool(tmp_path, line(1), line(2))
-    one.drop(9)
+    one.advance(9)
     (tmp_path / "audit-0.spool").unlink()
 
     def full(*_: object) -> int:
@@ -582,7 +582,7 @@ def test_where_there_is_no_room_for_it_twice_not_even_for_a_line_it_is_empty(
 
     with monkeypatch.context() as there:
         there.setattr(os, "write", full)
-        assert one.cut() == 2 * len(line(1)) - 9
+        assert one.detect_truncation() == 2 * len(line(1)) - 9
     one.append(line(3))
     assert one.peek() == line(3)
     one.close()
@@ -603,7 +603,7 @@ def test_where_there_is_no_room_for_it_twice_the_rest_is_gone(tmp_path: Path, mo
         return write(descriptor, octets)
 
     monkeypatch.setattr(os, "write", full)
-    assert one.cut() == len(whole) - (1 << 20)
+    assert one.detect_truncation() == len(whole) - (1 << 20)
     assert kept.read_bytes() == whole[: 1 << 20] + b"\n"
     one.close()
 
@@ -619,7 +619,7 @@ def test_one_that_was_removed_and_cannot_be_read_is_told_and_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, calls: tuple[str, ...], removed: bool
 ) -> None:
     one = spool(tmp_path, line(0), line(1))
-    one.drop(9)
+    one.advance(9)
     if removed:
         (tmp_path / "audit-0.spool").unlink()
     lost = one._descriptor
@@ -635,8 +635,8 @@ def test_one_that_was_removed_and_cannot_be_read_is_told_and_gone_on_with(
     with monkeypatch.context() as patch:
         for name in calls:
             patch.setattr(os, name, failing(getattr(os, name)))
-        assert one.cut() == len(line(0) + line(1)) - 9
-        assert (one.waiting, one.cut()) == (0, 0)
+        assert one.detect_truncation() == len(line(0) + line(1)) - 9
+        assert (one.waiting_bytes, one.detect_truncation()) == (0, 0)
         one.append(line(2))
         assert one.peek() == line(2)
     os.close(lost)
@@ -654,7 +654,7 @@ def test_one_that_was_cut_and_cannot_be_read_is_taken_to_end_within_a_line(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", fails)
-        assert one.cut() == len(line(0) + line(1)) - 9
+        assert one.detect_truncation() == len(line(0) + line(1)) - 9
     one.append(line(2))
     assert one.peek() == line(0)[:9] + b"\n" + line(2)
     one.close()
@@ -666,7 +666,7 @@ def test_one_that_cannot_be_made_anew_is_gone_on_with(tmp_path: Path) -> None:
     one = spool(directory, line(0))
     (directory / "audit-0.spool").unlink()
     directory.rmdir()
-    assert one.cut() == 0
+    assert one.detect_truncation() == 0
     one.append(line(1))
     assert one.peek() == line(0) + line(1)
     one.close()
@@ -678,7 +678,7 @@ def test_one_of_which_nothing_can_be_told_is_gone_on_with(tmp_path: Path) -> Non
     one = spool(directory, line(0))
     directory.rename(tmp_path / "elsewhere")
     directory.touch()
-    assert one.cut() == 0
+    assert one.detect_truncation() == 0
     one.append(line(1))
     assert one.peek() == line(0) + line(1)
 
@@ -688,7 +688,7 @@ def test_nobody_removes_what_is_anothers(tmp_path: Path) -> None:
     one = spool(tmp_path, line(0))
     (tmp_path / "audit-0.spool").unlink()
     other = spool(tmp_path, line(1))
-    one.drop(len(line(0)))
+    one.advance(len(line(0)))
     one.close()
     assert (tmp_path / "audit-0.spool").read_bytes() == line(1)
     other.close()

@@ -68,7 +68,7 @@ class Short:
     def sync(self) -> None:
         self.synced = True
 
-    def emptied(self) -> bool:
+    def was_emptied(self) -> bool:
         return False
 
     def close(self) -> None:
@@ -248,9 +248,9 @@ def test_a_line_begun_in_a_file_that_was_emptied_begins_anew_in_the_same_turn(tu
     (tmp_path / "file").touch()
     one = TurnSink(FileSink(str(tmp_path / "file")), turns, path=f"{tmp_path}/file")
     assert one.write(b"hal") == 3
-    assert not one.emptied()
+    assert not one.was_emptied()
     os.truncate(tmp_path / "file", 0)
-    assert one.emptied()
+    assert one.was_emptied()
     assert not free(turns)
     assert one.write(b"half\n") == 5
     assert free(turns)

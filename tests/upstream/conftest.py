@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from gateway.ports import UpstreamRequest
-from gateway.upstream.client import LeanUpstream, UpstreamSettings
+from gateway.upstream.client import HttpUpstream, UpstreamSettings
 
 
 class Peer:
@@ -173,12 +173,12 @@ async def gitlab() -> AsyncIterator[Gitlab]:
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Callable[..., LeanUpstream]]:
+async def upstream() -> AsyncIterator[Callable[..., HttpUpstream]]:
     """Makes clients, and checks at the end that nothing of them is left."""
-    made: list[LeanUpstream] = []
+    made: list[HttpUpstream] = []
 
-    def make(url: str, **settings: object) -> LeanUpstream:
-        client = LeanUpstream(UpstreamSettings(url=url, **settings))  # type: ignore[arg-type]
+    def make(url: str, **settings: object) -> HttpUpstream:
+        client = HttpUpstream(UpstreamSettings(url=url, **settings))  # type: ignore[arg-type]
         made.append(client)
         return client
 

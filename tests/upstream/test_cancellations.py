@@ -12,11 +12,11 @@ import pytest
 
 from gateway.core.errors import Rejection
 from gateway.ports import UpstreamRequest
-from gateway.upstream.client import LeanUpstream
+from gateway.upstream.client import HttpUpstream
 
 from .conftest import OK, Gitlab, Peer, Pieces, get
 
-Make = Callable[..., LeanUpstream]
+Make = Callable[..., HttpUpstream]
 
 LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000
 
@@ -127,10 +127,10 @@ async def test_cancelled_in_the_turn_in_which_the_answer_comes(gitlab: Gitlab, u
         assert (client.in_flight, client.idle) == (0, 0)
 
 
-def _answered(client: LeanUpstream) -> bool:
+def _answered(client: HttpUpstream) -> bool:
     pool = client._pool
     assert pool is not None
-    return any(one.heard for one in pool._open)
+    return any(one.has_received for one in pool._open)
 
 
 async def test_no_socket_is_left(gitlab: Gitlab, upstream: Make) -> None:

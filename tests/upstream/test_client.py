@@ -10,11 +10,11 @@ import pytest
 from gateway.core.breaker import BreakerSettings, BreakerState
 from gateway.core.errors import Code, Rejection
 from gateway.reply import Reply
-from gateway.upstream.client import LeanUpstream
+from gateway.upstream.client import HttpUpstream
 
 from .conftest import OK, Gitlab, Peer, Pieces, always, get, once
 
-Make = Callable[..., LeanUpstream]
+Make = Callable[..., HttpUpstream]
 
 
 async def body_of(reply: Reply) -> bytes:
@@ -27,7 +27,7 @@ async def body_of(reply: Reply) -> bytes:
         reply.release()
 
 
-async def refused(client: LeanUpstream, request: object = None, body: object = None) -> Rejection:
+async def refused(client: HttpUpstream, request: object = None, body: object = None) -> Rejection:
     with pytest.raises(Rejection) as refusal:
         await client.send(request or get(), body)  # type: ignore[arg-type]
     return refusal.value

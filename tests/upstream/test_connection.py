@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import Code, Rejection, bad_request
 from gateway.reply import Reply
-from gateway.upstream.client import LeanUpstream, UpstreamSettings
+from gateway.upstream.client import HttpUpstream, UpstreamSettings
 from gateway.upstream.streams import HIGH_BYTES, UpstreamTunnel
 
 from .conftest import OK, Gitlab, Peer, Pieces, always, get, once
 from .test_head_forms import learnt
 
-Make = Callable[..., LeanUpstream]
+Make = Callable[..., HttpUpstream]
 UPGRADE = ((b"Host", b"gitlab.test"), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 
@@ -802,7 +802,7 @@ async def test_mutated_answers_poison_nothing(octets: bytes, at: int, mutation: 
             return
 
     gitlab = Gitlab()
-    client = LeanUpstream(UpstreamSettings(url=await gitlab.play(script), breaker=None))
+    client = HttpUpstream(UpstreamSettings(url=await gitlab.play(script), breaker=None))
     try:
         try:
             body = await body_of(await client.send(get(), None))

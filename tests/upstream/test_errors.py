@@ -9,7 +9,7 @@ import ssl
 import pytest
 
 from gateway.core.errors import Code, Source
-from gateway.upstream.errors import OUR_OWN, Failure, UpstreamFailure, classify, rejection
+from gateway.upstream.errors import LOCAL_FAILURES, Failure, UpstreamFailure, classify, rejection
 
 
 @pytest.mark.parametrize("failure", list(Failure))
@@ -69,8 +69,8 @@ def test_classify(error: OSError, failure: Failure) -> None:
 
 
 def test_our_own_shortages_are_not_gitlabs_failures() -> None:
-    assert {Failure.BUSY, Failure.NO_SOCKETS, Failure.BREAKER_OPEN} <= OUR_OWN
-    assert not OUR_OWN & {Failure.RESET, Failure.REFUSED, Failure.FIRST_BYTE_TIMEOUT}
+    assert {Failure.BUSY, Failure.NO_SOCKETS, Failure.BREAKER_OPEN} <= LOCAL_FAILURES
+    assert not LOCAL_FAILURES & {Failure.RESET, Failure.REFUSED, Failure.FIRST_BYTE_TIMEOUT}
 
 
 def test_a_failure_names_itself() -> None:

@@ -13,7 +13,7 @@ from gateway.upstream.errors import Failure, UpstreamFailure
 from gateway.upstream.gathering import Gathering
 from gateway.upstream.head_forms import HeadForms
 from gateway.upstream.response import CHUNKED, ChunkedReader, Malformed
-from gateway.upstream.whole_body import WHOLE_BYTES
+from gateway.upstream.whole_body import SMALL_BODY_BYTES
 from tests.edge.wire import SOON_S
 
 from .test_head_forms import learnt
@@ -74,7 +74,7 @@ class Home:
     def returned(self, connection: Connection) -> None:
         self.returns += 1
 
-    def freed(self) -> None:
+    def release_place(self) -> None:
         self.frees += 1
 
     def opened(self, connection: Connection) -> None: ...
@@ -164,7 +164,7 @@ async def test_the_form_is_known_however_it_came(name: str, known: str) -> None:
 @pytest.mark.parametrize("known", ["", "chunks"])
 async def test_more_than_is_small_goes_on_as_a_stream(known: str) -> None:
     one = Asked(forms_of(known), collects=True)
-    size = WHOLE_BYTES // 4
+    size = SMALL_BODY_BYTES // 4
     chunk = b"%x\r\n%b\r\n" % (size, b"x" * size)
     one.feed(IN_CHUNKS, *[chunk] * 4)
     assert not one.waiter.done()
@@ -184,7 +184,7 @@ async def test_more_than_is_small_goes_on_as_a_stream(known: str) -> None:
 @pytest.mark.parametrize("known", ["", "chunks"])
 async def test_the_first_octet_is_the_heads_however_the_rest_comes(known: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is GitLab's latency to the adaptive limit: how fast a body comes says nothing about GitLab."""
-    for body in (b"5\r\n[1,2]\r\n0\r\n\r\n", b"20000\r\n" + b"x" * (WHOLE_BYTES + 1)):
+    for body in (b"5\r\n[1,2]\r\n0\r\n\r\n", b"20000\r\n" + b"x" * (SMALL_BODY_BYTES + 1)):
         one = Asked(forms_of(known), collects=True)
         now = one.connection._started_at
         monkeypatch.setattr("gateway.upstream.connection.time.monotonic", lambda at=now: at + 1)
@@ -195,11 +195,11 @@ async def test_the_first_octet_is_the_heads_however_the_rest_comes(known: str, m
 
 
 @pytest.mark.parametrize("kind", [b"application/json", b"application/json-seq", b"Application/JSON; charset=utf-8"])
-@pytest.mark.parametrize("octets", [10, WHOLE_BYTES, WHOLE_BYTES + 1])
+@pytest.mark.parametrize("octets", [10, SMALL_BODY_BYTES, SMALL_BODY_BYTES + 1])
 async def test_no_more_is_waited_for_than_is_small_json(kind: bytes, octets: int) -> None:
     one = Asked(forms_of(""), collects=True)
     one.feed(IN_CHUNKS.replace(b"application/json", kind) + b"20000\r\n" + b"x" * octets)
-    assert one.waiter.done() == (octets > WHOLE_BYTES or kind.endswith(b"seq"))
+    assert one.waiter.done() == (octets > SMALL_BODY_BYTES or kind.endswith(b"seq"))
 
 
 async def test_what_else_comes_in_chunks_takes_no_place_among_the_forms() -> None:

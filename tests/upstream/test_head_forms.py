@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.core import head_form
 from gateway.core.head_form import HeadForm, Values
 from gateway.ports import Answered
-from gateway.upstream.gathering import in_form, with_length
+from gateway.upstream.gathering import fields_to_learn, with_length
 from gateway.upstream.head_forms import _COUNTS_BOUND, _IN_VAIN, _OWN_BOUND, _PER_COUNT, CHUNKED_LINE, HeadForms
 from gateway.upstream.response import CHUNKED, Malformed, parse_head
 
@@ -29,7 +29,7 @@ CHUNKED_HEAD = HEAD.replace(b"Content-Length: 2", CHUNKED_LINE)
 def learnt(forms: HeadForms, head: bytes) -> None:
     """As the connection does."""
     read = parse_head(head, bodiless=False)
-    fields = in_form(read)
+    fields = fields_to_learn(read)
     if fields is not None:
         forms.learn(head, fields, read.reason)
 
@@ -49,7 +49,7 @@ def agrees(forms: HeadForms, head: bytes, like: Answered | None = None) -> bool:
     ahead, expected = None, None
     if b"\r\n\r\n" not in head + b"\r\n":
         expected = like.form if like.form is not None and like.form._opening is not None else None
-        ahead = forms.starts(head + b"\r\n\r\n" + BODY, like)
+        ahead = forms.match_start(head + b"\r\n\r\n" + BODY, like)
     found = forms.read(head, like)
     if ahead is not None:
         assert ahead[2] == BODY
@@ -66,7 +66,7 @@ def holds(form: HeadForm, values: Values, head: bytes) -> None:
     """What was read is what the reader of heads says."""
     read = parse_head(head, bodiless=False)
     chunked = read.length == CHUNKED
-    made = form.head(form.telling(values, 0) if chunked else values)
+    made = form.head(form.with_content_length(values, 0) if chunked else values)
     fields = with_length(read.fields, b"0") if chunked else read.fields
     assert (made.status, made.reason, made.fields) == (read.status, read.reason, fields)
     told = b"" if chunked else b"%d" % read.length
@@ -231,16 +231,16 @@ def test_what_is_expected_is_known_by_its_start() -> None:
     forms, like = HeadForms(), Answered()
     whole = HEAD + b"\r\n\r\n"
     learnt(forms, HEAD)
-    assert forms.starts(whole, like) is None, "nothing is expected yet"
+    assert forms.match_start(whole, like) is None, "nothing is expected yet"
     assert agrees(forms, HEAD, like)
-    assert [end for end in range(len(whole)) if forms.starts(whole[:end], like) is not None] == []
-    assert forms.starts(whole, None) is None
-    assert forms.starts(b"HTTP/1.1 100 Continue\r\n\r\n" + whole, like) is None
-    found = forms.starts(whole + BODY, like)
+    assert [end for end in range(len(whole)) if forms.match_start(whole[:end], like) is not None] == []
+    assert forms.match_start(whole, None) is None
+    assert forms.match_start(b"HTTP/1.1 100 Continue\r\n\r\n" + whole, like) is None
+    found = forms.match_start(whole + BODY, like)
     assert found is not None
     assert found[2] == BODY
     link = b"<http://gitlab/" + b"x" * 20_000 + b">"
-    assert forms.starts(whole.replace(b"<http://gitlab/?page=2>", link), like) is None, "longer than what has a form"
+    assert forms.match_start(whole.replace(b"<http://gitlab/?page=2>", link), like) is None, "longer than what has a form"
 
 
 def test_a_pattern_is_made_for_what_comes_often_and_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,5 +251,5 @@ def test_a_pattern_is_made_for_what_comes_often_and_is_short(monkeypatch: pytest
         made = []
         for _ in range(3):
             assert agrees(forms, head, like)
-            made.append(forms.starts(head + b"\r\n\r\n", like) is not None)
+            made.append(forms.match_start(head + b"\r\n\r\n", like) is not None)
         assert made == expected

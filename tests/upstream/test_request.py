@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Fields
-from gateway.ports import Repeated, UpstreamRequest
+from gateway.ports import RepeatedFields, UpstreamRequest
 from gateway.upstream.request import render_get, render_head
 
 HOST = (b"Host", b"gitlab.test")
@@ -111,7 +111,7 @@ PARTS = st.lists(
 @given(PARTS, PARTS, PARTS, st.binary(max_size=3) | st.just(b"/a%2Fb"))
 def test_in_parts_as_in_one(before: Fields, own: Fields, behind: Fields, target: bytes) -> None:
     """Twice: the second time what all have is rendered already."""
-    repeated = Repeated(before, behind)
+    repeated = RepeatedFields(before, behind)
     for _ in range(2):
         try:
             whole = head(target=target, fields=(*before, *own, *behind))

@@ -12,10 +12,10 @@ from gateway.core.adaptive import AdaptiveSettings
 from gateway.core.breaker import BreakerSettings, BreakerState
 from gateway.core.errors import Code, Rejection
 from gateway.core.messages import Fields
-from gateway.ports import Repeated
+from gateway.ports import RepeatedFields
 from gateway.reply import Reply
 from gateway.upstream.admission import AdmissionSettings, AdmittingUpstream
-from gateway.upstream.client import LeanUpstream
+from gateway.upstream.client import HttpUpstream
 from tests.conformance.import_corpus import octets
 from tests.conformance.strict_upstream import cases
 from tests.edge.wire import SOON_S
@@ -23,7 +23,7 @@ from tests.test_outbox import crowded
 
 from .conftest import OK, Gitlab, Peer, always, get
 
-Make = Callable[..., LeanUpstream]
+Make = Callable[..., HttpUpstream]
 LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 10
 
 
@@ -64,17 +64,17 @@ async def outcome_of(answer: Reply | Rejection | None) -> tuple[object, ...]:
     return (answer.head.status, answer.head.fields, body)
 
 
-def parts(target: bytes = b"/api/v4/version") -> tuple[bytes, Fields, Repeated]:
+def parts(target: bytes = b"/api/v4/version") -> tuple[bytes, Fields, RepeatedFields]:
     """As ``get``."""
-    return target, ((b"X-Request-Id", b"1"),), Repeated(((b"Host", b"gitlab.test"),), ())
+    return target, ((b"X-Request-Id", b"1"),), RepeatedFields(((b"Host", b"gitlab.test"),), ())
 
 
-async def warm(client: LeanUpstream | AdmittingUpstream) -> None:
+async def warm(client: HttpUpstream | AdmittingUpstream) -> None:
     """A connection is kept."""
     (await client.send(get(), None)).release()
 
 
-def door(client: LeanUpstream, most: int = 10) -> AdmittingUpstream:
+def door(client: HttpUpstream, most: int = 10) -> AdmittingUpstream:
     return AdmittingUpstream(client, AdmissionSettings(AdaptiveSettings(most=most, least=1)))
 
 
@@ -259,7 +259,7 @@ async def test_nobody_overtakes_those_who_wait_at_the_door(gitlab: Gitlab, upstr
     waiting = asyncio.ensure_future(at_door.send(get(), None))
     await asyncio.sleep(0)
     assert at_door.send_soon(*parts(), Told()) is None
-    at_door._leave()
+    at_door._free_place()
     (await waiting).release()
     told = Told()
     assert at_door.send_soon(*parts(), told) is not None

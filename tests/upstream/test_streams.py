@@ -150,7 +150,7 @@ async def test_a_tunnel_writes_until_its_line_is_gone() -> None:
 async def test_who_asks_is_told_once_when_no_more_comes(end: str) -> None:
     told: list[str] = []
     body = Body(Line())
-    body.on_over(lambda: told.append("over"))
+    body.on_end(lambda: told.append("over"))
     body.push(b"a")
     assert told == []
     if end == "fail":
@@ -159,5 +159,5 @@ async def test_who_asks_is_told_once_when_no_more_comes(end: str) -> None:
         body.end()
     body.close()
     assert told == ["over"]
-    body.on_over(lambda: told.append("late"))
+    body.on_end(lambda: told.append("late"))
     assert told == ["over", "late"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.errors import Code, Rejection
-from gateway.upstream.whole_body import WHOLE_BYTES, WholeBody, collect, is_small
+from gateway.upstream.whole_body import SMALL_BODY_BYTES, WholeBody, collect, is_small
 
 
 class Pieces:
@@ -22,7 +22,9 @@ async def test_what_arrived_is_given_once() -> None:
     assert (body.content_length, await body.read(), await body.read()) == (3, b"abc", b"")
 
 
-@pytest.mark.parametrize(("length", "small"), [(None, False), (0, True), (WHOLE_BYTES, True), (WHOLE_BYTES + 1, False)])
+@pytest.mark.parametrize(
+    ("length", "small"), [(None, False), (0, True), (SMALL_BODY_BYTES, True), (SMALL_BODY_BYTES + 1, False)]
+)
 def test_what_is_small(length: int | None, small: bool) -> None:
     assert is_small(length) is small
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.config.worker_checks import MOST_WORKERS
-from gateway.workers.connection_counts import _PLACES, ConnectionCounts, Place
+from gateway.workers.connection_counts import _PLACES, ConnectionCounts, WorkerCounts
 
 
 @pytest.fixture
@@ -20,17 +20,17 @@ def file() -> Iterator[int]:
         yield empty.fileno()
 
 
-def crew(file: int, first: int = 0, of: int = 2) -> list[Place]:
+def crew(file: int, first: int = 0, of: int = 2) -> list[WorkerCounts]:
     """Each with a mapping of its own."""
-    seats = range(first, first + of)
-    places = [ConnectionCounts(file).place(seat, seats) for seat in seats]
+    worker_ids = range(first, first + of)
+    places = [ConnectionCounts(file).for_worker(worker_id, worker_ids) for worker_id in worker_ids]
     for place in places:
         place.join()
     return places
 
 
 @pytest.mark.parametrize(
-    ("own", "other", "ahead"),
+    ("own", "other", "is_busier"),
     [
         (0, 0, False),
         (1, 0, False),
@@ -42,57 +42,57 @@ def crew(file: int, first: int = 0, of: int = 2) -> list[Place]:
         (66, 57, True),
     ],
 )
-def test_ahead_is_who_has_more_by_two_and_an_eighth(file: int, own: int, other: int, ahead: bool) -> None:
+def test_ahead_is_who_has_more_by_two_and_an_eighth(file: int, own: int, other: int, is_busier: bool) -> None:
     one, two = crew(file)
     one.tell(own)
     two.tell(other)
-    assert one.ahead is ahead
-    assert not two.ahead
+    assert one.is_busier is is_busier
+    assert not two.is_busier
 
 
 def test_who_has_no_room_leaves_all_that_comes_to_who_has(file: int) -> None:
     one, two = crew(file)
     for place in (one, two):
-        place.room = 20
+        place.capacity = 20
     one.tell(19)
     two.tell(18)
-    assert not one.ahead
+    assert not one.is_busier
     one.tell(20)
-    assert one.ahead
+    assert one.is_busier
     two.tell(19)
-    assert one.ahead
+    assert one.is_busier
     two.tell(20)
-    assert not one.ahead  # somebody has to tell the client
-    assert not two.ahead
+    assert not one.is_busier  # somebody has to tell the client
+    assert not two.is_busier
 
 
 def test_any_other_one_counts_and_one_alone_is_never_ahead(file: int) -> None:
     one, two, three = crew(file, of=3)
     for place, count in ((one, 5), (two, 9), (three, 1)):
         place.tell(count)
-    assert [place.ahead for place in (one, two, three)] == [True, True, False]
+    assert [place.is_busier for place in (one, two, three)] == [True, True, False]
     (alone,) = crew(file, first=7, of=1)
     alone.tell(1000)
-    assert not alone.ahead
+    assert not alone.is_busier
 
 
 def test_who_does_not_accept_is_waited_for_by_nobody(file: int) -> None:
     counts = ConnectionCounts(file)
-    one, two = (counts.place(seat, range(2)) for seat in range(2))
+    one, two = (counts.for_worker(worker_id, range(2)) for worker_id in range(2))
     one.join()
     one.tell(2)
     two.tell(0)
-    assert not one.ahead  # the other one has not begun
+    assert not one.is_busier  # the other one has not begun
     two.join()
-    assert one.ahead  # and has none
+    assert one.is_busier  # and has none
     one.tell(5)
     two.leave()
     two.tell(1)  # of a connection that is still there
-    assert not one.ahead
+    assert not one.is_busier
     two.join()
-    assert one.ahead
+    assert one.is_busier
     counts.leave(1)  # it was killed, and its supervisor says so
-    assert not one.ahead
+    assert not one.is_busier
 
 
 def test_others_that_accept_are_seen_to(file: int) -> None:
@@ -113,10 +113,10 @@ def test_crews_one_after_the_other_take_nobodys_place(file: int) -> None:
     new = crew(file, first=_PLACES - 2 + MOST_WORKERS, of=MOST_WORKERS)
     for place in old:
         place.tell(100)
-    assert not any(place.ahead for place in (*old, *new))
+    assert not any(place.is_busier for place in (*old, *new))
     new[0].tell(9)
-    assert new[0].ahead
-    assert not any(place.ahead for place in (*old, *new[1:]))
+    assert new[0].is_busier
+    assert not any(place.is_busier for place in (*old, *new[1:]))
     assert 4 * MOST_WORKERS <= _PLACES
 
 
@@ -131,6 +131,6 @@ def test_another_process_sees_what_this_one_says(file: int) -> None:
     before = one.accepted_by_others
     subprocess.run([sys.executable, "-c", code, str(file)], pass_fds=[file], check=True, timeout=60)
     assert one.accepted_by_others == before + 1
-    assert not one.ahead
+    assert not one.is_busier
     assert two._numbers[two._own] == 42
     assert os.fstat(file).st_size == 16 * _PLACES

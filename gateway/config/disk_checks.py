@@ -1,0 +1,99 @@
+"""Problems that only the disk shows: a file where a directory should be, an audit that can't be written to its file,
+certificates that can't be used.
+
+For ``check``, in addition to what ``load`` finds: ``serve`` meets them by itself when it opens the files.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections.abc import Iterator
+
+from .model import Config
+from .problems import Path, Problem, Severity
+from .source import ConfigSource
+from .tree import parse_tree
+from .units import StoreUrl
+
+_DAY_S = 86_400.0
+_SOON_S = 7 * _DAY_S
+
+Finding = tuple[Path, str, Severity]
+
+
+def disk_problems(config: Config, source: ConfigSource) -> Iterator[Problem]:
+    """Find such problems of ``config``. Lines are those of the text that ``source`` holds."""
+    tree = parse_tree(source.text, source.file, dict(source.overrides))
+    found = (*_state_dir(config), *_sink(config), *_authorities(config), *_certificate(config), *_stores(config))
+    for path, message, severity in found:
+        yield tree.problem(path, message, severity)
+
+
+def _state_dir(config: Config) -> Iterator[Finding]:
+    if os.path.lexists(config.state_dir) and not os.path.isdir(config.state_dir):
+        elsewhere = all(store is not None and store.shared for store in (config.stores.keys, config.stores.credentials))
+        # Where nothing else is kept there, what lacks is the audit's spool.
+        severity = Severity.WARNING if elsewhere else Severity.ERROR
+        yield ("state_dir",), f"names {config.state_dir}, which is not a directory", severity
+
+
+def _sink(config: Config) -> Iterator[Finding]:
+    kind, _, file = config.audit.sink.partition(":")
+    if kind != "file":
+        return
+    path, directory = ("audit", "sink"), os.path.dirname(file)
+    if os.path.isdir(file):
+        yield path, f"names {file}, which is a directory", Severity.ERROR
+    elif os.path.isdir(directory):
+        return
+    elif os.path.lexists(directory):
+        yield path, f"names a file in {directory}, which is not a directory", Severity.ERROR
+    else:
+        # It may exist where the gateway runs: configurations are also checked on other machines.
+        message = f"names a file in {directory}, which is not there: the gateway makes the file, not its directory"
+        yield path, message, Severity.WARNING
+
+
+def _authorities(config: Config) -> Iterator[Finding]:
+    files: list[tuple[Path, str | None]] = [(("upstream", "ca_file"), config.upstream.ca_file)]
+    for index, identity in enumerate(config.identities):
+        if identity.oidc is not None:
+            files.append((("identities", index, "oidc", "ca_file"), identity.oidc.ca_file))
+    for path, file in files:
+        if file is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+            except OSError:
+                yield path, f"names {file}, which holds no certificate that can be read", Severity.ERROR
+
+
+def _certificate(config: Config) -> Iterator[Finding]:
+    tls = config.listen.tls
+    if tls is not None:
+        from ..edge.tls import ListenerTls
+
+        try:
+            left_s = ListenerTls(tls.cert_file, tls.key_file).expires_at - time.time()
+        except OSError as error:
+            yield ("listen", "tls", "key_file"), error.strerror or str(error), Severity.ERROR
+        else:
+            if left_s < _SOON_S:
+                how = f"expires in {left_s / _DAY_S:.1f} days" if left_s > 0 else "has expired: clients refuse it"
+                yield ("listen", "tls", "cert_file"), f"names {tls.cert_file}, which {how}", Severity.WARNING
+
+
+def _stores(config: Config) -> Iterator[Finding]:
+    from ..stores.redis_address import parse_address
+
+    seen: set[str] = set()
+    for name in ("shared", "keys", "credentials"):
+        store: StoreUrl | None = getattr(config.stores, name)
+        if store is None or not store.encrypted or store.url.reveal() in seen:
+            continue
+        seen.add(store.url.reveal())
+        try:
+            parse_address(store.url.reveal())
+        except OSError as error:
+            yield ("stores", name), str(error), Severity.ERROR

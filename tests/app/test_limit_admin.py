@@ -1,0 +1,330 @@
+"""Limits while the gateway runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from gateway.app.explaining import Explained
+from gateway.app.limit_admin import LimitAdmin
+from gateway.core.access import Principal, PrincipalKind
+from gateway.core.catalogue import Access, Operation, Surface
+from gateway.core.limit_plan import Limits, bucket_key
+from gateway.core.limits import Limit, Scope, Take
+from gateway.core.messages import ResponseHead
+from gateway.core.target import parse_target
+from gateway.limit_stage import LimitStage
+from gateway.pacing_stage import PacingStage
+from gateway.ports import StoreUnavailable
+from gateway.stores.bucket_memory import MemoryBuckets
+from gateway.telemetry.audit import AuditLog
+from gateway.telemetry.audit_writer import AuditWriter
+from tests.fakes.sink import MemorySink
+
+OPERATION = Operation("GET /api/v4/user", Access.READ, Surface.REST)
+TARGET = parse_target(b"/api/v4/user")
+NOW = 1_800_000_000.0
+BOT = Principal("bot", PrincipalKind.KEY, "bot", team="t")
+
+
+class Office:
+    def __init__(self) -> None:
+        self.limits = Limits.compile(
+            [
+                Limit("caller", Scope.CALLER, 0.001, 4.0),
+                Limit("team", Scope.TEAM, 0.001, 40.0),
+                Limit("places", Scope.CALLER, 9.0, 9.0, concurrent=True),
+            ]
+        )
+        self.stage = LimitStage(MemoryBuckets())
+        self.pacing = PacingStage(self.stage, wall=lambda: NOW)
+        self.desk = LimitAdmin(self.limits, self.stage, None, pacing=self.pacing)
+
+    async def admitted(self, tries: int) -> int:
+        count = 0
+        for number in range(tries):
+            takes = self.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
+            ticket = await self.stage.admit(takes, BOT, f"{number}")
+            ticket.close(None)
+            count += ticket.decision.allowed
+        return count
+
+    async def change(self, **wish: object) -> Any:
+        return await self.desk.change("admin:x", "127.0.0.1", {"limit": "caller", "subject": "bot", **wish})
+
+
+async def test_raised_lowered_and_back_to_what_is_configured() -> None:
+    office = Office()
+    assert await office.admitted(10) == 4
+    await office.change(reset=True)
+    await office.change(factor=2.0)
+    assert await office.admitted(10) == 4  # what is in the bucket is in it; it may hold more from now on
+    await office.change(reset=True)
+    await office.change(factor=0.5)
+    assert await office.admitted(10) == 2
+    assert (await office.change(reset=True))["until"] is None
+    assert await office.admitted(10) == 4
+    office.desk.close()
+
+
+async def test_a_change_ends_by_itself() -> None:
+    office = Office()
+    assert (await office.change(pause=True, seconds=1.0))["until"]
+    assert await office.admitted(10) == 10
+    (timer,) = [change.timer for change in office.desk._active.values()]
+    timer._run()
+    assert await office.admitted(10) == 4
+
+
+async def test_the_hottest_are_known_where_the_stores_clock_is_another() -> None:
+    office = Office()
+    office.desk = LimitAdmin(office.limits, office.stage, None, wall=lambda: time.time() + 3600.0)
+    await office.admitted(6)
+    for _ in range(2):
+        told: Any = await office.desk.top(5)
+        assert [(one["caller"], one["asked"]) for one in told["callers"]] == [("bot", 6)]
+    office.desk.close()
+
+
+async def test_the_hottest_with_their_buckets() -> None:
+    office = Office()
+    await office.admitted(6)
+    await office.change(factor=3.0)
+    told: Any = await office.desk.top(5)
+    assert [(one["caller"], one["asked"], one["refused"]) for one in told["callers"]] == [("bot", 6, 2)]
+    assert [(one["limit"], one["burst"]) for one in told["callers"][0]["buckets"]] == [("caller", 12.0), ("places", 9.0)]
+    assert told["callers"][0]["buckets"][0]["remaining"] < 1
+    assert told["changed"][0]["factor"] == 3.0
+    assert told["waiting"] == 0
+    office.desk.close()
+    assert (await asyncio.wait_for(office.desk.top(1), 1))["changed"] == []  # type: ignore[index]
+
+
+async def test_buckets_as_they_are_and_as_they_were_changed() -> None:
+    office = Office()
+    await office.admitted(3)
+    takes = office.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
+    office.pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
+    await office.change(factor=2.0, seconds=60.0)
+    await office.change(limit="team", subject="t", pause=True)
+    stranger = Take(bucket_key("other", "bot"), Limit("other", Scope.CALLER, 1.0, 1.0))
+    for _ in range(2):  # looking changes nothing
+        told = await office.desk.levels(Explained(True, (), takes=(*takes, stranger), credentials=("sa",)))
+        assert list(told.buckets) == [take.key for take in takes]
+        caller, team, places = told.buckets.values()
+        assert (caller.burst, caller.factor, caller.paused, 1 <= caller.remaining < 1.1) == (8.0, 2.0, False, True)
+        assert (team.burst, team.factor, team.paused, team.until > 0) == (40.0, None, True, True)
+        assert (places.burst, places.remaining, places.until) == (9.0, 9.0, 0.0)
+        assert (told.paces["sa"].blocked_s, told.unknown) == (17.0, "")
+    office.desk.close()
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        pytest.param({"limit": "other", "pause": True}, "not one of those configured", id="unknown-limit"),
+        pytest.param({}, "one of factor, pause and reset", id="nothing-asked"),
+        pytest.param({"pause": True, "reset": True}, "one of factor, pause and reset", id="two-things-asked"),
+        pytest.param({"factor": 0.0}, "factor: must be from", id="factor-zero"),
+        pytest.param({"factor": 1e9}, "factor: must be from", id="factor-huge"),
+        pytest.param({"pause": True, "seconds": 0.0}, "seconds: must be from", id="no-time"),
+        pytest.param({"pause": True, "seconds": 1e9}, "seconds: must be from", id="too-long"),
+        pytest.param({"pause": True, "subject": ""}, "subject: must be", id="no-subject"),
+        pytest.param({"pause": True, "subject": "a\nb"}, "subject: must be", id="line-break"),
+        pytest.param({"pause": "yes"}, "Expected `bool`", id="type"),
+        pytest.param({"pausing": True}, "unknown field", id="unknown-key"),
+    ],
+)
+async def test_what_can_t_be_done(wish: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        await Office().change(**wish)
+
+
+@pytest.mark.parametrize(
+    ("subject", "written"),
+    [
+        ("anonymous:2001:db8::1", "anonymous:2001:db8::1"),
+        ("platform/api", "platform/api"),
+        ("bot&status=200 limit=evil", "bot%26status%3D200%20limit%3Devil"),
+        ("100%?#ü", "100%25%3F%23%C3%BC"),
+    ],
+)
+async def test_a_subject_says_nothing_else_in_the_audit(subject: str, written: str) -> None:
+    office, lines = Office(), MemorySink()
+    audit = AuditLog(AuditWriter(lines))
+    desk = LimitAdmin(office.limits, office.stage, audit)
+    await desk.change("admin:x", "127.0.0.1", {"limit": "caller", "subject": subject, "pause": True, "seconds": 60.0})
+    desk.close()
+    audit.close()
+    (line,) = lines.octets.splitlines()
+    assert json.loads(line)["target"] == f"/-/limits?limit=caller&subject={written}&pause&seconds=60"
+
+
+async def test_changes_are_bounded() -> None:
+    office = Office()
+    for number in range(1000):
+        await office.change(subject=f"bot-{number}", pause=True)
+    with pytest.raises(ValueError, match="too many"):
+        await office.change(pause=True)
+    await office.change(reset=True)
+    office.desk.close()
+
+
+# Among gateways
+
+
+class Notes:
+    """A board in memory, that may be away."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, bytes] = {}
+        self.away = False
+        self.read_by = asyncio.Event()
+
+    def _reach(self) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+
+    async def read(self) -> dict[str, bytes]:
+        self._reach()
+        self.read_by.set()
+        seen = dict(self.notes)
+        await asyncio.sleep(0)  # an answer is on its way for a while
+        return seen
+
+    async def put(self, name: str, note: bytes) -> None:
+        self._reach()
+        self.notes[name] = note
+
+    async def drop(self, names: Iterable[str]) -> None:
+        self._reach()
+        for name in names:
+            self.notes.pop(name, None)
+
+
+class Shared:
+    """Offices of two gateways on one board, with one clock."""
+
+    def __init__(self) -> None:
+        self.notes = Notes()
+        self.now = 1000.0
+        self.one, self.two = Office(), Office()
+        for office in (self.one, self.two):
+            office.desk = LimitAdmin(office.limits, office.stage, None, self.notes, wall=lambda: self.now)
+
+    def burst(self, office: Office) -> float | None:
+        takes = office.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
+        return next((take.limit.burst for take in takes if take.limit.id == "caller"), None)
+
+    def close(self) -> None:
+        self.one.desk.close()
+        self.two.desk.close()
+
+
+async def test_other_gateways_do_as_one_was_told() -> None:
+    shared = Shared()
+    assert (await shared.one.change(factor=2.0, seconds=60.0))["shared"] is True
+    assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 4.0)
+    await shared.two.desk.refresh()
+    await shared.two.desk.refresh()
+    assert shared.burst(shared.two) == 8.0
+    await shared.two.change(pause=True)
+    await shared.one.desk.refresh()
+    assert shared.burst(shared.one) is None
+    await shared.one.change(reset=True)
+    await shared.two.desk.refresh()
+    assert (shared.burst(shared.one), shared.burst(shared.two)) == (4.0, 4.0)
+    shared.close()
+
+
+async def test_a_note_whose_time_is_over_is_removed_and_changes_nothing() -> None:
+    shared = Shared()
+    await shared.one.change(factor=2.0, seconds=60.0)
+    for later, kept in ((61.0, 1), (3600.0, 0)):
+        shared.now += later
+        await shared.two.desk.refresh()
+        assert shared.burst(shared.two) == 4.0
+        assert len(shared.notes.notes) == kept
+        await shared.one.desk.refresh()
+        assert shared.burst(shared.one) == 4.0
+    shared.close()
+
+
+async def test_a_gateway_whose_clock_is_ahead_ends_nobody_elses_change() -> None:
+    shared = Shared()
+    ahead = LimitAdmin(shared.two.limits, shared.two.stage, None, shared.notes, wall=lambda: shared.now + 300.0)
+    assert (await shared.one.change(factor=2.0, seconds=240.0))["shared"] is True
+    for _ in range(2):
+        await ahead.refresh()
+        await shared.one.desk.refresh()
+    assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 4.0)
+    shared.close()
+
+
+async def test_without_the_board_a_change_is_this_gateways_and_lasts() -> None:
+    shared = Shared()
+    await shared.two.change(factor=3.0)
+    shared.notes.away = True
+    assert (await shared.one.change(factor=2.0))["shared"] is False
+    await shared.one.desk.refresh()
+    await shared.two.desk.refresh()
+    assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 12.0)
+    shared.notes.away, shared.notes.notes = False, {}
+    await shared.one.desk.refresh()
+    await shared.two.desk.refresh()
+    assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 4.0)
+    shared.close()
+
+
+async def test_what_was_read_before_a_change_does_not_undo_it() -> None:
+    shared = Shared()
+    reading = asyncio.ensure_future(shared.one.desk.refresh())
+    await asyncio.sleep(0)
+    await shared.one.change(factor=2.0)
+    await reading
+    assert shared.burst(shared.one) == 8.0
+    shared.close()
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"",
+        b"\xff",
+        b'{"wish":{"limit":"gone","subject":"bot","factor":2},"until":9000}',
+        b'{"wish":{"limit":"caller","subject":"bot","factor":1e9},"until":9000}',
+        b'{"wish":{"limit":"caller","subject":"other","factor":2},"until":9000}',
+        b'{"wish":{"limit":"caller","subject":"bot","new":1},"until":9000}',
+    ],
+)
+async def test_notes_of_gateways_that_are_otherwise_are_passed_over(note: bytes) -> None:
+    shared = Shared()
+    shared.notes.notes["{gw}:b:caller:bot"] = note
+    await shared.one.desk.refresh()
+    assert shared.burst(shared.one) == 4.0
+    assert len(shared.notes.notes) == 1
+    shared.close()
+
+
+async def test_the_board_is_followed_from_the_start_until_closed() -> None:
+    shared = Shared()
+    await shared.one.change(factor=2.0)
+    shared.two.desk.start()
+    await asyncio.wait_for(shared.notes.read_by.wait(), 30)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert shared.burst(shared.two) == 8.0
+    follower = shared.two.desk._follower
+    shared.close()
+    assert follower is not None
+    await asyncio.gather(follower, return_exceptions=True)
+    assert follower.cancelled()
+    alone = Office()
+    alone.desk.start()
+    await alone.desk.refresh()
+    alone.desk.close()
