@@ -179,11 +179,11 @@ def table() -> str:
     measured = _measured()
     rows = ["| what | bar | measured | met |", "|---|---|---|---|"]
     for bar in BARS:
-        asked, found = f"{bar.way} {bar.bar:g}{bar.unit}", measured.get(bar.what)
+        target, found = f"{bar.way} {bar.bar:g}{bar.unit}", measured.get(bar.what)
         if found is None:
-            rows.append(f"| {bar.what} | {asked} | not yet | |")
+            rows.append(f"| {bar.what} | {target} | not yet | |")
         else:
-            rows.append(f"| {bar.what} | {asked} | {found:.2f}{bar.unit} | {'yes' if bar.met(found) else '**no**'} |")
+            rows.append(f"| {bar.what} | {target} | {found:.2f}{bar.unit} | {'yes' if bar.met(found) else '**no**'} |")
     return "\n".join(rows)
 
 
@@ -205,8 +205,8 @@ def runs_table(runs: list[Run]) -> str:
         cells = []
         for run in reversed(runs):
             found = run.figures.get(bar.what)
-            told = "" if found is None else f"{found:.2f}"
-            cells.append(told if found is None or bar.met(found) else f"**{told}**")
+            text = "" if found is None else f"{found:.2f}"
+            cells.append(text if found is None or bar.met(found) else f"**{text}**")
         rows.append(f"| {bar.run} | {'≥' if bar.way == 'at least' else '≤'} {bar.bar:g} | {' | '.join(cells)} |")
     stolen = " | ".join(f"{run.stolen:.1%}" for run in reversed(runs))
     rows.append(f"| machine time stolen by the host | ≤ {STOLEN_MOST:.0%} | {stolen} |")

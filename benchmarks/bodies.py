@@ -111,8 +111,8 @@ def _measure(bench: Bench, targets: list[_Target], rounds: int, mebibytes: int) 
             low, _, high = statistics.quantiles(cpu, n=4)
             rate = statistics.median(_ratios(took["nginx", way], took[target.name, way]))
             peak = round(target.program.peak_kib() / 1024, 1)
-            told = (round(low, 2), round(high, 2))
-            costs.append(Cost(target.name, way, round(statistics.median(cpu), 2), told, round(rate, 2), peak))
+            spread = (round(low, 2), round(high, 2))
+            costs.append(Cost(target.name, way, round(statistics.median(cpu), 2), spread, round(rate, 2), peak))
     return Result(time.strftime("%Y-%m-%d"), bench.python, rounds, mebibytes, costs)
 
 
@@ -124,9 +124,9 @@ def _down(target: _Target, mebibytes: int) -> None:
     """Download a body. Raises RuntimeError where not all of it arrived."""
     with socket.create_connection(("127.0.0.1", target.port), _PATIENCE_S) as client:
         client.sendall(_head(_DOWN, target.key, "Connection: close\r\n"))
-        room, first, count = bytearray(_MEBI), b"", 0
-        while got := client.recv_into(room):
-            first = first or bytes(room[: min(got, 100)])
+        buffer, first, count = bytearray(_MEBI), b"", 0
+        while got := client.recv_into(buffer):
+            first = first or bytes(buffer[: min(got, 100)])
             count += got
     if not first.startswith(b"HTTP/1.1 200 ") or count < mebibytes * _MEBI:
         raise RuntimeError(f"{target.name}: {count} octets, {first!r}")

@@ -21,7 +21,7 @@ class _Client(asyncio.Protocol):
         self._octets = octets
         self._head = b""
         self._missing = 0
-        self._owed = 0
+        self._unsent = 0
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -39,9 +39,9 @@ class _Client(asyncio.Protocol):
             return
         self._head = b""
         if head.startswith(b"GET"):
-            told = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n"
-            self._transport.write(told % self._octets)
-            self._owed = self._octets
+            head_format = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n"
+            self._transport.write(head_format % self._octets)
+            self._unsent = self._octets
             self.resume_writing()
         else:
             length = _LENGTH.search(head)
@@ -54,9 +54,9 @@ class _Client(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        while self._owed and not self._paused:
-            piece = _PIECE[: self._owed]
-            self._owed -= len(piece)
+        while self._unsent and not self._paused:
+            piece = _PIECE[: self._unsent]
+            self._unsent -= len(piece)
             self._transport.write(piece)
 
 

@@ -167,7 +167,7 @@ async def _line(what: str, clients: list[Client], pages: Iterator[int] | None, f
 @contextlib.asynccontextmanager
 async def _clients(directory: Path, origin: int, store: str, number: int) -> AsyncIterator[list[Client]]:
     one = await subject(directory, origin=origin, store=store)
-    clients = [Client(one.made, one.client.key) for _ in range(number)]
+    clients = [Client(one.assembly, one.client.key) for _ in range(number)]
     for client in clients:
         client.connection.connection_made(client.wire)
     await asyncio.sleep(0)

@@ -70,7 +70,7 @@ def trace(numbers: list[int], length: int, seed_of: int = 1) -> list[Step]:
 
 
 async def hit_ratios(numbers: list[int], length: int, share: float) -> dict[str, float]:
-    """Hit ratios of our policy and of LRU, with room for ``share`` of all that is asked for.
+    """Hit ratios of our policy and of LRU, with room for ``share`` of all that is requested.
 
     A tenth of the requests is a scan that walks through everything once, as an inventory does.
     """
@@ -82,9 +82,9 @@ async def hit_ratios(numbers: list[int], length: int, share: float) -> dict[str,
         if step.method == "GET"
     ]
     entry = Entry(200, b"OK", ((b"Content-Type", b"application/json"),), b"x" * 2000, 0.0, 0.0, 0.0)
-    room = int(len(set(keys)) * share)
+    capacity = int(len(set(keys)) * share)
     size = entry.size_bytes + 50
-    ours, hits = MemoryCacheStore(room * size, lambda: 1.0), 0
+    ours, hits = MemoryCacheStore(capacity * size, lambda: 1.0), 0
     lru: OrderedDict[str, None] = OrderedDict()
     lru_hits = 0
     for key in keys:
@@ -99,7 +99,7 @@ async def hit_ratios(numbers: list[int], length: int, share: float) -> dict[str,
             lru.move_to_end(key)
         else:
             lru[key] = None
-            if len(lru) > room:
+            if len(lru) > capacity:
                 lru.popitem(last=False)
     return {"room": share, "s3_fifo": round(hits / len(keys), 4), "lru": round(lru_hits / len(keys), 4)}
 
@@ -238,7 +238,7 @@ def main() -> None:
     random.Random(4).shuffle(numbers)
     steps = trace(numbers, given.requests)
     without, with_it = live(steps, cached=False), live(steps, cached=True)
-    asked = len(with_it.answer_s)
+    requests = len(with_it.answer_s)
     result = {
         "bots": BOTS,
         "projects": PROJECTS,
@@ -247,7 +247,7 @@ def main() -> None:
         "without": _run_figures(without),
         "with": _run_figures(with_it),
         "saved_upstream": round(1 - with_it.upstream / without.upstream, 4),
-        "answered_without_upstream": round(1 - with_it.upstream / asked, 4),
+        "answered_without_upstream": round(1 - with_it.upstream / requests, 4),
         "bytes_per_entry": round(with_it.cache_bytes / max(1, with_it.cache_entries)),
         "entries": int(with_it.cache_entries),
         "offline": [asyncio.run(hit_ratios(numbers, given.trace, share)) for share in (0.02, 0.05, 0.1, 0.2)],

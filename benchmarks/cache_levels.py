@@ -48,14 +48,14 @@ class Gateway:
 
     def __init__(self, url: str, *, leased: bool) -> None:
         self.link = RedisLink.from_url(url, timeout_s=1.0, name="bench")
-        subscriber = RedisSubscriber(self.link.place, channel=GONE_CHANNEL, name="bench-ear", clock=time.monotonic)
+        subscriber = RedisSubscriber(self.link.endpoint, channel=GONE_CHANNEL, name="bench-ear", clock=time.monotonic)
         codec = Codec(b"k" * 32)
         leases = RedisLeases(self.link, codec, lambda: subscriber.listening)
         self.far = RedisCacheStore(self.link, codec)
         self.store = TwoLevelCacheStore(self.far, subscriber, max_bytes=32 << 20, clock=time.monotonic, leases=leases)
         self.cache = PrivateCache(self.store, PrivatePolicy(ttl_s=TTL_S), leases=leases if leased else None)
 
-    async def listening(self) -> None:
+    async def subscribed(self) -> None:
         self.store.start()
         while not self.store.trusted:
             await asyncio.sleep(0.01)
@@ -65,21 +65,21 @@ class Origin:
     """GitLab, ``latency_s`` away."""
 
     def __init__(self, latency_s: float) -> None:
-        self.asked = 0
+        self.requests = 0
         self._latency_s = latency_s
 
     async def __call__(self, given: Fields) -> Reply:
-        self.asked += 1
+        self.requests += 1
         await asyncio.sleep(self._latency_s)
         return Reply(_HEAD, b'{"id":1}' * 250)
 
 
 async def poll(url: str, latency_s: float, *, leased: bool) -> dict[str, object]:
-    """Poll, and count the requests and how often GitLab was asked."""
+    """Poll, and count the requests and how many of them reached GitLab."""
     gateways = [Gateway(url, leased=leased) for _ in range(GATEWAYS)]
     for gateway in gateways:
         await gateway.link.execute("FLUSHALL")
-        await gateway.listening()
+        await gateway.subscribed()
     origin, requests = Origin(latency_s), 0
     weights = [1 / rank for rank in range(1, TARGETS + 1)]
     ends_at = time.monotonic() + SECONDS
@@ -100,26 +100,26 @@ async def poll(url: str, latency_s: float, *, leased: bool) -> dict[str, object]
             bots.create_task(bot(number))
     for gateway in gateways:
         await gateway.store.close()
-    return {"requests": requests, "asked": origin.asked, "asked_per_1000": round(1000 * origin.asked / requests)}
+    return {"requests": requests, "asked": origin.requests, "asked_per_1000": round(1000 * origin.requests / requests)}
 
 
 async def lookups(url: str) -> dict[str, float]:
     """Microseconds per lookup with six tags and a 2 KB answer, one lookup after the other."""
     gateway = Gateway(url, leased=False)
-    await gateway.listening()
+    await gateway.subscribed()
     tags = tuple(b"tag:%d" % number for number in range(6))
     entry = Entry(200, b"OK", _HEAD.fields, b'{"id":1}' * 250, time.time(), 0.0, 60.0)
     await gateway.far.put(b"k", (entry,), 60.0, tags, (await gateway.far.get(b"k", tags)).stamp)
-    told = {}
+    found = {}
     for name, store in (("redis", gateway.far), ("copy", gateway.store)):
         for _ in range(100):
             await store.get(b"k", tags)
         started = time.perf_counter()
         for _ in range(LOOKUPS):
             await store.get(b"k", tags)
-        told[name] = round((time.perf_counter() - started) / LOOKUPS * 1e6, 1)
+        found[name] = round((time.perf_counter() - started) / LOOKUPS * 1e6, 1)
     await gateway.store.close()
-    return told
+    return found
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
 
 In this process, without sockets (inprocess.py). Half of what is remembered of request heads and callers is kept for
 certain while others come: beyond some 4,000 callers in turn, nothing of one is remembered when it comes again. Each caller
-asks before anything is measured. A gateway with many callers and one with a single caller are asked in turns.
+asks before anything is measured. A gateway with many callers and one with a single caller take turns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .page import replace_section, save_result
 SIZES = (1, 100, 1000, 4000, 8000)
 KINDS = ("hit", "miss")
 _BEHIND_S = 0.1
-"""In which the audit of what was asked is written: a part of its cost, not of the next one's."""
+"""In which the audit of earlier requests is written: a part of its cost, not of the next one's."""
 
 
 class Row(msgspec.Struct):
@@ -79,28 +79,28 @@ class Callers:
         return took / many * 1e6
 
 
-def _known(many: int, kept: list[Config]) -> Callable[[Config], Config]:
+def _with_callers(many: int, configs: list[Config]) -> Callable[[Config], Config]:
     """A change of the configuration: an identity for each caller, and one rule for all."""
 
     def change(config: Config) -> Config:
         one, rule = config.identities[0], config.rules[0]
         others = tuple(msgspec.structs.replace(one, id=f"caller-{number}") for number in range(many))
         names = (*rule.for_, *(other.id for other in others))
-        kept.append(
+        configs.append(
             msgspec.structs.replace(
                 config, identities=(one, *others), rules=(msgspec.structs.replace(rule, for_=names), *config.rules[1:])
             )
         )
-        return kept[0]
+        return configs[0]
 
     return change
 
 
-async def _made(directory: Path, many: int) -> Callers:
-    kept: list[Config] = []
-    one = await subject(directory, _known(many, kept))
-    async with open_key_store(kept[0]) as room:
-        keys = [(await room.key_admin.issue(room.actor, f"caller-{number}"))[0].reveal() for number in range(many)]
+async def _started(directory: Path, many: int) -> Callers:
+    configs: list[Config] = []
+    one = await subject(directory, _with_callers(many, configs))
+    async with open_key_store(configs[0]) as session:
+        keys = [(await session.key_admin.issue(session.actor, f"caller-{number}"))[0].reveal() for number in range(many)]
     callers = Callers(one, keys)
     for marked in (False, True):
         for _ in range(2 * many):
@@ -110,10 +110,10 @@ async def _made(directory: Path, many: int) -> Callers:
 
 async def run(rounds: int) -> Result:
     with tempfile.TemporaryDirectory(prefix="callers-") as directory:
-        base = await _made(Path(directory) / "base", 1)
+        base = await _started(Path(directory) / "base", 1)
         rows, single = [], {kind: list[float]() for kind in KINDS}
         for many in SIZES:
-            callers = await _made(Path(directory) / str(many), many)
+            callers = await _started(Path(directory) / str(many), many)
             row = Row(many, {}, {})
             for kind, marked in itertools.product(KINDS, (False, True)):
                 ratios = []

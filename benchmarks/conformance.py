@@ -99,9 +99,9 @@ def kinds() -> dict[str, str]:
 
 
 def run_suite_against(name: str, kind_of: dict[str, str]) -> dict[str, dict[str, int]] | None:
-    """Put the suite to a cache: how many tests it passed, of how many, by kind. None: it is not installed."""
-    with tempfile.TemporaryDirectory(prefix="gateway-conformance-") as made:
-        directory = Path(made)
+    """Run the suite against a cache: how many tests it passed, of how many, by kind. None: it is not installed."""
+    with tempfile.TemporaryDirectory(prefix="gateway-conformance-") as path:
+        directory = Path(path)
         directory.chmod(0o755)  # nginx and Varnish give up root, and keep answers in this directory
         origin, at = start_origin(directory)
         try:
@@ -129,8 +129,8 @@ def version(program: str) -> str:
     if shutil.which(program) is None:
         return "not installed"
     flag = {"nginx": "-v"}.get(program, "-V")
-    told = subprocess.run([program, flag], capture_output=True, text=True, timeout=10, check=False)
-    return (told.stderr or told.stdout).splitlines()[0]
+    done = subprocess.run([program, flag], capture_output=True, text=True, timeout=10, check=False)
+    return (done.stderr or done.stdout).splitlines()[0]
 
 
 def main() -> int:

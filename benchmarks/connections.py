@@ -56,7 +56,7 @@ class Result(msgspec.Struct):
 
 
 class _Subject:
-    """One target, with a client that asks it."""
+    """One target, with a client that sends it requests."""
 
     def __init__(self, program: Program, port: int, shape: Shape) -> None:
         self._program = program
@@ -101,20 +101,20 @@ def run(rounds: int, requests: int) -> Result:
 
 def _measure(bench: Bench, rounds: int, requests: int) -> Result:
     with contextlib.ExitStack() as stack:
-        asked = {}
+        subjects = {}
         for name, (program, port, headers), path, distinct in _targets(bench):
-            asked[name] = _Subject(program, port, Shape(path, headers, distinct=distinct))
-            stack.callback(asked[name].close)
+            subjects[name] = _Subject(program, port, Shape(path, headers, distinct=distinct))
+            stack.callback(subjects[name].close)
             for how in (_KEPT, _OWN):
-                asked[name].cost_us(how, _KNOWN)
+                subjects[name].cost_us(how, _KNOWN)
         taken: dict[tuple[str, str], list[float]] = defaultdict(list)
-        ways = list(itertools.product(asked, (_OWN, _KEPT)))
+        ways = list(itertools.product(subjects, (_OWN, _KEPT)))
         for number in range(rounds):
             for name, how in ways if number % 2 else reversed(ways):
-                taken[name, how].append(asked[name].cost_us(how, requests))
-    nginx = next(iter(asked))
+                taken[name, how].append(subjects[name].cost_us(how, requests))
+    nginx = next(iter(subjects))
     costs = []
-    for name in asked:
+    for name in subjects:
         own, kept = (
             statistics.median([mine / unit for mine, unit in zip(taken[name, how], taken[nginx, how], strict=True)])
             for how in (_OWN, _KEPT)

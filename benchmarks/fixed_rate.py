@@ -73,10 +73,10 @@ def result_of(sender: subprocess.Popen[bytes]) -> Paced:
     Raises:
         RuntimeError: The sender failed: not every request was answered, for example.
     """
-    told, _ = sender.communicate(timeout=120)
+    output, _ = sender.communicate(timeout=120)
     if sender.returncode:
         raise RuntimeError("the sender at a fixed rate failed")
-    return msgspec.json.decode(told, type=Paced)
+    return msgspec.json.decode(output, type=Paced)
 
 
 class _Connection:
@@ -180,5 +180,5 @@ def _set_realtime() -> None:
 
 if __name__ == "__main__":
     _set_realtime()
-    made = send(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
-    sys.stdout.buffer.write(msgspec.json.encode(made))
+    result = send(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    sys.stdout.buffer.write(msgspec.json.encode(result))

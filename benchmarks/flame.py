@@ -93,14 +93,14 @@ def _draw(node: Node, whole: int, x: float, y: float, out: list[str]) -> None:
         if file.startswith("gateway")
         else f"hsl(210,12%,{74 + tone % 12}%)"
     )
-    room = int((width - 4) / 6.1)
-    text = node.name if len(node.name) <= room else node.name[: max(0, room - 1)] + "…"
+    most_letters = int((width - 4) / 6.1)
+    text = node.name if len(node.name) <= most_letters else node.name[: max(0, most_letters - 1)] + "…"
     out.append(
         f'<g><title>{escape(node.name)}: {share}</title><rect x="{x:.1f}" y="{y:.1f}" width="{max(0.5, width - 0.5):.1f}" '
         f'height="{ROW - 1}" fill="{colour}"/>'
         + (
             f'<text x="{x + 2:.1f}" y="{y + 12:.1f}" font-size="10" fill="#1f2328">{escape(text)}</text>'
-            if room > 3
+            if most_letters > 3
             else ""
         )
         + "</g>"

@@ -33,9 +33,9 @@ Change = Callable[[Config], Config]
 class Subject:
     """One gateway in this process, with a client of its own."""
 
-    def __init__(self, made: Assembly, key: str) -> None:
-        self.made = made
-        self.client = Client(made, key)
+    def __init__(self, assembly: Assembly, key: str) -> None:
+        self.assembly = assembly
+        self.client = Client(assembly, key)
         self.client.connection.connection_made(self.client.wire)
         self._page = 0
 
@@ -56,7 +56,7 @@ class Subject:
         await self._ask(b"platform%%2Fapi/issues?page=%d" % self._page)
 
     async def project(self) -> None:
-        """As ``miss``, for a project that was not asked for before: nothing about its path is remembered."""
+        """As ``miss``, for a project that no request named before: nothing about its path is remembered."""
         self._page += 1
         await self._ask(b"other%%2Fp%d/issues" % self._page)
 
@@ -75,7 +75,7 @@ class Subject:
 
     async def close(self) -> None:
         self.client.connection.connection_lost(None)
-        await self.made.stack.aclose()
+        await self.assembly.stack.aclose()
 
     async def cpu_us(self, kind: str) -> float:
         """Microseconds of CPU time per request, over one batch."""
@@ -132,12 +132,12 @@ async def subject(
     config = change(loaded.config)
     async with open_key_store(loaded.config) as keys:
         key = (await keys.key_admin.issue(keys.actor, "bench"))[0].reveal()
-    made = await assemble(config)
+    assembly = await assemble(config)
     if not origin:
-        made.gateway.stages = made.gateway.forward_lane.stages = msgspec.structs.replace(
-            made.gateway.stages, upstream=GitLab()
+        assembly.gateway.stages = assembly.gateway.forward_lane.stages = msgspec.structs.replace(
+            assembly.gateway.stages, upstream=GitLab()
         )
-    one = Subject(made, key)
+    one = Subject(assembly, key)
     await asyncio.sleep(0)
     await one.warm()
     return one
@@ -145,7 +145,7 @@ async def subject(
 
 async def compared(one: Subject, base: Subject, kind: str, rounds: int) -> tuple[float, float]:
     """``one``'s CPU time per request divided by ``base``'s, and ``base``'s in microseconds: medians of the rounds, in which
-    both are asked in turns."""
+    both take turns."""
     ratios, times = [], []
     for number in range(rounds):
         if number % 2:

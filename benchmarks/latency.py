@@ -4,7 +4,7 @@
 
 Requests come at a fixed rate, each at its moment (fixed_rate.py). The rate is found by trial and adjusted after each round,
 because a shared machine is not always equally fast; only rounds in which the core was about as busy as intended count.
-nginx is asked at the same rate in the same round: what it shows is the machine's own share. Work in the background is done
+nginx has the same rate in the same round: what it shows is the machine's own share. Work in the background is done
 again and again while requests come, far more often than in production; what it adds is p99 with it less p99 without it.
 
 A pause of the machine itself can only make a round worse, so of several short rounds the quietest says most: that one is in
@@ -141,10 +141,10 @@ class Busy:
         self._ask("POST", "/-/credentials/rotate", {"credential": "spare"})
 
     def _purge(self) -> None:
-        told = {"object_kind": "push", "event_name": "push", "ref": "refs/heads/main", "project_id": next(self._number)}
-        told["project"] = {"id": told["project_id"], "path_with_namespace": f"some/{told['project_id']}"}
+        hook = {"object_kind": "push", "event_name": "push", "ref": "refs/heads/main", "project_id": next(self._number)}
+        hook["project"] = {"id": hook["project_id"], "path_with_namespace": f"some/{hook['project_id']}"}
         headers = {"X-Gitlab-Token": self._hook, "X-Gitlab-Event": "Push Hook"}
-        self._ask("POST", "/-/gateway/hooks", told, port=self.port, headers=headers)
+        self._ask("POST", "/-/gateway/hooks", hook, port=self.port, headers=headers)
 
     def _ask(
         self, method: str, path: str, body: object = None, *, port: int = 0, headers: dict[str, str] | None = None
@@ -238,8 +238,8 @@ def _steady(name: str, unit: int, busy: Busy, shape: Shape, wanted: int) -> Stea
         if one.counts:
             counted.append(one)
     if not counted:
-        told = ", ".join(f"{share:.2f}" for share in busies)
-        raise RuntimeError(f"{name}: the core was never busy for {SHARE:.0%}, but {told}: a restless machine")
+        shares = ", ".join(f"{share:.2f}" for share in busies)
+        raise RuntimeError(f"{name}: the core was never busy for {SHARE:.0%}, but {shares}: a restless machine")
     best, unit_best = min(counted, key=lambda one: one.paced.p99_ms), _quietest(its)
     return Steady(
         name,

@@ -48,7 +48,7 @@ _PATIENCE_S = 30.0
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What is asked. ``path`` ends where the number of the request is appended."""
+    """The requests. ``path`` ends where the number of the request is appended."""
 
     path: str
     headers: dict[str, str] = {}
@@ -104,7 +104,7 @@ def client_environment(shape: Shape) -> dict[str, str]:
         "BENCH_BEFORE": before,
         "BENCH_AFTER": after,
         "BENCH_DISTINCT": "1" if shape.distinct else "0",
-        # So that no two rounds ask for the same.
+        # So that no two rounds request the same.
         "BENCH_START": str(next(_STARTS) * 10_000_000),
     }
 
@@ -138,10 +138,10 @@ def result_of(load: subprocess.Popen[str]) -> Load:
     Raises:
         RuntimeError: The load failed.
     """
-    told, _ = load.communicate(timeout=120)
+    output, _ = load.communicate(timeout=120)
     if load.returncode:
         raise RuntimeError(f"{load.args!r} failed")
-    return msgspec.json.decode(told.splitlines()[-1], type=Load)
+    return msgspec.json.decode(output.splitlines()[-1], type=Load)
 
 
 def put_under_load(shape: Shape, port: int, *, connections: int, seconds: float, cpu: int | None, directory: Path) -> Load:

@@ -131,9 +131,9 @@ def raise_priority() -> bool:
     except PermissionError:
         return False
     # sched_setattr(2): size, policy (the default), flags, niceness, priority, slice in ns, two fields of other policies.
-    asked = struct.pack("IIQiIQQQ", 48, 0, 0, _NICENESS, 0, 100_000, 0, 0)
+    attributes = struct.pack("IIQiIQQQ", 48, 0, 0, _NICENESS, 0, 100_000, 0, 0)
     number = _SCHED_SETATTR.get(platform.machine())
-    return number is not None and ctypes.CDLL(None).syscall(number, 0, asked, 0) == 0
+    return number is not None and ctypes.CDLL(None).syscall(number, 0, attributes, 0) == 0
 
 
 def _pin(pid: int, cores: Collection[int]) -> None:

@@ -47,9 +47,9 @@ def python_at(path: str) -> Python:
         OSError, subprocess.SubprocessError, ValueError: It is not a Python, or does not answer.
     """
     done = subprocess.run([path, "-c", _ASK], capture_output=True, text=True, check=True, timeout=20)
-    told = json.loads(done.stdout)
-    profiled = bool(told["usable"]) and ("--enable-optimizations" in told["arguments"] or bool(told["taken_out"]))
-    return Python(path, told["version"], profiled)
+    found = json.loads(done.stdout)
+    profiled = bool(found["usable"]) and ("--enable-optimizations" in found["arguments"] or bool(found["taken_out"]))
+    return Python(path, found["version"], profiled)
 
 
 def best_python() -> Python:
@@ -63,6 +63,6 @@ def best_python() -> Python:
 
 
 if __name__ == "__main__":
-    asked = python_at(sys.argv[1]) if len(sys.argv) > 1 else best_python()
-    print(asked)
-    sys.exit(not asked.profiled)
+    python = python_at(sys.argv[1]) if len(sys.argv) > 1 else best_python()
+    print(python)
+    sys.exit(not python.profiled)

@@ -4,7 +4,7 @@
 
 Without ``--only``, latency, footprint, connections, bodies and workers are measured afterwards.
 
-Load, origin and Redis run on one core, the target being measured on another. In each round every target is asked in turn;
+Load, origin and Redis run on one core, the target being measured on another. In each round every target is loaded in turn;
 its figure is nginx's CPU time per request in that round divided by its own. Medians and spread of the rounds are reported.
 Absolute times hold for one machine, so ratios are kept. ``--write`` puts them into benchmarks/results/ and
 docs/performance.md.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [--only NAME,NAME] [--rounds 15] [--write]
 
-In this process, without sockets (inprocess.py), a gateway with many of something and one with few are asked in turns; the
+In this process, without sockets (inprocess.py), a gateway with many of something and one with few take turns; the
 median of the ratios of their CPU times is a point. The first point compares two gateways that are alike: its deviation from
 1 is the measurement's own. Memory is watched in a process of its own, under load. ``--write`` draws docs/scaling-*.svg.
 """
@@ -34,7 +34,7 @@ from .page import ROOT, replace_section, save_result
 from .targets import ISSUES, LOAD_CPU, Bench
 
 KINDS = {"hit": "hit", "miss": "miss", "project": "miss of a project not asked for before"}
-"""What is asked: the name that inprocess.py has for it, and words for the reader."""
+"""The kinds of request: the name that inprocess.py has for each, and words for the reader."""
 REQUESTS = 1_000_000
 EACH = 100_000
 MISSES = EACH // 10
@@ -118,7 +118,7 @@ def _same(_: int) -> Callable[[Config], Config]:
 
 async def _entries(one: Subject, many: int) -> None:
     """Fill the cache with separate entries under separate keys; they share the octets of one body, or would not fit."""
-    store = one.made.cache_assembly.memory
+    store = one.assembly.cache_assembly.memory
     assert store is not None
     (known,) = next(iter(store._slots.values())).entries
     for number in range(many - len(store)):
@@ -130,7 +130,7 @@ async def _entries(one: Subject, many: int) -> None:
 
 async def _buckets(one: Subject, many: int) -> None:
     """Add other callers' buckets, none of them full; the store keeps as many as it is built to keep."""
-    store = one.made.buckets
+    store = one.assembly.buckets
     assert isinstance(store, MemoryBuckets)
     limit = Limit("caller", Scope.CALLER, 1e-6, 1e7)
     for number in range(many):

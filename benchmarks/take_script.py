@@ -69,10 +69,10 @@ async def _cost_us(link: RedisLink, *command: Argument) -> float:
     await link.execute("CONFIG", "RESETSTAT")
     for _ in range(_CALLS):
         await link.execute(*command)
-    told = await link.execute("INFO", "commandstats")
-    assert isinstance(told, bytes)
+    stats = await link.execute("INFO", "commandstats")
+    assert isinstance(stats, bytes)
     name = str(command[0]).lower().encode()
-    (line,) = (line for line in told.split() if line.startswith(b"cmdstat_%b:" % name))
+    (line,) = (line for line in stats.split() if line.startswith(b"cmdstat_%b:" % name))
     return float(line.partition(b"usec_per_call=")[2].partition(b",")[0])
 
 
@@ -120,10 +120,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beside", type=Path, metavar="OTHER.lua", help="another text of the script, asked in turns")
     parser.add_argument("--write", action="store_true", help="keep the result, and renew its table in docs/performance.md")
-    asked = parser.parse_args()
+    given = parser.parse_args()
     scripts = [Script.named("take.lua")]
-    if asked.beside is not None:
-        scripts.append(Script(asked.beside.read_text()))
+    if given.beside is not None:
+        scripts.append(Script(given.beside.read_text()))
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-take-") as directory:
         argv = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", directory]
@@ -134,7 +134,7 @@ def main() -> None:
         finally:
             server.stop()
     print(table(rows))
-    if asked.write and asked.beside is None:
+    if given.write and given.beside is None:
         save_result("take_script", rows)
         replace_section("take-script", table(rows))
 

@@ -1,4 +1,4 @@
-"""The targets that are measured: programs with their committed configurations, and what each is asked."""
+"""The targets that are measured: programs with their committed configurations, and the requests for each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ETAG = 'W/"0123456789abcdef0123456789abcdef"'
 
 
 class Target(msgspec.Struct):
-    """One target: its name, what it does, its program and port, and what it is asked."""
+    """One target: its name, what it does, its program and port, and its requests."""
 
     name: str
     does: str
@@ -177,7 +177,7 @@ class Bench:
         (self.directory / name).mkdir(mode=0o700)
         given = {f"BENCH_SECRET_{letter}": secrets.token_hex(32) for letter in "ABC"}
         given |= {"BENCH_TOKEN": "not-a-token", **more}
-        made = subprocess.run(
+        done = subprocess.run(
             [self.python.path, "-m", "gateway", "keys", "new", "bench", "--config", config],
             cwd=ROOT,
             env={**os.environ, **given},
@@ -185,9 +185,9 @@ class Bench:
             text=True,
             check=False,
         )
-        if made.returncode:
-            raise RuntimeError(made.stderr)
-        return made.stdout.splitlines()[-1], given
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return done.stdout.splitlines()[-1], given
 
     def _start_nginx_lua(self) -> None:
         if not (self.redis and Path("/usr/lib/nginx/modules/ngx_http_lua_module.so").exists()):

@@ -2,9 +2,9 @@
 
     python -m benchmarks.workers [--rounds 12] [--seconds 1] [--write]
 
-Buckets and cache are in Redis, for one worker as for two. Each round asks all, in alternating order; the CPU time is that
-of the whole process tree, including the supervisor. All is measured twice: with a core for each worker and everything else
-free to use both, and with both workers on one core and everything else on the other.
+Buckets and cache are in Redis, for one worker as for two. Each round measures all, in alternating order; the CPU time is
+that of the whole process tree, including the supervisor. All is measured twice: with a core for each worker and everything
+else free to use both, and with both workers on one core and everything else on the other.
 
 Two workers demand more of the machine than one: both cores are full, and each worker has half of the connections, so that a
 turn of its event loop serves half as many. The same is true of two gateways of one worker each, which know nothing of each
@@ -34,14 +34,14 @@ from .targets import ISSUES, LOAD_CPU, PROXY_CPU, Bench
 
 _CONNECTIONS = 64
 _LOADS = 2
-"""How many processes make the load, each with its share of the connections: the same for whatever is asked."""
+"""How many processes make the load, each with its share of the connections: the same for whatever is measured."""
 _PATIENCE_S = 15.0
 _BOTH = frozenset({PROXY_CPU, LOAD_CPU})
 
 EACH, SHARED = "a core each", "both on one core"
 
 
-class _Places(msgspec.Struct, frozen=True):
+class _Placement(msgspec.Struct, frozen=True):
     """Which processes run on which cores."""
 
     name: str
@@ -50,9 +50,9 @@ class _Places(msgspec.Struct, frozen=True):
     others: frozenset[int]
 
 
-_PLACES = (
-    _Places(EACH, (frozenset({PROXY_CPU}), frozenset({LOAD_CPU})), _BOTH),
-    _Places(SHARED, (frozenset({PROXY_CPU}), frozenset({PROXY_CPU})), frozenset({LOAD_CPU})),
+_PLACEMENTS = (
+    _Placement(EACH, (frozenset({PROXY_CPU}), frozenset({LOAD_CPU})), _BOTH),
+    _Placement(SHARED, (frozenset({PROXY_CPU}), frozenset({PROXY_CPU})), frozenset({LOAD_CPU})),
 )
 _UNIT = "nginx"
 
@@ -85,7 +85,7 @@ class Result(msgspec.Struct):
 
 
 class _Subject(msgspec.Struct):
-    """A gateway or an nginx that is asked."""
+    """A gateway or an nginx that is measured."""
 
     program: Program
     port: int
@@ -94,16 +94,16 @@ class _Subject(msgspec.Struct):
     alone: bool
     """Whether it is one process, which is its own only worker."""
 
-    def pin(self, places: _Places, first: int) -> None:
+    def pin(self, placement: _Placement, first: int) -> None:
         """Pin its processes to cores; ``first`` is the place of its first worker."""
         if self.alone:
-            self.program.pin(places.workers[first])
+            self.program.pin(placement.workers[first])
         else:
-            self.program.pin(*places.workers[: self.workers], places.others)
+            self.program.pin(*placement.workers[: self.workers], placement.others)
 
 
 _Side = tuple[_Subject, ...]
-"""What is asked at the same time: one gateway or nginx, or two side by side."""
+"""What is under load at the same time: one gateway or nginx, or two side by side."""
 
 
 def run(rounds: int, seconds: float) -> Result:
@@ -116,16 +116,16 @@ def run(rounds: int, seconds: float) -> Result:
             gateways = _sides(_gateway(bench, 1, 1), _gateway(bench, 2, 2), _gateway(bench, 3, 1), _gateway(bench, 4, 1))
             units = _sides(_nginx(bench, 1, 1), _nginx(bench, 2, 2), _nginx(bench, 3, 1), _nginx(bench, 4, 1))
             costs = []
-            for places in _PLACES:
-                os.sched_setaffinity(0, places.others)
+            for placement in _PLACEMENTS:
+                os.sched_setaffinity(0, placement.others)
                 for program in bench.base_programs:
-                    program.pin(places.others)
+                    program.pin(placement.others)
                 for name, sides, distinct in (("hit", gateways, False), ("miss", gateways, True), (_UNIT, units, True)):
                     for side in sides:
                         for place, one in enumerate(side):
-                            one.pin(places, place)
+                            one.pin(placement, place)
                     taken = _measure_rounds(bench, sides, distinct, rounds, seconds)
-                    costs.append(_cost(name, places.name, taken))
+                    costs.append(_cost(name, placement.name, taken))
             rss = tuple(round(side[0].program.rss_kib() / 1024, 0) for side in gateways[:2])
             return Result(time.strftime("%Y-%m-%d"), bench.python, _CONNECTIONS, costs, rss)
         finally:
@@ -161,10 +161,10 @@ def _gateway(bench: Bench, number: int, workers: int) -> _Subject:
 
 def _is_ready(admin: int) -> bool:
     """Whether all workers serve."""
-    asked = http.client.HTTPConnection("127.0.0.1", admin, timeout=_PATIENCE_S)
-    with contextlib.closing(asked), contextlib.suppress(OSError):
-        asked.request("GET", "/readyz")
-        return asked.getresponse().status == 200
+    connection = http.client.HTTPConnection("127.0.0.1", admin, timeout=_PATIENCE_S)
+    with contextlib.closing(connection), contextlib.suppress(OSError):
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
     return False
 
 

@@ -23,7 +23,7 @@ from .reply import Reply
 
 _ENCODED = frozenset({b"accept-encoding"})
 _IDENTITY: Field = (b"Accept-Encoding", b"identity")
-_MENDED = frozenset({b"content-length", b"content-md5", b"digest", b"content-digest", b"repr-digest"})
+_REWRITTEN_FIELDS = frozenset({b"content-length", b"content-md5", b"digest", b"content-digest", b"repr-digest"})
 _OWN = frozenset({Carrier.BASIC, Carrier.BEARER, Carrier.AUTHORIZATION})
 _JSON_SURFACES = frozenset({Surface.REST, Surface.PACKAGES, Surface.MLFLOW})
 # All package routes may answer with files; from these clients take the addresses of what they fetch next.
@@ -40,7 +40,7 @@ class AnswerStage:
     """The stage, made for one configuration.
 
     Args:
-        turning: Makes GitLab's addresses lead back to the gateway.
+        rewriter: Makes GitLab's addresses lead back to the gateway.
         addresses: The rewriter of JSON members; None: bodies are left alone.
         max_bytes: The largest JSON answer rewritten; larger ones pass as they are.
     """
@@ -90,8 +90,8 @@ class AnswerStage:
         reply = await read_ahead(reply, self._max_bytes)
         if reply.whole is None:
             return reply
-        turned = self._addresses.turned(reply.whole)
-        return reply if turned is reply.whole or turned == reply.whole else _with_body(reply, turned)
+        body = self._addresses.turned(reply.whole)
+        return reply if body is reply.whole or body == reply.whole else _with_body(reply, body)
 
     async def _batch(
         self,
@@ -114,15 +114,15 @@ class AnswerStage:
             raise unreadable("an LFS batch that is too long")
         url_rewriter = self._rewriter.url_rewriter(head, admitted)
 
-        def text(address: str) -> str | None:
-            turned = url_rewriter(address.encode("utf-8", "surrogatepass"))
-            return None if turned is None else turned.decode("utf-8", "surrogatepass")
+        def rewrite_text(address: str) -> str | None:
+            rewritten = url_rewriter(address.encode("utf-8", "surrogatepass"))
+            return None if rewritten is None else rewritten.decode("utf-8", "surrogatepass")
 
         own = first(head.fields, b"authorization") if claim.carrier in _OWN else None
-        rewritten = rewrite_batch(
-            reply.whole, text, None if own is None else own.decode("latin-1"), brokered=principal.brokered
+        body = rewrite_batch(
+            reply.whole, rewrite_text, None if own is None else own.decode("latin-1"), brokered=principal.brokered
         )
-        return _with_body(reply, rewritten)
+        return _with_body(reply, body)
 
 
 def _logged_in(reply: Reply, claim: Claim, *, coded: bool) -> Reply:
@@ -137,7 +137,7 @@ def _logged_in(reply: Reply, claim: Claim, *, coded: bool) -> Reply:
 def _with_body(reply: Reply, body: bytes) -> Reply:
     """``reply`` with another body. A strong validator was the old body's, and is made a weak one."""
     fields: list[Field] = []
-    for name, value in without(reply.head.fields, _MENDED):
+    for name, value in without(reply.head.fields, _REWRITTEN_FIELDS):
         if name.lower() == b"etag" and value[:1] == b'"':
             value = b"W/" + value  # noqa: PLW2901
         fields.append((name, value))

@@ -1,7 +1,7 @@
 """How the forward lane renders all answers of one form to one kind of request, worked out once from one of them.
 
-The stages are given one head with blanks for the values that differ; where the blanks come out, the values of each later
-answer are filled in.
+The stages are given one head with placeholders for the values that differ; where the placeholders come out, the values of
+each later answer are filled in.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ class AnswerTemplate:
     """What the answers of one form to requests like ``authorised``'s have in common.
 
     Args:
-        road: The stages.
-        leading: The leading request that brought one of these answers.
+        stages: The road's stages.
+        leader: The leading request that brought one of these answers.
         form: The form of its head.
         head: The head of its request.
-        case: What that request was judged to be.
+        authorised: What that request came to.
         decision: What the buckets decided on it.
-        reuse_s: How old these answers may be when the cache reuses them (``Like.reuse_s``).
+        reuse_s: How old these answers may be when the cache reuses them (``CacheProfile.reuse_s``).
     """
 
     __slots__ = (
-        "_dated",
-        "_looked_at",
+        "_has_date",
         "_pick",
+        "_rewrite_url",
         "_template",
         "form_template",
-        "looks",
-        "meta",
-        "named",
+        "has_meta",
+        "has_pace",
+        "request_id_at",
         "reuse_s",
-        "telling",
+        "rewritable",
     )
 
     def __init__(
@@ -59,48 +59,48 @@ class AnswerTemplate:
         self.form_template: FormTemplate | None = None
         """None: each answer has to be looked at by itself."""
         shape = form.shape
-        self.telling = shape.has_any(PACE_FIELDS)
+        self.has_pace = shape.has_any(PACE_FIELDS)
         """Whether the answers may tell of GitLab's own limits."""
-        self.meta = b"x-gitlab-meta" in shape.place
-        self.looks: list[tuple[int, bytes]] = []
+        self.has_meta = b"x-gitlab-meta" in shape.place
+        self.rewritable: list[tuple[int, bytes]] = []
         """Which of the values may change on their way down: their positions, and the names of their fields."""
-        self.named = form.place.get(b"x-request-id", -1)
+        self.request_id_at = form.place.get(b"x-request-id", -1)
         """The position of GitLab's own request id among the values; -1: it has none."""
-        blanks = HeadPlaceholders(form)
-        down = stages.passing.downward(blanks.head, head, authorised.admitted)
+        placeholders = HeadPlaceholders(form)
+        down = stages.header_rules.response_head(placeholders.head, head, authorised.admitted)
         merged_parts = stages.dialect.merged_parts(decision, authorised.principal, down)
         if merged_parts is None or down.shape is None or b"cache-status" in shape.place:
             return
         try:
-            self._template, self._pick = blanks.template(merged_parts[0])
-            self.form_template = leader.form_template(blanks, down)
+            self._template, self._pick = placeholders.template(merged_parts[0])
+            self.form_template = leader.form_template(placeholders, down)
         except ValueError:
             return
-        self.looks = [(at, name) for at, name in enumerate(form.names) if name in URL_FIELDS]
-        self._looked_at = stages.passing.looked_at(head, authorised.admitted)
-        self._dated = b"date" in down.shape.place
+        self.rewritable = [(at, name) for at, name in enumerate(form.names) if name in URL_FIELDS]
+        self._rewrite_url = stages.header_rules.field_rewriter(head, authorised.admitted)
+        self._has_date = b"date" in down.shape.place
         self._template = b"HTTP/1.1 200 OK\r\n%b%%b%%bX-Gateway-Request-Id: %%b\r\n%%b\r\n%%b" % self._template
 
-    def passed(self, values: Values) -> Values:
+    def rewrite(self, values: Values) -> Values:
         """``values`` as they go down to the client."""
-        passed = list(values)
-        for at, name in self.looks:
-            passed[at] = self._looked_at(name, passed[at])
-        return tuple(passed)
+        rewritten = list(values)
+        for at, name in self.rewritable:
+            rewritten[at] = self._rewrite_url(name, rewritten[at])
+        return tuple(rewritten)
 
-    def octets(
-        self, values: Values, told: bytes, limits: bytes, request_id: str, wall: Callable[[], float], whole: bytes
+    def render(
+        self, values: Values, cache_status: bytes, limits: bytes, request_id: str, wall: Callable[[], float], whole: bytes
     ) -> bytes:
         """An answer as it goes over the wire.
 
         Args:
-            values: What ``passed`` returned.
-            told: Its ``Cache-Status``, as a header line.
+            values: What ``rewrite`` returned.
+            cache_status: Its ``Cache-Status``, as a header line.
             limits: The header lines about the limits.
             request_id: The gateway's own id of the request.
             wall: Gives Unix seconds, for an answer without a date of its own.
             whole: The body.
         """
-        dated = b"" if self._dated else date_line(wall())
-        own = (told, limits, request_id.encode("ascii"), dated, whole)
+        date = b"" if self._has_date else date_line(wall())
+        own = (cache_status, limits, request_id.encode("ascii"), date, whole)
         return self._template % (self._pick(values) + own)

@@ -16,12 +16,12 @@ from .core.audit_chain import Flaw, chain_key, verify
 OK, FAILED = 0, 1
 
 Command = Callable[[argparse.Namespace], int]
-Configured = Callable[[argparse.Namespace, bool], Config]
+LoadConfig = Callable[[argparse.Namespace, bool], Config]
 Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 
-def add(commands: Any, add_command: Add, configured: Configured) -> list[argparse.ArgumentParser]:
-    """Add the commands to those of ``gateway.cli``; ``configured`` reads the configuration that their options name.
+def add(commands: Any, add_command: Add, load_config: LoadConfig) -> list[argparse.ArgumentParser]:
+    """Add the commands to those of ``gateway.cli``; ``load_config`` reads the configuration that their options name.
 
     Its second argument says that the configuration's secrets are needed, but nothing that is about GitLab.
     """
@@ -30,7 +30,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
     verifying = add_command(
         below,
         "verify",
-        lambda arguments: _verify(arguments, configured(arguments, True)),
+        lambda arguments: _verify(arguments, load_config(arguments, True)),
         "find lines of a chained audit that were removed, changed or moved",
     )
     verifying.add_argument(
@@ -52,7 +52,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
     replaying = add_command(
         commands,
         "replay",
-        lambda arguments: _replay(arguments, configured(arguments, False)),
+        lambda arguments: _replay(arguments, load_config(arguments, False)),
         "list the requests of an audit that a configuration would decide differently; exit code 1 if any",
     )
     replaying.add_argument("file", metavar="AUDIT", nargs="+")
@@ -65,9 +65,9 @@ def _verify(arguments: argparse.Namespace, config: Config) -> int:
 
     key = chain_key(Keyring(config, make=False).audit)
     flaws = 0
-    record = _AuditFiles(arguments.file)
-    for flaw in verify(iter(record), key, still_open=arguments.open, partial=arguments.partial, heads=arguments.head):
-        print(record.describe(flaw))
+    files = _AuditFiles(arguments.file)
+    for flaw in verify(iter(files), key, still_open=arguments.open, partial=arguments.partial, heads=arguments.head):
+        print(files.describe(flaw))
         flaws += 1
     print(
         f"{' '.join(arguments.file)}: " + ("whole" if not flaws else f"{flaws} flaw{'s' if flaws != 1 else ''}"),
@@ -98,15 +98,15 @@ def _replay(arguments: argparse.Namespace, config: Config) -> int:
                 f"{kind.identity} {kind.operation or kind.method}{where}: {kind.was} → {kind.now} "
                 f"({found.times} time{'s' if found.times != 1 else ''}, first {found.request_id} at {found.at})"
             )
-    say = [f"{replay.different} decided differently, {replay.same} the same"]
+    summary = [f"{replay.different} decided differently, {replay.same} the same"]
     if replay.bodies_searched:
-        say.append(f"{replay.bodies_searched} of these would have their bodies searched for other projects")
-    say += [f"{count} cannot be judged: {reason.value}" for reason, count in sorted(replay.unclear.items())]
+        summary.append(f"{replay.bodies_searched} of these would have their bodies searched for other projects")
+    summary += [f"{count} cannot be judged: {reason.value}" for reason, count in sorted(replay.unclear.items())]
     if replay.unjudged:
-        say.append(f"{replay.unjudged} lines that rules had no say in")
+        summary.append(f"{replay.unjudged} lines that rules had no say in")
     if replay.unreadable:
-        say.append(f"{replay.unreadable} that are not audit lines")
-    print("\n".join(say), file=sys.stderr)
+        summary.append(f"{replay.unreadable} that are not audit lines")
+    print("\n".join(summary), file=sys.stderr)
     nothing = replay.unreadable and not (replay.different or replay.same or replay.unclear or replay.unjudged)
     return FAILED if replay.different or nothing else OK
 

@@ -119,7 +119,7 @@ class WatchedBody:
                 break
             self._scanner.feed(chunk)
             if self._may_name is not None and not self._suspect:
-                self._look_at_unread(chunk, self._may_name)
+                self._check_unread(chunk, self._may_name)
             # Workhorse reads a multipart body up to its last delimiter, and goes on to GitLab without what follows it.
             # Each finding is judged once: there may be thousands of them, and no end of chunks after them.
             sure = self._scanner.so_far()
@@ -133,7 +133,7 @@ class WatchedBody:
         held, self._held = self._held, b""
         return held
 
-    def _look_at_unread(self, chunk: bytes, may_name: Callable[[bytes], bool]) -> None:
+    def _check_unread(self, chunk: bytes, may_name: Callable[[bytes], bool]) -> None:
         """Check octets that no scanner reads any more: GitLab may read them."""
         blind = self._scanner.blind
         octets = self._tail + chunk if blind or len(chunk) < MAX_UNREAD_BYTES else chunk
@@ -145,8 +145,8 @@ class WatchedBody:
 
 
 class BodyStage:
-    """The looks at a body: for its credential, before authentication; for what it asks, where only the body tells; and over
-    all of it, on its way up."""
+    """What is read of a body: its credential, before authentication; what it asks for, where only the body tells; and all
+    of it, on its way up."""
 
     async def claim(self, admitted: AdmittedRequest, head: RequestHead, body: RequestBody) -> tuple[Claim, RequestBody]:
         """The one credential of a body, when the head carries none, and the body without it.
@@ -174,54 +174,54 @@ class BodyStage:
         rest = scanner.cut(held, finding)
         return claim, HeldBody(rest, None, len(rest))
 
-    async def look(
+    async def classify(
         self,
         operation: Operation,
         head: RequestHead,
         target: Target,
         body: RequestBody | None,
-        room: Callable[[int], Awaitable[None]],
+        reserve: Callable[[int], Awaitable[None]],
         *,
         browser: bool = False,
     ) -> tuple[Operation, RequestBody | None, int]:
         """What a request does according to its body, a GraphQL document or an LFS batch: the operation with its class, the
         body, and how many requests it counts as.
 
-        Bodies are read here for authenticated callers alone, up to 1 MiB; a longer one is a write, and streams on. ``room``
-        is awaited with a number of requests, and may refuse them, before a document is parsed. ``browser``: what can't be
-        counted counts as one request, such as an upload from GitLab's own pages.
+        Bodies are read here for authenticated callers alone, up to 1 MiB; a longer one is a write, and streams on.
+        ``reserve`` is awaited with a number of requests, and may refuse them, before a document is parsed. ``browser``:
+        what can't be counted counts as one request, such as an upload from GitLab's own pages.
         """
         batch = is_batch(operation)
         unread = UNKNOWN if batch else UNCOUNTED
         if body is None:
-            asked = UNKNOWN
+            intent = UNKNOWN
             if not batch and head.method in {"GET", "HEAD"}:
                 try:
-                    asked = parse_query_intent(target, parse=False)
+                    intent = parse_query_intent(target, parse=False)
                 except ParsingDeferred:
-                    await room(1)
-                    asked = parse_query_intent(target)
+                    await reserve(1)
+                    intent = parse_query_intent(target)
         elif head.method != "POST" or (body.content_length or 0) > MAX_BODY_BYTES:
-            asked = unread
+            intent = unread
         else:
-            held, found = bytearray(), 0
+            held, reserved = bytearray(), 0
             while len(held) <= MAX_BODY_BYTES and (chunk := await body.read()):
                 held += chunk
-                if len(held) > LIGHT_BYTES and not found:  # a known caller, too, could have a thousand of these held
-                    await room(1)
-                    found = 1
+                if len(held) > LIGHT_BYTES and not reserved:  # a known caller, too, could have a thousand of these held
+                    await reserve(1)
+                    reserved = 1
             if len(held) > MAX_BODY_BYTES:
-                asked = unread
+                intent = unread
                 body = HeldBody(bytes(held), body, body.content_length)
             else:
                 document = bytes(held)
-                asked = await _asked(
-                    parse_batch_intent if batch else parse_body_intent, head, target, document, room, found
+                intent = await _parse_intent(
+                    parse_batch_intent if batch else parse_body_intent, head, target, document, reserve, reserved
                 )
                 body = HeldBody(document, None, len(document))
-        if asked.access is not operation.access:
-            operation = msgspec.structs.replace(operation, access=asked.access)
-        return operation, body, 1 if browser and asked is UNCOUNTED else asked.operations
+        if intent.access is not operation.access:
+            operation = msgspec.structs.replace(operation, access=intent.access)
+        return operation, body, 1 if browser and intent is UNCOUNTED else intent.operations
 
     def guard(
         self,
@@ -287,8 +287,8 @@ class BodyStage:
             return scanner.may_name(octets) or (token_counts and b"token" in octets.replace(b"\\", b""))
 
         # For a brokered caller, and where only some places may be named, whatever can't be read is refused.
-        looks = not brokered and places is None
-        return WatchedBody(body, scanner, admit, may_name if looks else None)
+        checks_unread = not brokered and places is None
+        return WatchedBody(body, scanner, admit, may_name if checks_unread else None)
 
 
 class UnreadBodyStage(BodyStage):
@@ -328,22 +328,22 @@ def _is_retyped(target: bytes) -> bool:
     return any(parameter.name == "Content-Type" for parameter in query_parameters(target.partition(b"?")[2]))
 
 
-async def _asked(
-    asked_in: Callable[..., RequestIntent],
+async def _parse_intent(
+    parse: Callable[..., RequestIntent],
     head: RequestHead,
     target: Target,
     document: bytes,
-    room: Callable[[int], Awaitable[None]],
-    found: int,
+    reserve: Callable[[int], Awaitable[None]],
+    reserved: int,
 ) -> RequestIntent:
     """What ``document`` asks for. Only once a long body is read does it tell how many requests it counts as: then room is
-    asked for twice. ``found``: for how many there is room already."""
+    reserved twice. ``reserved``: for how many there is room already."""
     while True:
         try:
-            return asked_in(head, target, document, room=found)
-        except ParsingDeferred as unread:
-            await room(unread.operations)
-            found = unread.operations
+            return parse(head, target, document, room=reserved)
+        except ParsingDeferred as deferred:
+            await reserve(deferred.operations)
+            reserved = deferred.operations
 
 
 def _scanner(head: RequestHead, *, inflates: bool = True) -> BodyScanner | None:

@@ -72,12 +72,12 @@ class _Refused(Exception):  # noqa: N818 — a decision, not a fault
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    config, given = _configured_and_given(arguments)
+    config, source = _load_config_and_source(arguments)
     try:
         if config.listen.workers > 1:
             from .workers import supervisor
 
-            return supervisor.run(config, given, lambda: _read_again(given))
+            return supervisor.run(config, source, lambda: _read_again(source))
         from . import app
 
         return app.run(config)
@@ -97,16 +97,16 @@ def _unknown_place(config: Config) -> str:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    config, given = _configured_and_given(arguments)
+    config, source = _load_config_and_source(arguments)
     from .config.catalogue_checks import catalogue_warnings
     from .config.disk_checks import disk_problems
 
-    problems = list(disk_problems(config, given))
+    problems = list(disk_problems(config, source))
     for problem in problems:
         _say(str(problem))
-    _refuse(problems, given.file)
+    _refuse(problems, source.file)
 
-    for problem in catalogue_warnings(config, _catalogue(), given):
+    for problem in catalogue_warnings(config, _catalogue(), source):
         _say(str(problem))
     if arguments.show:
         _print_document(redacted(config), arguments.show)
@@ -116,7 +116,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    config = _configured(arguments)
+    config = _load_config(arguments)
     known = [identity.id for identity in config.identities]
     if arguments.identity not in (*known, "passthrough"):
         raise _Refused(f"--as {arguments.identity}: no such identity; there are {', '.join(known) or 'none'}")
@@ -169,15 +169,15 @@ _NOT_FOR_KEYS = frozenset({"credentials", "rules", "limits", "cache", "admin"})
 """Parts of the configuration that are not read for keys: whoever issues keys need not hold GitLab's tokens."""
 
 
-def _configured(arguments: argparse.Namespace, without: frozenset[str] = frozenset()) -> Config:
+def _load_config(arguments: argparse.Namespace, without: frozenset[str] = frozenset()) -> Config:
     """The configuration that the command's options name; its warnings are printed, its errors end the command."""
-    return _configured_and_given(arguments, without)[0]
+    return _load_config_and_source(arguments, without)[0]
 
 
-def _configured_and_given(
+def _load_config_and_source(
     arguments: argparse.Namespace, without: frozenset[str] = frozenset()
 ) -> tuple[Config, ConfigSource]:
-    """As ``_configured``, with what it was read from."""
+    """As ``_load_config``, with what it was read from."""
     overrides: dict[reports.Path, str] = {}
     for option, path in (
         ("upstream", ("upstream", "url")),
@@ -193,13 +193,13 @@ def _configured_and_given(
     if arguments.config is None and "upstream" not in arguments:
         raise _Refused("which configuration? Give --config FILE")
     text, file = (EMBEDDED, "") if arguments.config is None else (_read_config(arguments.config), arguments.config)
-    given = ConfigSource(text, file, tuple(overrides.items()), without)
-    loaded = given.load(os.environ, _reader(file))
+    source = ConfigSource(text, file, tuple(overrides.items()), without)
+    loaded = source.load(os.environ, _reader(file))
     for problem in loaded.errors if without else loaded.problems:
         _say(str(problem))
     _refuse(loaded.problems, file)
     assert loaded.config is not None, "there is no error"
-    return loaded.config, given
+    return loaded.config, source
 
 
 def _refuse(problems: Sequence[reports.Problem], file: str) -> None:
@@ -209,23 +209,23 @@ def _refuse(problems: Sequence[reports.Problem], file: str) -> None:
         raise _Refused(f"refused: {count} error{'s' if count != 1 else ''} in {file or 'the options'}")
 
 
-def _read_again(given: ConfigSource) -> tuple[ConfigSource, Loaded]:
-    """Read again what was given, as it is now. Raises ValueError where it can't be read."""
-    if given.file in {"", "-"}:
+def _read_again(source: ConfigSource) -> tuple[ConfigSource, Loaded]:
+    """Read the configuration again, as it is now. Raises ValueError where it can't be read."""
+    if source.file in {"", "-"}:
         raise ValueError("the configuration did not come from a file: there is nothing to read again")
-    if Path(given.file).exists() and not Path(given.file).is_file():
+    if Path(source.file).exists() and not Path(source.file).is_file():
         # A shell's `<(…)` gives nothing the second time, and a process that waits for it can't be told to stop.
-        raise ValueError(f"--config {given.file}: is not a regular file: it can't be read again")
+        raise ValueError(f"--config {source.file}: is not a regular file: it can't be read again")
     try:
-        text = _read_config(given.file)
+        text = _read_config(source.file)
     except _Refused as refused:
         raise ValueError(str(refused)) from None
-    again = ConfigSource(text, given.file, given.overrides, given.without)
-    return again, again.load(os.environ, _reader(given.file))
+    again = ConfigSource(text, source.file, source.overrides, source.without)
+    return again, again.load(os.environ, _reader(source.file))
 
 
-def _configured_for_audit(arguments: argparse.Namespace, keys_alone: bool) -> Config:
-    return _configured(arguments, _NOT_FOR_KEYS if keys_alone else frozenset())
+def _load_config_for_audit(arguments: argparse.Namespace, keys_alone: bool) -> Config:
+    return _load_config(arguments, _NOT_FOR_KEYS if keys_alone else frozenset())
 
 
 def _read_config(path: str) -> str:
@@ -331,11 +331,11 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("method", metavar="METHOD")
     explain.add_argument("target", metavar="TARGET", help="as on the wire: /api/v4/projects/group%%2Fproject")
 
-    for keys in key_commands.add(commands, _command, lambda arguments: _configured(arguments, _NOT_FOR_KEYS)):
+    for keys in key_commands.add(commands, _command, lambda arguments: _load_config(arguments, _NOT_FOR_KEYS)):
         _config_option(keys)
     credential_commands.add(commands, _command)
     limit_commands.add(commands, _command)
-    for audit in audit_commands.add(commands, _command, _configured_for_audit):
+    for audit in audit_commands.add(commands, _command, _load_config_for_audit):
         _config_option(audit)
 
     routes = _command(commands, "routes", _routes, "list the route catalogue")

@@ -4,11 +4,12 @@
     buckets ─── as the limits are now; at once, or with one round trip          refused: the road
     credential, pace ───────── at hand; free                                    otherwise the road, from here
     cache ───── nothing is stored, or it must be validated; nobody else asks;   otherwise the road, from here
-                told at once, or with a round trip, and one for the lease
+                known at once, or with a round trip, and one for the lease
     GitLab ──── a connection is there; a whole 200 comes                        otherwise the road, from here
     answer ──── the same octets as the road's, the same line in the audit
 
-What has been done by then stays done: the road goes on from there (``asking.Handover``) and takes from no bucket twice.
+What has been done by then stays done: the road goes on from there (``pending_answer.Handover``) and takes from no bucket
+twice.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .cache.entry_template import MissOutcome
 from .core.answer_shape import Shape, shape_of_head
 from .core.catalogue import Access
 from .core.errors import Rejection
-from .core.exchange import Exchange, Kin
+from .core.exchange import Exchange, ObserverMemo
 from .core.head_form import HeadForm
 from .core.http_date import date_line
 from .core.limits import Decision
@@ -48,12 +49,12 @@ log = logging.getLogger("gateway.pipeline")
 # Read for every request; an enum's class looks up its members anew each time.
 _READ = Access.READ
 _as_line = b": ".join
-_KIN_BOUND = 16
-_ALIKE_BOUND = 16
+_MEMOS_BOUND = 16
+_TEMPLATES_BOUND = 16
 
 
 class _NothingPending:
-    """Stands for whoever is asked while nobody is."""
+    """Stands for a pending call while there is none."""
 
     def cancel(self) -> None:
         return None
@@ -66,7 +67,7 @@ class ForwardLane:
     """The forward lane beside one road.
 
     Args:
-        road: The road's stages.
+        stages: The road's stages.
         plans: The plans learnt on the road.
         mint_id: Makes a request's id.
         monotonic: Gives seconds, as for ``Exchange.started_at``.
@@ -98,7 +99,7 @@ class ForwardLane:
         """The ``PendingAnswer`` that gives ``sink`` the answer; None: the request takes the road, and nothing has been
         taken."""
         stages = self.stages
-        if stages.record.closed:
+        if stages.audit.closed:
             return None
         plan = self._plans.find(head) or self._planner.plan(head)
         if plan is None:
@@ -123,29 +124,29 @@ class ForwardLane:
             credential = stages.tokens.credential_now(authorised.permit, authorised.operation)
             if credential is None:
                 return None
-        upward = authorised.shared_memo.upward.get(credential.id if credential is not None else "")
-        if upward is None or upward.credential is not credential:
+        template = authorised.shared_memo.templates.get(credential.id if credential is not None else "")
+        if template is None or template.credential is not credential:
             try:
-                upward = request_template(stages, head, authorised, credential)
+                template = request_template(stages, head, authorised, credential)
             except Rejection:
                 return None  # it must not go up, as the road will say
-        if upward.may_need_body:
+        if template.may_need_body:
             return None
         decision = stages.limits.admit_now(takes, authorised.principal) if takes else None
         if decision is not None and not decision.allowed:
             return None
         x = plan.facts_for(head, self._mint_id(), self.monotonic())
-        lane_request = LaneRequest(self, plan, head, upward, sink, x)
+        lane_request = LaneRequest(self, plan, head, template, sink, x)
         self.active += 1
         if decision is None and takes:
-            lane_request.pending_call = stages.limits.admit_soon(takes, lane_request.decided)
+            lane_request.pending_call = stages.limits.admit_soon(takes, lane_request.on_decision)
         elif not lane_request.try_send(decision):
-            lane_request.pending_call = asyncio.get_running_loop().call_soon(sink.told, None, lane_request)
+            lane_request.pending_call = asyncio.get_running_loop().call_soon(sink.deliver, None, lane_request)
         return lane_request
 
 
 class LaneRequest(msgspec.Struct, eq=False):
-    """One request on the lane: a ``PendingAnswer`` while somebody is asked, a ``Handover`` once the road has to go on."""
+    """One request on the lane: a ``PendingAnswer`` while a call is under way, a ``Handover`` once the road takes over."""
 
     _lane: ForwardLane
     plan: Plan
@@ -154,7 +155,7 @@ class LaneRequest(msgspec.Struct, eq=False):
     _sink: AnswerSink
     x: Exchange
     pending_call: Cancellable = _NOTHING_PENDING
-    """Who is asked at the moment: the buckets, the cache's store, GitLab; or nobody, and the road is about to be told."""
+    """The call under way, to the buckets, the cache's store or GitLab; or none, and the road is about to take over."""
     decision: Decision | None = None
     """The buckets' decision, which admits the request; None: no limit applies."""
     _leader: Leader | None = None
@@ -177,7 +178,7 @@ class LaneRequest(msgspec.Struct, eq=False):
         """The credential that it goes up with."""
         return self._template.credential
 
-    # asking.Asking, asking.Begun
+    # pending_answer.PendingAnswer, pending_answer.Handover
 
     def leave(self) -> None:
         x = self.x
@@ -185,7 +186,7 @@ class LaneRequest(msgspec.Struct, eq=False):
             return  # counted already, when its answer found the connection closing; the loss is reported only now
         self._cancel()
         x.status, x.aborted = 499, "client"
-        x.kin = None  # it may have been given that of answered requests already
+        x.observer_memo = None  # it may have been given that of answered requests already
         self._finish()
 
     def drained(self) -> bytes:
@@ -226,31 +227,31 @@ class LaneRequest(msgspec.Struct, eq=False):
 
     # The way up
 
-    def decided(self, decision: Decision) -> None:
+    def on_decision(self, decision: Decision) -> None:
         """The buckets have answered."""
         if self._sink.is_gone():
             self.leave()
         elif not self._lane.stages.limits.accept_decision(decision, self._template.principal, refusing=False):
             self._lane.active -= 1
-            self._sink.told(None)
+            self._sink.deliver(None)
         elif not self.try_send(decision):
-            self._sink.told(None, self)
+            self._sink.deliver(None, self)
 
     def try_send(self, decision: Decision | None) -> bool:
         """Send the request to GitLab, or ask the cache's store first; False: that is for the road."""
         self.decision = decision
-        lane, upward = self._lane, self._template
+        lane, template = self._lane, self._template
         cache = lane.stages.cache
         try:
             if decision is not None:
                 note(decision, self.x)
-            credential = upward.credential
+            credential = template.credential
             if credential is not None and not lane.stages.pacing.is_free(credential.id):
                 return False
-            leader = cache.lead_now(self.head.target, upward.profile, lane.wall)
+            leader = cache.lead_now(self.head.target, template.profile, lane.wall)
             if leader is not None:
                 return self._send(leader)
-            pending_call = cache.lead_soon(self.head.target, upward.profile, lane.wall, self.led)
+            pending_call = cache.lead_soon(self.head.target, template.profile, lane.wall, self.on_lead)
             if pending_call is not None:
                 self.pending_call = pending_call
                 return True
@@ -259,14 +260,14 @@ class LaneRequest(msgspec.Struct, eq=False):
         self._abandon()
         return False
 
-    def led(self, told: Leader | PriorLookup | None) -> None:
+    def on_lead(self, result: Leader | PriorLookup | None) -> None:
         """The cache's store has answered."""
         self.pending_call = _NOTHING_PENDING
         leader = None
-        if isinstance(told, PriorLookup):
-            self.prior_lookup = told
+        if isinstance(result, PriorLookup):
+            self.prior_lookup = result
         else:
-            leader = self._leader = told
+            leader = self._leader = result
         sent = False
         try:
             if leader is not None and not self._sink.is_gone():
@@ -281,18 +282,18 @@ class LaneRequest(msgspec.Struct, eq=False):
         if self._sink.is_gone():
             self.leave()
         else:
-            self._sink.told(None, self)
+            self._sink.deliver(None, self)
 
     def _send(self, leader: Leader) -> bool:
-        lane, x, upward = self._lane, self.x, self._template
+        lane, x, template = self._lane, self.x, self._template
         self._leader = leader
-        if upward.credential is not None:
-            x.permit_use = upward.credential.id
+        if template.credential is not None:
+            x.permit_use = template.credential.id
         self.conditions = leader.conditions
         own = (*leader.conditions, (b"X-Request-Id", x.request_id.encode("ascii")))
         if self.head.correlation:
-            own = (*lane.stages.passing.forwardable_correlation(self.head, self.plan.example.admitted), *own)
-        sent = lane.stages.upstream.send_soon(self.head.target, own, upward.repeated, self.answered)
+            own = (*lane.stages.header_rules.forwardable_correlation(self.head, self.plan.example.admitted), *own)
+        sent = lane.stages.upstream.send_soon(self.head.target, own, template.repeated, self.on_answer)
         if sent is None:
             self._abandon()
             return False
@@ -302,7 +303,7 @@ class LaneRequest(msgspec.Struct, eq=False):
 
     # The way down
 
-    def answered(self, answer: Reply | Rejection | None) -> None:
+    def on_answer(self, answer: Reply | Rejection | None) -> None:
         """GitLab has answered, or there is no answer."""
         octets = None
         try:
@@ -316,7 +317,7 @@ class LaneRequest(msgspec.Struct, eq=False):
         if octets is not None and not self._sink.is_gone():
             self.x.bytes_out = len(octets)
             self._finish()
-            self._sink.told(octets)
+            self._sink.deliver(octets)
             return
         if octets is None:
             self._abandon()
@@ -327,17 +328,17 @@ class LaneRequest(msgspec.Struct, eq=False):
         if self._sink.is_gone():
             self.leave()
         else:
-            self._sink.told(None, self)
+            self._sink.deliver(None, self)
 
     def _render(self, reply: Reply) -> bytes | None:
         """The answer as it goes over the wire; None: that is for the road."""
         form = reply.form
-        alike, reuse_s = self._template.alike, self._template.profile.reuse_s
-        answer_template = alike.get(form) if form is not None else None
+        templates, reuse_s = self._template.answer_templates, self._template.profile.reuse_s
+        answer_template = templates.get(form) if form is not None else None
         if answer_template is not None and answer_template.reuse_s != reuse_s:
-            answer_template = alike.get((form, reuse_s))
+            answer_template = templates.get((form, reuse_s))
         if answer_template is not None and answer_template.form_template is not None:
-            octets = self._likewise(answer_template, answer_template.form_template, reply)
+            octets = self._render_by_template(answer_template, answer_template.form_template, reply)
             if octets is not None:
                 return octets
         leader = self._leader
@@ -350,14 +351,14 @@ class LaneRequest(msgspec.Struct, eq=False):
         if head.status != 200 or whole is None or leader is None or b"cache-status" in shape.place:
             return None
         stages, authorised = self._lane.stages, self.plan.example
-        down = stages.passing.downward(head, self.head, authorised.admitted)
-        told = leader.answered(down, whole)
-        if told is None:
+        down = stages.header_rules.response_head(head, self.head, authorised.admitted)
+        outcome = leader.answered(down, whole)
+        if outcome is None:
             return None
         self._leader = None
         self._note_answer(head, shape)
-        octets = self._rendered(down, told, whole)
-        self._note(reply, told)
+        octets = self._render_new(down, outcome, whole)
+        self._note(reply, outcome)
         if form is not None:
             self._learn(form, leader)
         return octets
@@ -376,23 +377,23 @@ class LaneRequest(msgspec.Struct, eq=False):
     def _render_validated(self, reply: Reply, leader: Leader) -> bytes | None:
         """As ``_render``, of what is stored and GitLab has just confirmed with a 304."""
         lane, x, head = self._lane, self.x, reply.head
-        down = lane.stages.passing.downward(head, self.head, self.plan.example.admitted)
+        down = lane.stages.header_rules.response_head(head, self.head, self.plan.example.admitted)
         validated = leader.validated(down)
         if validated is None:
             return None
         self._leader = None
         self._note_answer(head, head.shape or shape_of_head(head))
-        told, outcome = validated
-        octets = self._told(told.head, told.whole or b"")
-        x.status, x.upstream_status = told.head.status, 304
+        answer, outcome = validated
+        octets = self._render_stored(answer.head, answer.whole or b"")
+        x.status, x.upstream_status = answer.head.status, 304
         x.upstream_first_byte_s = reply.first_byte_s
         x.cache_status, x.cache_reason, x.cache_stored = outcome.status.value, outcome.reason.value, outcome.stored.value
         if not (x.limit_near or x.limit_shadow):
-            kin, alike = self._template.kin, (x.status, x.cache_status, x.cache_reason, x.cache_stored)
-            x.kin = kin.get(alike) or _kin(kin, alike)
+            memos, outcome_key = self._template.observer_memos, (x.status, x.cache_status, x.cache_reason, x.cache_stored)
+            x.observer_memo = memos.get(outcome_key) or _add_memo(memos, outcome_key)
         return octets
 
-    def _told(self, head: ResponseHead, body: bytes) -> bytes:
+    def _render_stored(self, head: ResponseHead, body: bytes) -> bytes:
         """A stored answer, or a 304 about it, as it goes over the wire."""
         lane, principal = self._lane, self._template.principal
         dialect = lane.stages.dialect
@@ -401,11 +402,11 @@ class LaneRequest(msgspec.Struct, eq=False):
             fields, lines = dialect.merged(self.decision, principal, head.status, head.fields, lane.wall()), b""
         else:
             fields, lines = merged_parts
-        told = b"\r\n".join(map(_as_line, fields))
-        folded = b"\n" + told.lower()
+        joined = b"\r\n".join(map(_as_line, fields))
+        folded = b"\n" + joined.lower()
         return b"%b%b\r\n%bX-Gateway-Request-Id: %b\r\n%b%b\r\n%b" % (
             status_line(head.status),
-            told,
+            joined,
             lines,
             self.x.request_id.encode("ascii"),
             b"" if b"\ndate:" in folded else date_line(lane.wall()),
@@ -413,62 +414,67 @@ class LaneRequest(msgspec.Struct, eq=False):
             body,
         )
 
-    def _likewise(self, answer_template: AnswerTemplate, form_template: FormTemplate, reply: Reply) -> bytes | None:
+    def _render_by_template(
+        self, answer_template: AnswerTemplate, form_template: FormTemplate, reply: Reply
+    ) -> bytes | None:
         """As ``_render``, of an answer that differs from earlier ones in a few values alone."""
         leader, whole = self._leader, reply.whole
         if leader is None or whole is None:
             return None
-        values = answer_template.passed(reply.values) if answer_template.looks else reply.values
-        told = leader.answered_by_form(form_template, values, whole)
-        if told is None:
+        values = answer_template.rewrite(reply.values) if answer_template.rewritable else reply.values
+        outcome = leader.answered_by_form(form_template, values, whole)
+        if outcome is None:
             return None
         self._leader = None
-        x, upward = self.x, self._template
+        x, template = self.x, self._template
         stages = self._lane.stages
-        if answer_template.telling and upward.credential is not None:
-            stages.pacing.learn(upward.credential.id, reply.head, self.plan.example.operation.name)
-        if answer_template.meta and stages.tokens.has_unchecked:
+        if answer_template.has_pace and template.credential is not None:
+            stages.pacing.learn(template.credential.id, reply.head, self.plan.example.operation.name)
+        if answer_template.has_meta and stages.tokens.has_unchecked:
             stages.tokens.gitlab_answered()
-        if answer_template.named >= 0:
-            x.upstream_request_id = ascii_of(values[answer_template.named])
-        lines = stages.dialect.lines(self.decision, upward.principal)
-        octets = answer_template.octets(values, told.line, lines, x.request_id, self._lane.wall, whole)
-        self._note(reply, told)
+        if answer_template.request_id_at >= 0:
+            x.upstream_request_id = ascii_of(values[answer_template.request_id_at])
+        lines = stages.dialect.lines(self.decision, template.principal)
+        octets = answer_template.render(values, outcome.line, lines, x.request_id, self._lane.wall, whole)
+        self._note(reply, outcome)
         return octets
 
-    def _note(self, reply: Reply, told: MissOutcome) -> None:
+    def _note(self, reply: Reply, outcome: MissOutcome) -> None:
         """Note what is known of the answer by now."""
         x = self.x
         x.status = x.upstream_status = 200
         x.upstream_first_byte_s = reply.first_byte_s
-        x.cache_status, x.cache_reason, x.cache_stored = told.status, told.reason, told.stored
+        x.cache_status, x.cache_reason, x.cache_stored = outcome.status, outcome.reason, outcome.stored
         if not (x.limit_near or x.limit_shadow):
-            x.kin = self._template.kin.get(told) or _kin(self._template.kin, told)
+            x.observer_memo = self._template.observer_memos.get(outcome) or _add_memo(
+                self._template.observer_memos, outcome
+            )
 
     def _learn(self, form: HeadForm, leader: Leader) -> None:
         """Learn how to render the answers that will come in the same form."""
-        alike, reuse_s = self._template.alike, self._template.profile.reuse_s
-        known = alike.get(form)
+        templates, reuse_s = self._template.answer_templates, self._template.profile.reuse_s
+        known = templates.get(form)
         key = form if known is None or known.reuse_s == reuse_s else (form, reuse_s)
-        if key not in alike:
+        if key not in templates:
             # This may be the only answer of its form: only the second one shows that there are more.
-            if len(alike) >= _ALIKE_BOUND:
-                alike.clear()
-            alike[key] = None
-        elif alike[key] is None:
-            alike[key] = AnswerTemplate(
+            if len(templates) >= _TEMPLATES_BOUND:
+                templates.clear()
+            templates[key] = None
+        elif templates[key] is None:
+            templates[key] = AnswerTemplate(
                 self._lane.stages, leader, form, self.head, self.plan.example, self.decision, reuse_s
             )
 
-    def _rendered(self, head: ResponseHead, told: MissOutcome, whole: bytes) -> bytes:
+    def _render_new(self, head: ResponseHead, outcome: MissOutcome, whole: bytes) -> bytes:
+        """A new answer as it goes over the wire."""
         lane, principal = self._lane, self._template.principal
         dialect = lane.stages.dialect
         merged_parts = dialect.merged_parts(self.decision, principal, head)
         if merged_parts is None:
-            fields = dialect.merged(self.decision, principal, 200, (*head.fields, told.field), lane.wall())
-            told_line = lines = b""
+            fields = dialect.merged(self.decision, principal, 200, (*head.fields, outcome.field), lane.wall())
+            cache_status = lines = b""
         else:
-            (fields, lines), told_line = merged_parts, told.line
+            (fields, lines), cache_status = merged_parts, outcome.line
         assert head.shape is not None, "the cache asked for it"
         place = head.shape.place
         ending = b"\r\n"
@@ -478,7 +484,7 @@ class LaneRequest(msgspec.Struct, eq=False):
             ending = date_line(lane.wall()) + ending
         return b"HTTP/1.1 200 OK\r\n%b\r\n%b%bX-Gateway-Request-Id: %b\r\n%b%b" % (
             b"\r\n".join(map(_as_line, fields)),
-            told_line,
+            cache_status,
             lines,
             self.x.request_id.encode("ascii"),
             ending,
@@ -486,8 +492,8 @@ class LaneRequest(msgspec.Struct, eq=False):
         )
 
 
-def _kin(known: dict[object, Kin], told: object) -> Kin:
-    if len(known) >= _KIN_BOUND:
-        known.clear()
-    kin = known[told] = Kin()
-    return kin
+def _add_memo(memos: dict[object, ObserverMemo], outcome: object) -> ObserverMemo:
+    if len(memos) >= _MEMOS_BOUND:
+        memos.clear()
+    memo = memos[outcome] = ObserverMemo()
+    return memo

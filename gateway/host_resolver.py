@@ -17,7 +17,7 @@ from typing import cast
 
 Address = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
-_LATE_S = 0.25
+_SLOW_S = 0.25
 """After so long a query may be lost, or may have been sent while the resolver was away: another look-up is started, and
 further ones after twice as long each time. The first answer is everybody's."""
 _MOST = 6
@@ -25,16 +25,16 @@ _MOST = 6
 
 
 class HostResolver:
-    """The addresses of one name and port, for one event loop. ``late_s``: see ``_LATE_S``."""
+    """The addresses of one name and port, for one event loop. ``slow_s``: see ``_SLOW_S``."""
 
-    def __init__(self, host: str, port: int, *, late_s: float = _LATE_S) -> None:
+    def __init__(self, host: str, port: int, *, slow_s: float = _SLOW_S) -> None:
         self._host = host
         self._port = port
-        self._late_s = late_s
+        self._slow_s = slow_s
         self._answer: asyncio.Future[list[Address]] | None = None
-        """The result that all who wait share."""
+        """What all who wait share."""
         self._newest = 0
-        self._asked_at = 0.0
+        self._started_at = 0.0
         self._under_way = 0
 
     async def addresses(self) -> list[Address]:
@@ -45,20 +45,20 @@ class HostResolver:
             return [literal]
         while True:
             answer = self._pending_answer()
-            late_at = self._asked_at + self._wait_s()
-            await asyncio.wait((answer,), timeout=max(late_at - answer.get_loop().time(), self._late_s))
+            slow_at = self._started_at + self._wait_s()
+            await asyncio.wait((answer,), timeout=max(slow_at - answer.get_loop().time(), self._slow_s))
             if answer.done():
                 return answer.result()
 
     def _pending_answer(self) -> asyncio.Future[list[Address]]:
-        """The result of the look-ups under way; starts another one where none of them is likely to be answered soon."""
+        """The answer of the look-ups under way; starts another one where none of them is likely to be answered soon."""
         loop = asyncio.get_running_loop()
         answer = self._answer
         if answer is None or answer.done():
             answer = loop.create_future()
             is_due = True
         else:
-            is_due = loop.time() - self._asked_at >= self._wait_s()
+            is_due = loop.time() - self._started_at >= self._wait_s()
         if is_due and self._under_way < _MOST:
             number = self._newest + 1
             thread = threading.Thread(target=self._look_up, args=(loop, number), name=f"names {self._host}", daemon=True)
@@ -66,14 +66,14 @@ class HostResolver:
                 thread.start()
             except RuntimeError as error:
                 raise OSError(errno.EAGAIN, "no thread for a look-up") from error
-            self._newest, self._asked_at = number, loop.time()
+            self._newest, self._started_at = number, loop.time()
             self._under_way += 1
         self._answer = answer
         return answer
 
     def _wait_s(self) -> float:
         """How long the newest look-up is waited for before another one is started."""
-        return self._late_s * (1 << max(0, self._under_way - 1))
+        return self._slow_s * (1 << max(0, self._under_way - 1))
 
     def _look_up(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         found: list[Address] | OSError | UnicodeError
@@ -94,7 +94,7 @@ class HostResolver:
             answer.set_result(found)
         elif number == self._newest:  # the cause of an older look-up's failure may be over
             answer.set_exception(found)
-            answer.exception()  # all who asked may have left
+            answer.exception()  # all who waited may have left
 
 
 def _literal(host: str, port: int) -> Address | None:

@@ -22,24 +22,24 @@ OK = 0
 _OVERLAP_S = 86_400.0
 
 Command = Callable[[argparse.Namespace], int]
-Configured = Callable[[argparse.Namespace], Config]
+LoadConfig = Callable[[argparse.Namespace], Config]
 Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 
-def add(commands: Any, add_command: Add, configured: Configured) -> list[argparse.ArgumentParser]:
-    """Add the commands to those of ``gateway.cli``. Returns those that take a configuration, which ``configured`` reads."""
+def add(commands: Any, add_command: Add, load_config: LoadConfig) -> list[argparse.ArgumentParser]:
+    """Add the commands to those of ``gateway.cli``. Returns those that need a configuration; ``load_config`` reads it."""
     keys = commands.add_parser("keys", help="issue, import, list, rotate and revoke gateway keys", allow_abbrev=False)
     below = keys.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace, Config], int], text: str) -> argparse.ArgumentParser:
-        return add_command(below, name, lambda arguments: run(arguments, configured(arguments)), text)
+        return add_command(below, name, lambda arguments: run(arguments, load_config(arguments)), text)
 
     new = command("new", _new, "issue a key; it is the last line of standard output")
     new.add_argument("identity", metavar="IDENTITY")
-    taken = command("import", _import, "admit a gateway key that was made elsewhere, by its SHA-256")
-    taken.add_argument("identity", metavar="IDENTITY")
-    taken.add_argument("sha256", metavar="SHA256", help="SHA-256 of the key's characters alone, in hex")
-    for parser in (new, taken):
+    importing = command("import", _import, "admit a gateway key that was made elsewhere, by its SHA-256")
+    importing.add_argument("identity", metavar="IDENTITY")
+    importing.add_argument("sha256", metavar="SHA256", help="SHA-256 of the key's characters alone, in hex")
+    for parser in (new, importing):
         parser.add_argument(
             "--not-before",
             metavar="2h",
@@ -60,7 +60,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
         default=_OVERLAP_S,
         help="how long both are valid; 0s: not at all; default: 1d",
     )
-    for parser in (new, taken, rotate):
+    for parser in (new, importing, rotate):
         words = (
             "how long it is valid; default: as long as the key it replaces"
             if parser is rotate
@@ -76,7 +76,7 @@ def add(commands: Any, add_command: Add, configured: Configured) -> list[argpars
     admin.add_argument(
         "id", metavar="ID", nargs="?", default="ops", type=_identifier, help="its id in `admin.keys`; default: ops"
     )
-    return [new, taken, rotate, listing, revoke]
+    return [new, importing, rotate, listing, revoke]
 
 
 def _new(arguments: argparse.Namespace, config: Config) -> int:

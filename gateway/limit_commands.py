@@ -55,15 +55,15 @@ def level_lookup(config: Config, identity: str, method: str, target: str, caller
     """Where to look up the levels of a request's buckets: in Redis, or at the admin port of the running gateway."""
     from . import app
 
-    def shared(found: app.Explained) -> Iterable[tuple[str, str]]:
+    def of_redis(found: app.Explained) -> Iterable[tuple[str, str]]:
         return app.describe(found, asyncio.run(app.shared_levels(config, found)))
 
-    def asked(found: app.Explained) -> Iterable[tuple[str, str]]:
+    def of_gateway(found: app.Explained) -> Iterable[tuple[str, str]]:
         body: dict[str, object] = {"identity": identity, "method": method, "target": target, "caller": caller}
         stages = _live(config, body)
         return app.describe(found, app.Levels(unknown=stages)) if isinstance(stages, str) else stages
 
-    return shared if config.stores.shared.shared else asked
+    return of_redis if config.stores.shared.shared else of_gateway
 
 
 def _live(config: Config, body: dict[str, object]) -> list[tuple[str, str]] | str:

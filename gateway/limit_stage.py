@@ -5,7 +5,8 @@
                    └─ refused, may wait ── room of that bucket ─────┘     in turn between callers
                                             └─ no place, no time ──→ refused
 
-There is one room for each bucket that is waited for, and one task per room, which takes for the request whose turn it is.
+There is one waiting room for each bucket that is waited for, and one task per room, which takes for the request whose turn
+it is.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class _Waiter:
             self.decided.set_result(msgspec.structs.replace(self.last_refusal, now=self.last_refusal.now + since_s))
 
 
-class _Room:
+class _WaitingRoom:
     """The requests that wait for one bucket."""
 
     __slots__ = ("nudged", "queue", "server")
@@ -147,8 +148,8 @@ class LimitStage:
 
     def __init__(self, buckets: BucketStore) -> None:
         self._buckets = buckets
-        self._rooms: dict[str, _Room] = {}
-        self.hottest = TopTalkers()
+        self._rooms: dict[str, _WaitingRoom] = {}
+        self.top_talkers = TopTalkers()
         self.waiting = 0
         self._waiting_of: dict[str, int] = {}
         """How many requests of each caller wait, in all rooms."""
@@ -163,7 +164,7 @@ class LimitStage:
         name = lease.encode("ascii")
         decision = self._buckets.take_now(takes, name) or await self._buckets.take(takes, name)
         refusal = decision.refusal
-        self.hottest.note(principal.id, refusal is not None, decision.now)
+        self.top_talkers.note(principal.id, refusal is not None, decision.now)
         if refusal is not None:
             wait_s = max(patience_s, refusal.limit.absorb_s)
             if wait_s and refusal.retry_after_s <= wait_s and self._has_room(principal.id):  # as in ``is_final``
@@ -175,7 +176,7 @@ class LimitStage:
         None otherwise, with nothing taken. ``refusing``: as in ``accept_decision``."""
         decision = self._buckets.take_now(takes)
         if decision is not None and (decision.allowed or (refusing and is_final(decision))):
-            self.hottest.note(principal.id, not decision.allowed, decision.now)
+            self.top_talkers.note(principal.id, not decision.allowed, decision.now)
         return decision
 
     def admit_soon(self, takes: Sequence[Take], then: Callable[[Decision], None]) -> Cancellable:
@@ -187,7 +188,7 @@ class LimitStage:
         and its limit lets nobody wait. Otherwise nothing was taken, and ``admit`` is to be asked."""
         if not (decision.allowed or (refusing and is_final(decision))):
             return False
-        self.hottest.note(principal.id, not decision.allowed, decision.now)
+        self.top_talkers.note(principal.id, not decision.allowed, decision.now)
         return True
 
     def refuse_now(self, takes: Sequence[Take], principal: Principal) -> Decision | None:
@@ -196,7 +197,7 @@ class LimitStage:
         decision = self._buckets.refused_now(takes)
         if decision is None or not is_final(decision):
             return None
-        self.hottest.note(principal.id, True, decision.now)
+        self.top_talkers.note(principal.id, True, decision.now)
         return decision
 
     def settle(self, changes: Sequence[Take]) -> None:
@@ -275,7 +276,7 @@ class LimitStage:
         key = _refusing(waiter.takes, waiter.last_refusal)
         room = self._rooms.get(key)
         if room is None:
-            room = self._rooms[key] = _Room()
+            room = self._rooms[key] = _WaitingRoom()
         waiter.room = key
         shed = room.queue.push(waiter.caller, waiter.priority, waiter)
         if shed is not None:
@@ -285,7 +286,7 @@ class LimitStage:
             wait_s = _soonest(refusal) if refusal is not None else _SOONEST_S
             room.server = asyncio.get_running_loop().create_task(self._serve(key, room, wait_s), name="limit-room")
 
-    async def _serve(self, key: str, room: _Room, wait_s: float) -> None:
+    async def _serve(self, key: str, room: _WaitingRoom, wait_s: float) -> None:
         """Admit from the room until nobody waits there any more."""
         while room.queue:
             await _pause(room, wait_s)
@@ -293,7 +294,7 @@ class LimitStage:
         if self._rooms.get(key) is room:
             del self._rooms[key]
 
-    async def _admit_in_turn(self, key: str, room: _Room) -> float:
+    async def _admit_in_turn(self, key: str, room: _WaitingRoom) -> float:
         """Admit in turn until the bucket refuses; return for how long it will, in seconds."""
         now = asyncio.get_running_loop().time
         while (waiter := room.queue.pop()) is not None:
@@ -328,7 +329,7 @@ def is_final(decision: Decision) -> bool:
 
 
 def limit_rejection(decision: Decision) -> Rejection:
-    """A refusal as the rejection that its client is told."""
+    """A refusal as the rejection that its client gets."""
     if decision.unavailable:
         return Rejection(
             Code.LIMITER_UNAVAILABLE,
@@ -383,7 +384,7 @@ def _soonest(refusal: BucketState) -> float:
     return max(_LOOK_EVERY_S if refusal.limit.concurrent else _SOONEST_S, refusal.retry_after_s)
 
 
-async def _pause(room: _Room, wait_s: float) -> None:
+async def _pause(room: _WaitingRoom, wait_s: float) -> None:
     """Wait until it is worth asking again."""
     timer = asyncio.get_running_loop().call_later(wait_s, room.nudged.set)
     try:

@@ -62,6 +62,6 @@ class Outbox:
                         transport.abort()
 
     def _turn(self) -> None:
-        brought, self._writes_this_turn = self._writes_this_turn, 0
+        writes, self._writes_this_turn = self._writes_this_turn, 0
         self.flush()
-        self._batching = brought > FEW
+        self._batching = writes > FEW

@@ -1,10 +1,10 @@
 """The pace at which GitLab is asked with a shared credential: what GitLab's own numbers allow, callers in turn.
 
 The bucket is shared like every other, so that gateways on one Redis spread what is left between them. What one of them
-hears of GitLab's limit the others hear within a second or so, through a board that is written and read beside the road:
+hears of GitLab's limit the others hear within a second or so, through a store that no request waits for:
 
     answer ── learn ── changed? ── noted ─┐
-                                          ├── follow: put, read, hear; no request waits for it
+                                          ├── sync: put, read, hear
     every second ─────────────────────────┘
 """
 
@@ -24,11 +24,11 @@ from .limit_stage import LimitStage
 from .ports import StoreUnavailable
 
 READ_EVERY_S = 1.0
-_TELL_AT_MOST_EVERY_S = 0.1
+_PUT_AT_MOST_EVERY_S = 0.1
 
 
 class PaceStore(Protocol):
-    """What the gateways have heard, by credential. Every method may raise StoreUnavailable."""
+    """What the gateways have heard from GitLab, by credential. Every method may raise StoreUnavailable."""
 
     async def read(self, credentials: Sequence[str]) -> dict[str, PaceReport]: ...
     async def put(self, notes: Mapping[str, PaceReport]) -> None: ...
@@ -39,7 +39,7 @@ class PacingStage:
 
     Args:
         credentials: The ids of those that other gateways may use, too.
-        store: Where the gateways tell each other; None: there are no others.
+        store: What the gateways share; None: there are no others.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PacingStage:
         self._paces: dict[str, Pace] = {}
         self._unsent: set[str] = set()
         self._changed = asyncio.Event()
-        self._follower: asyncio.Task[None] | None = None
+        self._sync_task: asyncio.Task[None] | None = None
         self.refused_total = 0
 
     def is_free(self, credential: str) -> bool:
@@ -102,7 +102,7 @@ class PacingStage:
             self._unsent.add(credential)
             self._changed.set()
 
-    def told(self, credential: str) -> PaceReport:
+    def report(self, credential: str) -> PaceReport:
         """What is known of GitLab's limit on the credential at the moment."""
         pace = self._paces.get(credential)
         return pace.told(self._wall()) if pace is not None else PaceReport()
@@ -116,39 +116,39 @@ class PacingStage:
     # Among gateways
 
     def start(self) -> None:
-        """Tell the other gateways and hear from them, where there are any, until closed."""
+        """Exchange reports with the other gateways, where there are any, until closed."""
         if self._store is not None and self._credentials:
-            self._follower = asyncio.get_running_loop().create_task(self._sync_forever(), name="paces")
+            self._sync_task = asyncio.get_running_loop().create_task(self._sync_forever(), name="paces")
 
     def close(self) -> None:
-        if self._follower is not None:
-            self._follower.cancel()
+        if self._sync_task is not None:
+            self._sync_task.cancel()
 
-    async def exchange(self) -> None:
-        """Tell the others what they have not been told yet, and hear what they know. What can't be told now is told later,
-        as it stands then."""
+    async def sync(self) -> None:
+        """Send the others what has changed, and read what they know. What can't be sent now is sent later, as it stands
+        then."""
         if self._store is None:
             return
-        telling, self._unsent = self._unsent, set()
+        unsent, self._unsent = self._unsent, set()
         try:
-            if telling:
-                await self._store.put({credential: self.told(credential) for credential in telling})
-                telling = set()
-            heard = await self._store.read(self._credentials)
+            if unsent:
+                await self._store.put({credential: self.report(credential) for credential in unsent})
+                unsent = set()
+            reports = await self._store.read(self._credentials)
         except StoreUnavailable:
-            self._unsent |= telling
+            self._unsent |= unsent
             return
         now = self._wall()
-        for credential, told in heard.items():
-            self._pace(credential).hear(told, now)
+        for credential, report in reports.items():
+            self._pace(credential).hear(report, now)
 
     async def _sync_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
-            await self.exchange()
-            await asyncio.sleep(_TELL_AT_MOST_EVERY_S)
-            timer = loop.call_later(READ_EVERY_S - _TELL_AT_MOST_EVERY_S, self._changed.set)
+            await self.sync()
+            await asyncio.sleep(_PUT_AT_MOST_EVERY_S)
+            timer = loop.call_later(READ_EVERY_S - _PUT_AT_MOST_EVERY_S, self._changed.set)
             try:
                 await self._changed.wait()
             finally:

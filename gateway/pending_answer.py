@@ -21,23 +21,23 @@ class AnswerSink(Protocol):
     """The connection whose request is being answered without a task."""
 
     def is_gone(self) -> bool:
-        """Whether the connection is lost or closing, so that nobody is left to tell."""
+        """Whether the connection is lost or closing, so that nobody is left to answer."""
         ...
 
-    def told(self, octets: bytes | None, handover: Handover | None = None) -> None:
+    def deliver(self, octets: bytes | None, handover: Handover | None = None) -> None:
         """Take the whole answer, as it goes over the wire. None: the request is to be handled like any other, or taken up
         where ``handover`` left off. Called once."""
         ...
 
 
 class PendingAnswer(Protocol):
-    """A request that is being answered without a task, until its ``AnswerSink`` is told."""
+    """A request that is being answered without a task, until its ``AnswerSink`` has the answer."""
 
     def leave(self) -> None:
-        """The client went away: ``AnswerSink.told`` is not called any more."""
+        """The client went away: ``AnswerSink.deliver`` is not called any more."""
         ...
 
     def drained(self) -> bytes:
-        """The gateway shuts down and can't wait any longer: return the answer that says so. ``AnswerSink.told`` is not
+        """The gateway shuts down and can't wait any longer: return the answer that says so. ``AnswerSink.deliver`` is not
         called any more."""
         ...

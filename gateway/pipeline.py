@@ -23,9 +23,9 @@ from .bandwidth_stage import Flow
 from .core.access import Principal
 from .core.cache_status import CacheReason, CacheStatus, Stored
 from .core.catalogue import Access, Operation
-from .core.correlation import mark
+from .core.correlation import record_ids
 from .core.credentials import CredentialKind
-from .core.cross_origin import asker, is_preflight
+from .core.cross_origin import is_preflight, preflight_principal
 from .core.errors import Code, Rejection, Source, drained
 from .core.exchange import Exchange
 from .core.limits import Decision, Take, Takes, preliminary_takes, scale_takes
@@ -45,7 +45,7 @@ from .plans import Plan, Plans, admitted_for
 from .ports import DRAINED, Downstream
 from .progress import Progress
 from .reply import Reply
-from .short_lane import CachedAnswer, Shortcut, ShortLane, cached_answer, refused
+from .short_lane import CachedAnswer, Shortcut, ShortLane, make_cached_answer, make_refusal_template
 from .stages import Stages
 from .tunnel_stage import relay
 from .upstream_call import AuthorisedRequest, UpstreamCall, with_client_peer
@@ -90,7 +90,7 @@ class Gateway:
     @property
     def in_flight(self) -> int:
         """Requests being served."""
-        return self.active + self.lane.asking + self.forward_lane.active
+        return self.active + self.lane.pending + self.forward_lane.active
 
     async def handle(self, down: Downstream) -> None:
         """Walk one request down the road and answer it, whatever happens."""
@@ -102,7 +102,7 @@ class Gateway:
             else:
                 x = plan.facts_for(head, minted, self.monotonic())
         else:
-            assert isinstance(handover, LaneRequest), "who begins anything"
+            assert isinstance(handover, LaneRequest), "no other lane hands anything over"
             handover.taken_on()
             plan, x = handover.plan, handover.x
         progress = Progress(minted)
@@ -141,21 +141,21 @@ class Gateway:
                 handover.reply.release()
             x.bytes_out = down.sent_bytes
             x.bytes_in = down.received_bytes
-            if progress.ahead is not None:
-                progress.ahead.keep()
+            if progress.preliminary is not None:
+                progress.preliminary.keep()
             if progress.ticket is not None and progress.ticket.needs_settling():
                 progress.ticket.close(progress.call.spent(down.sent_bytes) if progress.call is not None else None)
             self.observe(x)
 
-    def at_once(self, head: RequestHead, asker: AnswerSink) -> bytes | PendingAnswer | None:
+    def at_once(self, head: RequestHead, sink: AnswerSink) -> bytes | PendingAnswer | None:
         """The whole answer, audited and counted, where the short lane has it without waiting; or a lane's
-        ``PendingAnswer``, which will give it to ``asker``. None: ``handle`` the request."""
+        ``PendingAnswer``, which will give it to ``sink``. None: ``handle`` the request."""
         try:
             if head.memo:
-                answer = self.lane.at_once(head, asker)
+                answer = self.lane.at_once(head, sink)
                 if answer is not None:
                     return answer
-            return self.forward_lane.at_once(head, asker)
+            return self.forward_lane.at_once(head, sink)
         except Exception:
             # The road has its own way to report a fault, to this request and to all like it; the caller here is the
             # connection itself, which an exception would end.
@@ -190,7 +190,7 @@ class Gateway:
         x.operation, progress.operation = operation.name, operation
         admitted = stages.entry.admit(head, target, operation)
         x.peer, x.target = admitted.client, admitted.claim.target
-        named = mark(x, head, trusted=admitted.trusted_peer)
+        named = record_ids(x, head, trusted=admitted.trusted_peer)
         x.user_agent = admitted.user_agent
 
         claim, body = admitted.claim, down.body
@@ -199,7 +199,7 @@ class Gateway:
         x.credential_kind = claim.kind.value
 
         if claim.kind is CredentialKind.NONE and is_preflight(head, target):
-            principal = asker(admitted.client)
+            principal = preflight_principal(admitted.client)
         else:
             principal = await stages.authenticator.authenticate(claim, operation, with_client_peer(head, admitted))
         progress.principal = principal
@@ -208,17 +208,17 @@ class Gateway:
 
         weight = 1
         if is_decided_by_body(operation):
-            room = partial(self._reserve, operation, head, admitted, x, progress)
+            reserve = partial(self._reserve, operation, head, admitted, x, progress)
             if body is not None and first(head.fields, b"expect") is not None:
-                await room(1)
+                await reserve(1)
             browser = claim.kind is CredentialKind.SESSION
-            operation, body, weight = await stages.bodies.look(operation, head, target, body, room, browser=browser)
+            operation, body, weight = await stages.bodies.classify(operation, head, target, body, reserve, browser=browser)
 
         lookups = stages.access.lookups(principal, operation, target, head.method, screened=True)
         resolved = dict[PlaceLookup, Place]()
         if lookups:
-            some = partial(self._reserve, operation, head, admitted, x, progress, 1)
-            resolved = await resolve(stages, lookups, principal, some)
+            reserve_one = partial(self._reserve, operation, head, admitted, x, progress, 1)
+            resolved = await resolve(stages, lookups, principal, reserve_one)
         permit = stages.access.authorise(
             principal, operation, target, head.method, claim.sudo, resolved=resolved, screened=True
         )
@@ -226,11 +226,11 @@ class Gateway:
         x.rule_shadow = permit.shadow
         if principal.brokered:
             check_token_service(operation, target, has_body=body is not None)
-        alike = not (lookups or named or weight > 1)
+        repeatable = not (lookups or named or weight > 1)
         authorised = AuthorisedRequest(
-            admitted, operation, claim, principal, permit, claim.target, body, weight, resolved, alike
+            admitted, operation, claim, principal, permit, claim.target, body, weight, resolved, repeatable
         )
-        if alike and down.plain:
+        if repeatable and down.plain:
             proof = stages.authenticator.proof(claim, operation, principal)
             if proof is not None and proof() is principal:
                 self.plans.learn(head, proof, authorised, x)
@@ -246,9 +246,9 @@ class Gateway:
 
         shape = require_list_shape(operation, target, head) if permit.narrowing is not None else None
 
-        ahead = progress.ahead
-        if ahead is not None:
-            ahead.undo()
+        preliminary = progress.preliminary
+        if preliminary is not None:
+            preliminary.undo()
         decision = progress.decision
         known = authorised.shared_memo.takes if decision is None else None
         if known and not known.validity.over:
@@ -261,14 +261,14 @@ class Gateway:
             ticket = progress.ticket = await stages.limits.admit(takes, principal, progress.lease, admitted.wait_s)
             decision = progress.decision = ticket.decision
             x.limit_waited_s += ticket.waited_s
-            if ahead is not None and not decision.allowed:
-                decision = progress.decision = ahead.charge_undone(takes, decision)
+            if preliminary is not None and not decision.allowed:
+                decision = progress.decision = preliminary.charge_undone(takes, decision)
             note(decision, x)
             if not decision.allowed:
-                if authorised.alike and not (decision.unavailable or admitted.wait_s):
+                if authorised.repeatable and not (decision.unavailable or admitted.wait_s):
                     self._learn(head, x, progress, authorised)
                 raise limit_rejection(decision)
-        progress.ahead = None
+        progress.preliminary = None
 
         handover = progress.handover
         if handover is not None and handover.started_at:
@@ -296,8 +296,8 @@ class Gateway:
                 places=spellings(operation, target, resolved) if permit.confined else None,
                 acting=partial(setattr, x, "sudo"),
             )
-        if operation.access is not _READ or stages.record.closed:
-            await stages.record.admit(x)
+        if operation.access is not _READ or stages.audit.closed:
+            await stages.audit.admit(x)
         call = progress.call = UpstreamCall(stages, self.monotonic, head, x, authorised, credential, body)
         if handover is not None:
             call.started_at, call.prior_lookup = handover.started_at, handover.prior_lookup
@@ -311,9 +311,9 @@ class Gateway:
             x.cache_status, x.cache_reason = _STATUSES[outcome.status], _REASONS[outcome.reason]
             if shape is not None:
                 reply = await narrowed(reply, shape, permit, head)
-            elif outcome.repeat_hit is not None and authorised.alike:
+            elif outcome.repeat_hit is not None and authorised.repeatable:
                 x.cache_stored = _STORED[outcome.stored]
-                self._learn(head, x, progress, authorised, cached_answer(outcome.repeat_hit, x, credential))
+                self._learn(head, x, progress, authorised, make_cached_answer(outcome.repeat_hit, x, credential))
             flow = None
             if reply.chunks is not None:
                 flow = stages.bandwidth.flow(principal, operation, target, head.method, admitted.client)
@@ -331,7 +331,7 @@ class Gateway:
         )
         if authorised.weight > 1:
             return scale_takes(takes, authorised.weight)
-        if authorised.alike and not takes.settles_later:
+        if authorised.repeatable and not takes.settles_later:
             authorised.shared_memo.takes = takes
         return takes
 
@@ -347,13 +347,13 @@ class Gateway:
         """Make sure that there is room at all, before GitLab is asked about a place, and before a body that tells what the
         request takes is let in (``100 Continue``) or parsed. What is taken is given back when the request takes its own.
         One that never gets so far, because it is refused or its client leaves, is charged with it: work was done for it."""
-        if weight <= progress.room:
+        if weight <= progress.reserved:
             return
-        ahead, principal, before = progress.ahead, progress.principal, Takes()
+        preliminary, principal, before = progress.preliminary, progress.principal, Takes()
         refusals: list[tuple[Takes, Decision]] = []
         assert principal is not None
-        if ahead is not None:
-            ahead.undo()
+        if preliminary is not None:
+            preliminary.undo()
         for kind in possible_operations(operation):
             takes = self.stages.dialect.takes_for(principal, kind, admitted.target, head.method, admitted.client)
             wanted = preliminary_takes(takes, weight)
@@ -365,11 +365,11 @@ class Gateway:
             ticket = await self.stages.limits.admit(wanted, principal, progress.lease, admitted.wait_s)
             x.limit_waited_s += ticket.waited_s
             if ticket.decision.allowed:
-                progress.ahead, progress.room = ticket, weight
+                progress.preliminary, progress.reserved = ticket, weight
                 return
             refusals.append((wanted, ticket.decision))
         wanted, refused = min(refusals, key=lambda one: lasts_s(one[1]))
-        progress.decision = refused if ahead is None else ahead.charge_undone(wanted, refused)
+        progress.decision = refused if preliminary is None else preliminary.charge_undone(wanted, refused)
         note(progress.decision, x)
         raise limit_rejection(progress.decision)
 
@@ -399,7 +399,7 @@ class Gateway:
         if hit is not None:
             shortcut.cached_answer = hit
         else:
-            shortcut.refused = refused(head, authorised.operation, x)
+            shortcut.refusal_template = make_refusal_template(head, authorised.operation, x)
         self.lane.learn(head, shortcut)
 
     async def _tunnel(
@@ -413,10 +413,10 @@ class Gateway:
                 return
             tunnel = await down.switch(ResponseHead(101, (*reply.head.fields, *SWITCH, _id_field(x))))
             x.status = 101
-            known = None
+            check = None
             if authorised.principal.brokered:  # with a credential of GitLab's own, it is for GitLab to end the tunnel
-                known = functools.partial(self.stages.authenticator.still_accepts, authorised.claim)
-            x.aborted = (await relay(tunnel, reply.tunnel, idle_s=self.stages.tunnel_idle_s, known=known)).value
+                check = functools.partial(self.stages.authenticator.still_accepts, authorised.claim)
+            x.aborted = (await relay(tunnel, reply.tunnel, idle_s=self.stages.tunnel_idle_s, check=check)).value
         finally:
             reply.release()
             x.upstream_s = self.monotonic() - call.started_at
@@ -455,10 +455,10 @@ class Gateway:
         await down.finish()
 
     def _limit_fields(self, progress: Progress, rejection: Rejection) -> Fields:
-        """The rate-limit fields of a refusal. GitLab's limit on a shared credential is told as the caller's own wait."""
+        """The rate-limit fields of a refusal. GitLab's limit on a shared credential appears as the caller's own wait."""
         dialect, decision, principal = self.stages.dialect, progress.decision, progress.principal
         if rejection.status != 429 or principal is None or (decision is not None and not decision.allowed):
-            return dialect.told(decision, principal)
+            return dialect.own_fields(decision, principal)
         merged = dialect.merged(decision, principal, 429, rejection.headers, self._wall())
         return tuple([field for field in merged if field not in rejection.headers])
 

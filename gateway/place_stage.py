@@ -20,21 +20,21 @@ async def resolve(
     stages: Stages, lookups: Sequence[PlaceLookup], principal: Principal, room: Callable[[], Awaitable[None]] | None = None
 ) -> dict[PlaceLookup, Place]:
     """What GitLab answers to ``lookups``. The credentials of this identity's own rules are tried in turn, each with the
-    questions that are left.
+    lookups that are left.
 
     Raises:
-        Rejection: That of the first credential that failed, if a question stays open. What ``room`` raises, before GitLab
-            is asked, is raised at once. GitLab's own limit on one credential leaves the question to the others.
+        Rejection: That of the first credential that failed, if a lookup stays open. What ``room`` raises, before GitLab
+            is asked, is raised at once. GitLab's own limit on one credential leaves the lookups to the others.
     """
     resolved: dict[PlaceLookup, Place] = {}
     failure: Rejection | None = None
     for use in stages.access.credentials_of(principal.identity):
-        asking = Permit("", use)
+        permit = Permit("", use)
         left = [lookup for lookup in lookups if lookup not in resolved]
         try:
             # Of a pool, the one at hand is only an offer: the request itself still goes up with that member, in its turn.
-            credential = stages.tokens.credential_now(asking, LOOKUP_OPERATION)
-            credential = credential or await stages.tokens.credential(asking, principal, LOOKUP_OPERATION)
+            credential = stages.tokens.credential_now(permit, LOOKUP_OPERATION)
+            credential = credential or await stages.tokens.credential(permit, principal, LOOKUP_OPERATION)
             turn = functools.partial(_await_pace, stages, credential.id, principal)
             resolved |= await stages.places.resolve(left, credential, room, turn)
         except Rejection as refused:

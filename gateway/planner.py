@@ -55,8 +55,8 @@ class Planner:
         shared_memo = SharedMemo()
         sibling = self._plans.sibling_plan(head, operation.name)
         if sibling is not None:
-            like = sibling.example
-            if like.principal is principal and like.permit == permit and like.claim.sudo == claim.sudo:
-                shared_memo.sibling = like.shared_memo.upward
+            example = sibling.example
+            if example.principal is principal and example.permit == permit and example.claim.sudo == claim.sudo:
+                shared_memo.sibling_templates = example.shared_memo.templates
         authorised = AuthorisedRequest(admitted, operation, claim, principal, permit, claim.target, shared_memo=shared_memo)
         return self._plans.learn(head, proof, authorised, x)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from .core.catalogue import Surface
-from .core.correlation import mark
+from .core.correlation import record_ids
 from .core.credentials import CredentialKind
 from .core.exchange import Exchange
 from .core.generation_cache import GenerationCache
@@ -48,16 +48,16 @@ class Plan(msgspec.Struct, gc=False):
     __repr__ = object.__repr__
 
     def authorised(self, head: RequestHead) -> AuthorisedRequest:
-        """The case that ``head`` comes to."""
-        like = self.example
+        """What ``head`` comes to."""
+        example = self.example
         return AuthorisedRequest(
-            like.admitted,
-            like.operation,
-            like.claim,
-            like.principal,
-            like.permit,
+            example.admitted,
+            example.operation,
+            example.claim,
+            example.principal,
+            example.permit,
             head.target,
-            shared_memo=like.shared_memo,
+            shared_memo=example.shared_memo,
         )
 
     def facts_for(self, head: RequestHead, request_id: str, started_at: float) -> Exchange:
@@ -66,7 +66,7 @@ class Plan(msgspec.Struct, gc=False):
         x: Exchange = self.facts.__copy__()  # type: ignore[attr-defined]
         x.request_id, x.started_at, x.target = request_id, started_at, head.target
         if head.correlation:
-            mark(x, head, trusted=self.example.admitted.trusted_peer)
+            record_ids(x, head, trusted=self.example.admitted.trusted_peer)
         return x
 
 
@@ -75,7 +75,7 @@ class Plans:
 
     def __init__(self, most: int = MOST_PLANS) -> None:
         self._plans: GenerationCache[tuple[object, ...], Plan] = GenerationCache(most)
-        self._kindred: GenerationCache[tuple[object, ...], Plan] = GenerationCache(most)
+        self._siblings: GenerationCache[tuple[object, ...], Plan] = GenerationCache(most)
         """As ``_plans``, but by the operation, or by none, instead of the path."""
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class Plans:
 
     def sibling_plan(self, head: RequestHead, operation: str = "") -> Plan | None:
         """A plan for the same fields from the same peer, whatever its path; with ``operation``, one for that operation."""
-        plan = self._kindred.get((operation, id(head.fields), head.method, head.peer, head.tls))
+        plan = self._siblings.get((operation, id(head.fields), head.method, head.peer, head.tls))
         return None if plan is None or plan.fields is not head.fields else plan
 
     def learn(
@@ -109,10 +109,10 @@ class Plans:
         ):
             return None
         plan = Plan(head.fields, proof, authorised, copy.copy(x))
-        kind = _plan_key(head)
-        self._plans.put(kind, plan)
+        key = _plan_key(head)
+        self._plans.put(key, plan)
         for operation in ("", authorised.operation.name):
-            self._kindred.put((operation, *kind[1:]), plan)
+            self._siblings.put((operation, *key[1:]), plan)
         return plan
 
 

@@ -118,7 +118,7 @@ class RepeatedFields(msgspec.Struct, gc=False):
     """For the adapter alone as well: what it has learnt from the answers."""
 
     def __repr__(self) -> str:
-        return "Repeated()"  # a credential is among them
+        return "RepeatedFields()"  # a credential is among them
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
@@ -140,7 +140,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     """The fields that other requests have as well; they stand around ``own``."""
     waits: bool = False
     """Whether it may last long, before its answer or within it, without costing GitLab anything meanwhile."""
-    sent: Callable[[], None] | None = None
+    on_sent: Callable[[], None] | None = None
     """Called each time that GitLab has been sent the whole request; not where GitLab answered before that."""
 
     def __repr__(self) -> str:
@@ -154,7 +154,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class Cancellable(Protocol):
-    """A question to a store or to GitLab that has not been answered yet."""
+    """A call to a store or to GitLab that has not been answered yet."""
 
     def cancel(self) -> None:
         """Stop waiting for the answer. What has not been asked for yet is not taken."""
@@ -168,7 +168,7 @@ ReplyCallback = Callable[[Reply | Rejection | None], None]
 class Admission(Protocol):
     """Counts the requests in progress at GitLab."""
 
-    def passed(self, answer: Reply | Rejection | None) -> None:
+    def request_ended(self, answer: Reply | Rejection | None) -> None:
         """A request is over, with ``answer`` as for ``ReplyCallback``; a cancelled one has None, too."""
         ...
 
@@ -193,7 +193,7 @@ class Upstream(Protocol):
         called once, later, with what ``send`` would return or raise, or with None where the request may be sent once more.
         Returns None, with nothing sent, where that takes longer: a turn must be waited for, or a connection made.
 
-        ``admission`` is told before ``then`` is called. What ``then`` raises is logged.
+        ``admission`` hears of it before ``then`` is called. What ``then`` raises is logged.
         """
         ...
 
@@ -230,8 +230,8 @@ class BucketStore(Protocol):
         ...
 
     def settle(self, changes: Sequence[Take]) -> None:
-        """Take ``cost`` more tokens, which turned out to be owed, from each bucket (less than 0: give them back). Nobody
-        waits for this, and an outage loses it."""
+        """Take ``cost`` more tokens, which the request turned out to need, from each bucket (less than 0: give them back).
+        Nobody waits for this, and an outage loses it."""
         ...
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
@@ -282,7 +282,7 @@ class CacheStore(Protocol):
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
         """Drop what is stored under any of ``tags``: nobody on this store sees it again, even if the caller is cancelled
         while it waits. Nor does anybody see again what is asked for within ``hold_s`` from now: GitLab's read replicas may
-        still be behind. False: the store could not be told yet; in this process the purge counts all the same."""
+        still be behind. False: it could not be sent to the store yet; in this process the purge counts all the same."""
         ...
 
     async def close(self) -> None: ...
@@ -375,7 +375,7 @@ class Authenticator(Protocol):
 
 
 class TokenStatus(msgspec.Struct, gc=False):
-    """The standing of one of the broker's tokens, shared by all credentials made from it."""
+    """The status of one of the broker's tokens, shared by all credentials made from it."""
 
     usable: bool = True
     """Whether the token is given out: GitLab does not refuse it, and no other has taken its place."""
@@ -437,7 +437,7 @@ class PlaceResolver(Protocol):
         room: Callable[[], Awaitable[None]] | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
     ) -> Resolved:
-        """What GitLab answered, by question; a place that the credential may not know of is left out. Answers are
+        """What GitLab answered, by lookup; a place that the credential may not know of is left out. Answers are
         remembered, with bounds: only where GitLab must be asked is ``room`` awaited, which may refuse, and then ``turn``,
         by the one caller that asks for all.
 

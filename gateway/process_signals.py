@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 
 OnSignal = Callable[[int, Callable[[], None]], None]
-"""Sets the call that a signal leads to from now on, as ``AbstractEventLoop.add_signal_handler`` does."""
+"""Sets the callback of a signal from now on, as ``AbstractEventLoop.add_signal_handler`` does."""
 
 HANDLED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
@@ -24,8 +24,8 @@ def run_process(
 
     When an event loop closes, it gives up the signals that it handled, and their default action ends the process: one that
     had drained, and would exit with 0, would be killed by a second signal. Here all threads block these signals for good,
-    but for one that waits for them and does nothing else; what comes before ``main`` listens is kept, and what comes after
-    its end is ignored. Raises OSError where no further thread can be started, here or later.
+    but for one that waits for them and does nothing else; what comes before ``main`` sets a callback is kept, and what
+    comes after its end is ignored. Raises OSError where no further thread can be started, here or later.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     with _thread_limit_explained(), asyncio.Runner(loop_factory=loop_factory) as runner, _wakeup_fd(runner.get_loop()):
@@ -66,18 +66,18 @@ def _wakeup_fd(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 class _Dispatcher:
-    """Leads signals to the calls set for them. For the thread of its loop alone, except ``dispatch``."""
+    """Calls the callbacks set for signals. For the thread of its loop alone, except ``dispatch``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._calls: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], None]] = {}
         self._pending: set[int] = set()
 
-    def on_signal(self, number: int, call: Callable[[], None]) -> None:
-        self._calls[number] = call
+    def on_signal(self, number: int, callback: Callable[[], None]) -> None:
+        self._callbacks[number] = callback
         if number in self._pending:
             self._pending.remove(number)
-            self._loop.call_soon(call)
+            self._loop.call_soon(callback)
 
     def dispatch(self, number: int) -> None:
         """Pass a signal on; from any thread."""
@@ -85,8 +85,8 @@ class _Dispatcher:
             self._loop.call_soon_threadsafe(self._dispatch, number)
 
     def _dispatch(self, number: int) -> None:
-        if (call := self._calls.get(number)) is not None:
-            call()
+        if (callback := self._callbacks.get(number)) is not None:
+            callback()
         else:
             self._pending.add(number)
 

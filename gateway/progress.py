@@ -13,9 +13,9 @@ _UNKNOWN_OPERATION = Operation("", Access.WRITE, Surface.REST)
 
 
 class Progress:
-    """What is known of the caller so far, for a refusal: filled in as the stages pass."""
+    """What the stages have found out about one request so far, for those after them and for a refusal."""
 
-    __slots__ = ("ahead", "call", "decision", "handover", "lease", "operation", "principal", "room", "ticket")
+    __slots__ = ("call", "decision", "handover", "lease", "operation", "preliminary", "principal", "reserved", "ticket")
 
     def __init__(self, lease: str) -> None:
         self.lease = lease
@@ -24,9 +24,9 @@ class Progress:
         self.principal: Principal | None = None
         self.decision: Decision | None = None
         self.ticket: Ticket | None = None
-        self.ahead: Ticket | None = None
+        self.preliminary: Ticket | None = None
         """What was taken for the work of finding out what the request takes."""
-        self.room = 0
+        self.reserved = 0
         """For how many requests in one that was taken."""
         self.call: UpstreamCall | None = None
         self.handover: LaneRequest | None = None

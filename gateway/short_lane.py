@@ -2,7 +2,7 @@
 
     proof ──── memory still knows the credential as the same principal       otherwise the road
     cache ──── the answer is there, and fresh; its credential, still good    otherwise the road
-    buckets ── as the limits are now; at once, or with one round trip        refused: said as before, or by the road
+    buckets ── as the limits are now; at once, or with one round trip        refused: answered as before, or by the road
     answer ─── the same octets as the road's, the same line in the audit
 
 Nothing is decided here that the road has not decided for the same head. What may change between two requests is checked
@@ -22,9 +22,9 @@ from .cache import RepeatHit
 from .core.access import Principal
 from .core.cache_entry import Entry
 from .core.catalogue import Operation
-from .core.correlation import mark
+from .core.correlation import record_ids
 from .core.errors import Code, drained, rate_limited
-from .core.exchange import Exchange, Kin
+from .core.exchange import Exchange, ObserverMemo
 from .core.http_date import date_line
 from .core.limits import Decision, Takes
 from .core.messages import Fields, RequestHead, first, joined
@@ -39,8 +39,8 @@ from .stages import Stages
 log = logging.getLogger("gateway.pipeline")
 
 _MEMO_INDEX = 1
-"""Where in its head's memo a way stands: after what the entry left there."""
-_NAMED = b"X-Gateway-Request-Id: "
+"""Where in its head's memo a shortcut stands: after what the entry left there."""
+_ID_PREFIX = b"X-Gateway-Request-Id: "
 _ID = "{id}"
 """Stands in a refusal's body where it names the request; no limit's id has such characters."""
 
@@ -71,21 +71,21 @@ class CachedAnswer(msgspec.Struct, gc=False):
     lines: bytes = b""
     """Status line and stored fields."""
     has_body: bool = True
-    whole: BodilessAnswer | None = None
+    bodiless: BodilessAnswer | None = None
     """The latest answer, where it has no body."""
-    kin: Kin | None = None
-    """The kin of the requests answered with these lines."""
+    observer_memo: ObserverMemo | None = None
+    """That of the requests answered with these lines."""
 
 
 class RefusalTemplate(msgspec.Struct, gc=False):
-    """How the buckets' refusals of one head are told to its client."""
+    """How the buckets' refusals of one head are rendered for its client."""
 
     facts: Exchange
     operation: Operation
     accept: bytes
     cross_origin: bool
-    texts: dict[str, tuple[bytes, bytes, bytes, Kin]] = {}
-    """By the refusing limit: the lines of the head that stay the same; the head's end with the body; nothing; the kin. If
+    texts: dict[str, tuple[bytes, bytes, bytes, ObserverMemo]] = {}
+    """By the refusing limit: the lines of the head that stay the same; the head's end with the body; nothing; the memo. If
     the body names the request, its octets before and after that name are the second and the third."""
     latest: bool = True
     """Whether the last request was refused, so that the next one may well be."""
@@ -102,7 +102,7 @@ class Shortcut(msgspec.Struct, gc=False):
     client: str
     trusted_peer: bool
     cached_answer: CachedAnswer | None = None
-    refused: RefusalTemplate | None = None
+    refusal_template: RefusalTemplate | None = None
     takes: Takes | None = None
     settles_later: bool = False
     """Whether something of ``takes`` is to be settled or given back afterwards, which is for the road to do."""
@@ -125,7 +125,7 @@ class ShortLane:
     """The short lane beside one road.
 
     Args:
-        road: The road's stages.
+        stages: The road's stages.
         mint_id: Makes a request's id.
         monotonic: Gives seconds, as for ``Exchange.started_at``.
         wall: Gives Unix seconds.
@@ -146,8 +146,8 @@ class ShortLane:
         self._monotonic = monotonic
         self._wall = wall
         self._observe = observe
-        self.asking = 0
-        """Requests whose buckets are being asked."""
+        self.pending = 0
+        """Requests that wait for their buckets' decision."""
 
     @staticmethod
     def learn(head: RequestHead, shortcut: Shortcut) -> None:
@@ -157,7 +157,7 @@ class ShortLane:
         known = memo[_MEMO_INDEX] if len(memo) > _MEMO_INDEX else None
         if isinstance(known, Shortcut) and known.principal is shortcut.principal:
             shortcut.cached_answer = shortcut.cached_answer or known.cached_answer
-            shortcut.refused = shortcut.refused or known.refused
+            shortcut.refusal_template = shortcut.refusal_template or known.refusal_template
         memo[_MEMO_INDEX:] = [shortcut]
 
     @staticmethod
@@ -169,50 +169,50 @@ class ShortLane:
     def at_once(self, head: RequestHead, sink: AnswerSink) -> bytes | PendingAnswer | None:
         """The answer's octets, audited and counted, where nothing has to be waited for; or the ``PendingAnswer`` that will
         give them to ``sink``. None: the request takes the road, and nothing has been taken."""
-        shortcut = self._way(head)
+        shortcut = self._find_shortcut(head)
         if shortcut is None:
             return None
-        takes, refused = shortcut.takes, shortcut.refused
-        likely = refused is not None and refused.latest
-        if refused is not None and likely:
+        takes, template = shortcut.takes, shortcut.refusal_template
+        likely = template is not None and template.latest
+        if template is not None and likely:
             decision = self._stages.limits.refuse_now(takes, shortcut.principal) if takes else None
             if decision is not None:
-                return self._refusal(head, shortcut, refused, decision)
-            refused.latest = False
+                return self._refusal(head, shortcut, template, decision)
+            template.latest = False
         hit = self._hit(head, shortcut)
         if hit is None:
-            return None if refused is None or likely else self._refuse(head, shortcut, refused)
+            return None if template is None or likely else self._refuse(head, shortcut, template)
         decision = None
         if takes:
-            decision = self._stages.limits.admit_now(takes, shortcut.principal, refusing=refused is not None)
+            decision = self._stages.limits.admit_now(takes, shortcut.principal, refusing=template is not None)
             if decision is None:
                 pending = _PendingAnswer(self, hit, sink)
-                pending.pending_call = self._ask(hit, pending.decided)
+                pending.pending_call = self._ask(hit, pending.on_decision)
                 return pending
             if not decision.allowed:
-                if refused is None or not is_final(decision):
+                if template is None or not is_final(decision):
                     return None
-                return self._refusal(head, shortcut, refused, decision)
+                return self._refusal(head, shortcut, template, decision)
         return self._answer(hit, decision)
 
     def _ask(self, hit: LaneHit, then: Callable[[Decision], None]) -> Cancellable:
         """Ask the buckets, where that takes a while."""
-        self.asking += 1
+        self.pending += 1
         return self._stages.limits.admit_soon(hit.takes, then)
 
-    def decided(self, hit: LaneHit, decision: Decision) -> bytes | None:
+    def finish(self, hit: LaneHit, decision: Decision) -> bytes | None:
         """What ``at_once`` would have returned, had it known the decision."""
-        shortcut, refused = hit.shortcut, hit.shortcut.refused
-        if not self._stages.limits.accept_decision(decision, shortcut.principal, refusing=refused is not None):
+        shortcut, template = hit.shortcut, hit.shortcut.refusal_template
+        if not self._stages.limits.accept_decision(decision, shortcut.principal, refusing=template is not None):
             return None
         if decision.allowed:
             return self._answer(hit, decision)
-        assert refused is not None, "what is no use is not heard"
-        return self._refusal(hit.head, shortcut, refused, decision, hit.x.started_at)
+        assert template is not None, "a refusal that is of no use is not accepted"
+        return self._refusal(hit.head, shortcut, template, decision, hit.x.started_at)
 
     def finish_unanswered(self, x: Exchange) -> None:
         """Count and audit a request that ended without its answer."""
-        self.asking -= 1
+        self.pending -= 1
         x.cache_status = x.cache_reason = x.cache_stored = ""
         self._observe(x)
 
@@ -240,22 +240,22 @@ class ShortLane:
                 )
             )
         else:
-            whole = answer.whole
-            if whole is None or not whole.since <= at < whole.until or whole.received_at != entry.received_at:
-                whole = answer.whole = _render_bodiless(answer, entry, at)
-            octets = b"".join((whole.before, limits, _NAMED, request_id, whole.behind))
+            bodiless = answer.bodiless
+            if bodiless is None or not bodiless.since <= at < bodiless.until or bodiless.received_at != entry.received_at:
+                bodiless = answer.bodiless = _render_bodiless(answer, entry, at)
+            octets = b"".join((bodiless.before, limits, _ID_PREFIX, request_id, bodiless.behind))
         x.bytes_out = len(octets)
         if not (x.limit_near or x.limit_shadow):
-            x.kin = answer.kin
+            x.observer_memo = answer.observer_memo
         self._observe(x)
         return octets
 
     # What may have changed
 
-    def _way(self, head: RequestHead) -> Shortcut | None:
+    def _find_shortcut(self, head: RequestHead) -> Shortcut | None:
         """What is known of ``head``, if its caller is still who it was."""
         memo = head.memo
-        if memo is None or len(memo) <= _MEMO_INDEX or self._stages.record.closed:
+        if memo is None or len(memo) <= _MEMO_INDEX or self._stages.audit.closed:
             return None
         shortcut: Shortcut = memo[_MEMO_INDEX]  # type: ignore[assignment]  # nobody else writes after the entry
         if shortcut.proof() is not shortcut.principal:
@@ -290,37 +290,37 @@ class ShortLane:
         x.request_id = self._mint_id()
         x.started_at = self._monotonic()
         if head.correlation:
-            mark(x, head, trusted=shortcut.trusted_peer)
+            record_ids(x, head, trusted=shortcut.trusted_peer)
         return x
 
     # Refusals
 
-    def _refuse(self, head: RequestHead, shortcut: Shortcut, refused: RefusalTemplate) -> bytes | None:
+    def _refuse(self, head: RequestHead, shortcut: Shortcut, template: RefusalTemplate) -> bytes | None:
         """The refusal, where a bucket refuses for certain."""
         if not shortcut.takes:
             return None
         decision = self._stages.limits.refuse_now(shortcut.takes, shortcut.principal)
-        return self._refusal(head, shortcut, refused, decision) if decision is not None else None
+        return self._refusal(head, shortcut, template, decision) if decision is not None else None
 
     def _refusal(
         self,
         head: RequestHead,
         shortcut: Shortcut,
-        refused: RefusalTemplate,
+        template: RefusalTemplate,
         decision: Decision,
         started_at: float | None = None,
     ) -> bytes:
-        refused.latest = True
-        x = self._facts(head, shortcut, refused.facts)
+        template.latest = True
+        x = self._facts(head, shortcut, template.facts)
         if started_at is not None:
             x.started_at = started_at
         refusal = decision.refusal
         assert refusal is not None, "the stage told it from an outage"
         x.limit_id, x.limit_remaining, x.limit_shadow = refusal.limit.id, refusal.remaining, decision.shadowed
-        text = refused.texts.get(x.limit_id)
+        text = template.texts.get(x.limit_id)
         if text is None:
-            text = refused.texts[x.limit_id] = (*_render_refusal(shortcut.method, refused, x.limit_id), Kin())
-        lines, ending, behind, kin = text
+            text = template.texts[x.limit_id] = (*_render_refusal(shortcut.method, template, x.limit_id), ObserverMemo())
+        lines, ending, behind, observer_memo = text
         request_id = x.request_id.encode("ascii")
         if behind:
             ending = _ending(shortcut.method, b"%b%b%b" % (ending, request_id, behind))
@@ -335,13 +335,13 @@ class ShortLane:
         )
         x.bytes_out = len(octets)
         if not x.limit_shadow:
-            x.kin = kin
+            x.observer_memo = observer_memo
         self._observe(x)
         return octets
 
 
 class _PendingAnswer(msgspec.Struct, eq=False):
-    """See ``asking.PendingAnswer``."""
+    """See ``pending_answer.PendingAnswer``."""
 
     _lane: ShortLane
     _hit: LaneHit
@@ -370,21 +370,21 @@ class _PendingAnswer(msgspec.Struct, eq=False):
         x.status, x.aborted = 499, "client"
         self._lane.finish_unanswered(x)
 
-    def decided(self, decision: Decision) -> None:
+    def on_decision(self, decision: Decision) -> None:
         """The buckets have answered."""
         lane = self._lane
         if self._sink.is_gone():
             self._finish_aborted()
             return
-        lane.asking -= 1
+        lane.pending -= 1
         try:
-            octets = lane.decided(self._hit, decision)
+            octets = lane.finish(self._hit, decision)
         except Exception:
             # As in ``pipeline.Gateway.at_once``: the road has its own way to report a fault.
             log.exception("fault in the short lane")
             lane.forget(self._hit.head)
             octets = None
-        self._sink.told(octets)
+        self._sink.deliver(octets)
 
 
 def drained_answer(
@@ -404,7 +404,7 @@ def drained_answer(
         surface=operation.surface,
         accept=joined(head.fields, b"accept") or b"",
         request_id=x.request_id,
-        extra=stages.dialect.told(decision, principal),
+        extra=stages.dialect.own_fields(decision, principal),
         cross_origin=first(head.fields, b"origin") is not None,
     )
     octets = b"%b%bX-Gateway-Request-Id: %b\r\n%b%b" % (
@@ -418,12 +418,12 @@ def drained_answer(
     return octets
 
 
-def cached_answer(repeat_hit: RepeatHit, x: Exchange, credential: UpstreamCredential | None) -> CachedAnswer:
+def make_cached_answer(repeat_hit: RepeatHit, x: Exchange, credential: UpstreamCredential | None) -> CachedAnswer:
     """What is kept of an answer from the cache, whose facts are those in ``x``."""
     return CachedAnswer(repeat_hit, _shared_facts(x), None if credential is None else credential.token_status)
 
 
-def refused(head: RequestHead, operation: Operation, x: Exchange) -> RefusalTemplate:
+def make_refusal_template(head: RequestHead, operation: Operation, x: Exchange) -> RefusalTemplate:
     """What is kept of a bucket's refusal of ``head``; ``x`` has the facts as far as the request had come."""
     facts = _shared_facts(x)
     facts.status, facts.code = 429, Code.RATE_LIMITED.value
@@ -448,50 +448,50 @@ def _ending(method: str, body: bytes, close: bytes = b"") -> bytes:
     return b"Content-Length: %d\r\n%b\r\n%b" % (len(body), close, body)
 
 
-def _render_refusal(method: str, refused: RefusalTemplate, limit_id: str) -> tuple[bytes, bytes, bytes]:
+def _render_refusal(method: str, template: RefusalTemplate, limit_id: str) -> tuple[bytes, bytes, bytes]:
     """What ``RefusalTemplate.texts`` holds for one limit, less the kin."""
     head, body = render(
         rate_limited(),
-        surface=refused.operation.surface,
-        route=refused.operation.route,
-        accept=refused.accept,
+        surface=template.operation.surface,
+        route=template.operation.route,
+        accept=template.accept,
         request_id=_ID,
         violated=(limit_id,),
-        cross_origin=refused.cross_origin,
+        cross_origin=template.cross_origin,
     )
     before, _, behind = body.partition(_ID.encode())
     lines = status_line(head.status) + _rendered(head.fields)
     return (lines, before, behind) if behind else (lines, _ending(method, body), b"")
 
 
-def _prepare(cached_answer: CachedAnswer, entry: Entry) -> bool:
+def _prepare(answer: CachedAnswer, entry: Entry) -> bool:
     """Render what stays the same from answer to answer; False: the entry answers another request, or has its own Date."""
-    shown = cached_answer.repeat_hit.shown(entry)
+    shown = answer.repeat_hit.shown(entry)
     if shown is None:
         return False
     lines = _rendered(shown.fields)
-    named = b"\n" + lines.lower()
-    if b"\ndate:" in named:  # the edge would keep that one
+    folded = b"\n" + lines.lower()
+    if b"\ndate:" in folded:  # the edge would keep that one
         return False
-    cached_answer.has_body = shown.status not in {204, 304}
-    if cached_answer.has_body and b"\ncontent-length:" not in named:
+    answer.has_body = shown.status not in {204, 304}
+    if answer.has_body and b"\ncontent-length:" not in folded:
         lines += b"Content-Length: %d\r\n" % len(entry.body)
-    cached_answer.lines = status_line(shown.status) + lines
-    cached_answer.facts.status = shown.status
-    cached_answer.rendered = entry.fields
-    cached_answer.whole = None
-    cached_answer.kin = Kin()
+    answer.lines = status_line(shown.status) + lines
+    answer.facts.status = shown.status
+    answer.rendered = entry.fields
+    answer.bodiless = None
+    answer.observer_memo = ObserverMemo()
     return True
 
 
-def _render_bodiless(cached_answer: CachedAnswer, entry: Entry, at: float) -> BodilessAnswer:
-    """Make what ``CachedAnswer.whole`` holds."""
+def _render_bodiless(answer: CachedAnswer, entry: Entry, at: float) -> BodilessAnswer:
+    """Make what ``CachedAnswer.bodiless`` holds."""
     date = date_line(at)
     return BodilessAnswer(
         entry.received_at,
         at,
-        min(int(at) + 1, cached_answer.repeat_hit.computed_until(entry, at)),
-        cached_answer.lines + cached_answer.repeat_hit.computed_lines(entry, at),
+        min(int(at) + 1, answer.repeat_hit.computed_until(entry, at)),
+        answer.lines + answer.repeat_hit.computed_lines(entry, at),
         b"\r\n%b\r\n" % date,
     )
 

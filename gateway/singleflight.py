@@ -23,7 +23,7 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
     waiters: list[asyncio.Future[tuple[bool, T | None]]] = []
     """Those who wait for it at the moment."""
     landed: bool = False
-    ended: Callable[[], None] | None = None
+    on_end: Callable[[], None] | None = None
     """Called once, when the flight has landed or was abandoned."""
 
     __repr__ = object.__repr__
@@ -43,8 +43,8 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result((settled, result))
-        if self.ended is not None:
-            self.ended()
+        if self.on_end is not None:
+            self.on_end()
 
     async def wait(self, timeout_s: float) -> tuple[bool, T | None]:
         """(settled, result). Not settled: the leader is gone, or the time is up."""
@@ -78,8 +78,8 @@ class Flights(Generic[T]):
 
     def join(self, key: bytes) -> tuple[bool, Flight[T]]:
         """(leads, flight). The leader must ``land`` or ``abandon`` it on every path."""
-        led = self.lead(key)
-        return (False, self._table[key]) if led is None else (True, led)
+        flight = self.lead(key)
+        return (False, self._table[key]) if flight is None else (True, flight)
 
     def lead(self, key: bytes) -> Flight[T] | None:
         """As ``join``, for a caller that can't wait: the flight that it leads; None: somebody else leads it."""

@@ -31,7 +31,7 @@ class Observer(Protocol):
 
 
 class AuditGate(Protocol):
-    """The audit, as it is asked before a request goes up."""
+    """The audit, as far as it decides whether a request may go up."""
 
     closed: bool
     """Whether nothing may go up, not even reads."""
@@ -75,10 +75,10 @@ class Dialect(Protocol):
     """Which buckets a request takes from, and what its caller is told of the limits (``core.dialect``)."""
 
     def takes_for(self, principal: Principal, operation: Operation, target: Target, method: str, peer: str) -> Takes:
-        """What one request takes; ``Takes.era`` tells how long that holds for its like."""
+        """What one request takes; ``Takes.validity`` tells how long that holds for requests like it."""
         ...
 
-    def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
+    def own_fields(self, decision: Decision | None, principal: Principal | None) -> Fields:
         """The rate-limit fields of an answer that the gateway makes itself."""
         ...
 
@@ -111,11 +111,11 @@ class HeaderPolicy(Protocol):
 
     def end_to_end(self, head: RequestHead, admitted: AdmittedRequest) -> Fields: ...
     def forwardable_correlation(self, head: RequestHead, admitted: AdmittedRequest) -> Fields: ...
-    def upward(
+    def request_fields(
         self, fields: Fields, head: RequestHead, admitted: AdmittedRequest, credential: Fields, caller: str = ...
     ) -> tuple[Fields, Fields]: ...
-    def downward(self, reply: ResponseHead, head: RequestHead, admitted: AdmittedRequest) -> ResponseHead: ...
-    def looked_at(self, head: RequestHead, admitted: AdmittedRequest) -> Callable[[bytes, bytes], bytes]: ...
+    def response_head(self, reply: ResponseHead, head: RequestHead, admitted: AdmittedRequest) -> ResponseHead: ...
+    def field_rewriter(self, head: RequestHead, admitted: AdmittedRequest) -> Callable[[bytes, bytes], bytes]: ...
 
 
 class Stages(msgspec.Struct, frozen=True):
@@ -131,12 +131,12 @@ class Stages(msgspec.Struct, frozen=True):
     bandwidth: BandwidthStage
     tokens: TokenSource
     places: PlaceResolver
-    passing: HeaderPolicy
+    header_rules: HeaderPolicy
     answers: AnswerStage
     cache: Cache
     upstream: Upstream
     observers: tuple[Observer, ...]
-    record: AuditGate
+    audit: AuditGate
     anonymous: bool = False
     """Whether anonymous callers are let in: refusals then carry no challenge."""
     tunnel_idle_s: float = 3600.0

@@ -16,11 +16,10 @@ from pathlib import Path
 SECRET_BYTES = 32
 _MAX_FILE_BYTES = 4096
 
+_MISSING = "is this the gateway's configuration? If so, put it back from a backup: a new one would not match stored data"
 
-_ELSEWHERE = "is this the gateway's configuration? If so, put it back from a backup: a new one would not match stored data"
 
-
-class StateRefused(Exception):  # noqa: N818 — a decision about the disk, told to the operator
+class StateRefused(Exception):  # noqa: N818 — a decision about the disk, for the operator to read
     """The directory or a file in it cannot be trusted; the message says what to do and shows no secret."""
 
 
@@ -34,7 +33,7 @@ def open_state_dir(path: Path, *, make: bool = True) -> Path:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
     except FileNotFoundError as error:
-        raise StateRefused(f"state_dir {path} is missing: {_ELSEWHERE}") from error
+        raise StateRefused(f"state_dir {path} is missing: {_MISSING}") from error
     except FileExistsError as error:
         raise StateRefused(f"state_dir {path} is not a directory") from error
     except OSError as error:
@@ -59,7 +58,7 @@ def secret(directory: Path, name: str, *, make: bool = True) -> bytes:
         with contextlib.suppress(FileNotFoundError):
             return _read(path)
         if not make:
-            raise StateRefused(f"{path} is missing: {_ELSEWHERE}")
+            raise StateRefused(f"{path} is missing: {_MISSING}")
         _create(path, secrets.token_bytes(SECRET_BYTES))
         return _read(path)
     except OSError as error:

@@ -25,11 +25,11 @@ async def relay(
     server: Tunnel,
     *,
     idle_s: float,
-    known: CredentialCheck | None = None,
+    check: CredentialCheck | None = None,
     check_every_s: float = CHECK_EVERY_S,
 ) -> Ending:
     """Move octets until the end, then close both sides. The tunnel also ends when nothing has moved in either direction for
-    ``idle_s``, or when the client is not ``known`` any more."""
+    ``idle_s``, or when ``check`` finds that the client's credential is no longer accepted."""
     loop = asyncio.get_running_loop()
     moved_at = loop.time()
 
@@ -49,7 +49,7 @@ async def relay(
         loop.create_task(pump(server, client), name="tunnel down"),
     }
     left = set(both)
-    watch = set() if known is None else {loop.create_task(_until_rejected(known, check_every_s), name="tunnel credential")}
+    watch = set() if check is None else {loop.create_task(_until_rejected(check, check_every_s), name="tunnel credential")}
     try:
         while left:
             ends: set[asyncio.Future[Any]] = {*left, *watch, client.over}
@@ -78,9 +78,9 @@ async def relay(
         await asyncio.gather(*both, *watch, return_exceptions=True)
 
 
-async def _until_rejected(known: CredentialCheck, every_s: float) -> None:
+async def _until_rejected(check: CredentialCheck, every_s: float) -> None:
     while True:
-        if not await known():
+        if not await check():
             return
         await asyncio.sleep(every_s)
 

@@ -18,7 +18,7 @@ from .core.catalogue import Operation, Surface
 from .core.cost import Usage
 from .core.credentials import Claim, CredentialKind, credential_fields
 from .core.errors import Code, Rejection, Source
-from .core.exchange import Exchange, Kin
+from .core.exchange import Exchange, ObserverMemo
 from .core.limits import Takes
 from .core.messages import Fields, RequestHead, joined, without
 from .core.pacing import PACE_FIELDS
@@ -45,15 +45,15 @@ class SharedMemo(msgspec.Struct, gc=False):
     """What later requests of one kind need not find out again, as the last of them left it."""
 
     takes: Takes | None = None
-    """What each of them takes, where nothing is owed for it afterwards."""
-    upward: dict[str, RequestTemplate] = {}
+    """What each of them takes, where nothing is to be settled for it afterwards."""
+    templates: dict[str, RequestTemplate] = {}
     """By the id of the credential that goes up; a pool has several. Once a credential is replaced, its own is made anew."""
-    sibling: dict[str, RequestTemplate] = {}
-    """As ``upward``, of another kind that differs in its path alone."""
+    sibling_templates: dict[str, RequestTemplate] = {}
+    """As ``templates``, of another kind that differs in its path alone."""
 
 
 class AuthorisedRequest(msgspec.Struct, gc=False):
-    """One request, judged: who asks for what, and by which permit."""
+    """One request that may go up: who asks for what, and by which permit."""
 
     admitted: AdmittedRequest
     operation: Operation
@@ -68,14 +68,14 @@ class AuthorisedRequest(msgspec.Struct, gc=False):
     """How many requests it counts as."""
     resolved: Mapping[PlaceLookup, Place] = _NOTHING
     """What GitLab calls the places that the request names."""
-    alike: bool = True
+    repeatable: bool = True
     """Whether another request with the same head would come to the same."""
     shared_memo: SharedMemo = msgspec.field(default_factory=SharedMemo)
-    """Shared by all cases of one kind."""
+    """Shared by all requests of one kind."""
 
 
 class RequestTemplate(msgspec.Struct, gc=False):
-    """What goes up with each request of one kind, and what the cache is told about it."""
+    """What goes up with each request of one kind, and what the cache has to know about it."""
 
     principal: Principal
     credential: UpstreamCredential | None
@@ -86,15 +86,15 @@ class RequestTemplate(msgspec.Struct, gc=False):
     """Whether the answer may have to be read."""
     partition: bytes
     reached_as: bytes
-    """Scheme and host as they are told to GitLab and stand in the answer's links: an answer made for one pair must not be
+    """Scheme and host as they are sent to GitLab and stand in the answer's links: an answer made for one pair must not be
     served for another."""
     profile: CacheProfile
-    alike: dict[object, Any] = {}
+    answer_templates: dict[object, Any] = {}
     """How answers of one form are rendered: an ``AnswerTemplate``, which is of a layer above. By form; by form and
     ``CacheProfile.reuse_s`` for answers of a known form that may be reused for another time. None: one such answer
     has come."""
-    kin: dict[object, Kin] = {}
-    """The kin of the requests whose answers came to the same, by what that is."""
+    observer_memos: dict[object, ObserverMemo] = {}
+    """Those of the requests whose answers came to the same, by what that is."""
 
 
 class UpstreamCall:
@@ -102,8 +102,8 @@ class UpstreamCall:
 
     __slots__ = (
         "_admitted",
+        "_authorised",
         "_body",
-        "_case",
         "_claim",
         "_credential",
         "_head",
@@ -137,7 +137,7 @@ class UpstreamCall:
         self._monotonic = monotonic
         self._head = head
         self._x = x
-        self._case = authorised
+        self._authorised = authorised
         self._admitted = authorised.admitted
         self._claim = authorised.claim
         self._principal = authorised.principal
@@ -156,7 +156,7 @@ class UpstreamCall:
         self.early_rejection: Rejection | None = None
         """Why there is no answer, where that is known already."""
         self.early_conditions: Fields = ()
-        """The conditions that GitLab was asked with for either."""
+        """The conditions that were sent to GitLab for either."""
         self.prior_lookup: PriorLookup | None = None
         """What the cache's store held before GitLab was asked."""
 
@@ -173,7 +173,7 @@ class UpstreamCall:
     def cache_request(self) -> CacheRequest:
         """Who may see the answer, and everything that could change it."""
         return _cache_request(
-            self._head, self._case, self._template, profile=self._template.profile, prior_lookup=self.prior_lookup
+            self._head, self._authorised, self._template, profile=self._template.profile, prior_lookup=self.prior_lookup
         )
 
     def _request(self, conditions: Fields) -> UpstreamRequest:
@@ -181,10 +181,10 @@ class UpstreamCall:
         head, body, principal = self._head, self._body, self._principal
         return UpstreamRequest(
             head.method,
-            self._case.target,
+            self._authorised.target,
             (
                 *conditions,
-                *self._stages.passing.forwardable_correlation(head, self._admitted),
+                *self._stages.header_rules.forwardable_correlation(head, self._admitted),
                 (b"X-Request-Id", self._x.request_id.encode("ascii")),
             ),
             body.content_length if body is not None else head.content_length,
@@ -235,7 +235,7 @@ class UpstreamCall:
                 await self._handle_401()
             if reply.tunnel is not None:
                 head = check_switch(head, self._admitted.websocket)
-            reply.head = stages.passing.downward(head, self._head, self._admitted)
+            reply.head = stages.header_rules.response_head(head, self._head, self._admitted)
             if self._template.may_need_body:
                 reply = await stages.answers.rewrite(reply, self._head, self._admitted, self._claim, self._principal)
         except BaseException:
@@ -281,23 +281,23 @@ def request_template(
 ) -> RequestTemplate:
     """What goes up with requests like ``head``, as kept or made now."""
     name = credential.id if credential is not None else ""
-    upward = authorised.shared_memo.upward.get(name)
-    if upward is None or upward.credential is not credential:
-        sibling = authorised.shared_memo.sibling.get(name)
+    template = authorised.shared_memo.templates.get(name)
+    if template is None or template.credential is not credential:
+        sibling = authorised.shared_memo.sibling_templates.get(name)
         if sibling is not None and sibling.credential is credential:
-            upward = copy.copy(sibling)
-            upward.profile = CacheProfile(templates=sibling.profile.templates)
+            template = copy.copy(sibling)
+            template.profile = CacheProfile(templates=sibling.profile.templates)
         else:
-            upward = _template(stages, head, authorised, credential)
-        authorised.shared_memo.upward[name] = upward
-        upward.profile.kind = _cache_request(head, authorised, upward)
-    return upward
+            template = _make_template(stages, head, authorised, credential)
+        authorised.shared_memo.templates[name] = template
+        template.profile.sample = _cache_request(head, authorised, template)
+    return template
 
 
 def _cache_request(
     head: RequestHead,
     authorised: AuthorisedRequest,
-    upward: RequestTemplate,
+    template: RequestTemplate,
     *,
     profile: CacheProfile | None = None,
     prior_lookup: PriorLookup | None = None,
@@ -305,23 +305,23 @@ def _cache_request(
     return CacheRequest(
         head.method,
         authorised.target,
-        upward.fields,
+        template.fields,
         authorised.admitted.operation,
-        partition=upward.partition,
+        partition=template.partition,
         has_body=head.has_body,
         sudo=authorised.permit.sudo or authorised.claim.sudo or "",
         session=authorised.claim.kind is _SESSION,
-        reached_as=upward.reached_as,
+        reached_as=template.reached_as,
         profile=profile,
         prior_lookup=prior_lookup,
     )
 
 
-def _template(
+def _make_template(
     stages: Stages, head: RequestHead, authorised: AuthorisedRequest, credential: UpstreamCredential | None
 ) -> RequestTemplate:
     admitted, claim = authorised.admitted, authorised.claim
-    fields = stages.passing.end_to_end(head, admitted)
+    fields = stages.header_rules.end_to_end(head, admitted)
     if authorised.permit.narrowing is not None:
         fields = without_conditions(fields)
     may_need_body = stages.answers.may_need_body(admitted.operation)
@@ -331,7 +331,7 @@ def _template(
     own = credential.fields + claim.sudo_fields if credential is not None else credential_fields(claim)
     if admitted.websocket:
         own = (*own, *SWITCH)
-    before, behind = stages.passing.upward(going, head, admitted, own, authorised.principal.id)
+    before, behind = stages.header_rules.request_fields(going, head, admitted, own, authorised.principal.id)
     return RequestTemplate(
         authorised.principal,
         credential,

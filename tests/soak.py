@@ -1,6 +1,6 @@
 """A bounded soak on loopback: ``python -m tests.soak [SECONDS]``. Mixed traffic, random faults, then many idle clients.
 
-Clients of several kinds ask a gateway in front of the demo GitLab, through a line that is now and then slow, held or cut,
+Clients of several kinds use a gateway in front of the demo GitLab, through a relay that is now and then slow, held or cut,
 with buckets and cache in a Redis that is now and then killed or stopped. Every answer must be one that the fault explains.
 At the end nothing may be left: no request, no connection, no descriptor, and no memory that grew after the warm-up.
 """
@@ -41,7 +41,7 @@ OWN = {200, 201, 204, 304, 401, 404}
 
 
 class Traffic:
-    """Clients that ask until told to stop."""
+    """Clients that send requests until they are stopped."""
 
     def __init__(self, gateway: GatewayProcess, key: str, seed: int) -> None:
         self.gateway = gateway

@@ -121,14 +121,14 @@ def _timeless(entry: object) -> list[object]:
 def _watched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each attempt came to an answer."""
     came: list[bool] = []
-    likewise = LaneRequest._likewise
+    by_template = LaneRequest._render_by_template
 
     def watched(self: LaneRequest, *given: object) -> bytes | None:
-        octets = likewise(self, *given)  # type: ignore[arg-type]
+        octets = by_template(self, *given)  # type: ignore[arg-type]
         came.append(octets is not None)
         return octets
 
-    monkeypatch.setattr(LaneRequest, "_likewise", watched)
+    monkeypatch.setattr(LaneRequest, "_render_by_template", watched)
     return came
 
 
@@ -163,10 +163,10 @@ async def test_a_fault_is_logged_and_the_road_answers(
     at.made.up.answer = SHAPES["a list"]()
     for page in (2, 3, 4, 5):
         await at.ask(PAGES % page, caller="reader")
-    monkeypatch.setattr("gateway.answer_template.Likeness.octets", lambda *_: 1 / 0)
+    monkeypatch.setattr("gateway.answer_template.AnswerTemplate.render", lambda *_: 1 / 0)
     assert (await at.ask(PAGES % 6, caller="reader"))[0] == 200
     assert "fault in the forward lane" in caplog.text
-    assert at.made.last.kin is None
+    assert at.made.last.observer_memo is None
     assert quiet(at)
 
 

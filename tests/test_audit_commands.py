@@ -77,7 +77,7 @@ async def test_a_file_that_is_not_there_is_a_failure(tmp_path: Path, capsys: pyt
     assert "failed" in capsys.readouterr().err
 
 
-async def test_a_missing_key_is_told_and_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_missing_key_is_reported_and_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = await written(tmp_path, runs=1)
     (tmp_path / "state" / "audit_key").unlink()
     assert main(command) == 1
@@ -132,7 +132,7 @@ def test_nothing_different_is_no_failure(replayed: list[str], capsys: pytest.Cap
     assert err == "0 decided differently, 1 the same\n1 lines that rules had no say in\n"
 
 
-def test_what_differs_is_told_and_is_one(replayed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_differs_is_shown_and_is_one(replayed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (tmp_path / "audit").open("a") as audit:
         audit.write("nonsense\n" + "x" * 3_000_000 + "\n")
         for number in (2, 3):
@@ -145,16 +145,16 @@ def test_what_differs_is_told_and_is_one(replayed: list[str], tmp_path: Path, ca
     assert out == "bot POST /api/v4/projects/:id/issues 1: allowed by old as sa → forbidden (2 times, first r-2 at t)\n"
     assert err.startswith("2 decided differently, 1 the same\n")
     assert main([*replayed, "--json"]) == 1
-    (told,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert told["kind"]["now"] == {"verdict": "forbidden", "rule": "", "credential": ""}
-    assert (told["times"], told["request_id"]) == (2, "r-2")
+    (found,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert found["kind"]["now"] == {"verdict": "forbidden", "rule": "", "credential": ""}
+    assert (found["times"], found["request_id"]) == (2, "r-2")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "stdout", None)
         assert main([*replayed, "--json"]) == 1
     assert capsys.readouterr().err == "failed: standard output is closed\n"
 
 
-def test_what_differs_is_told_by_an_output_without_arrows(replayed: list[str], tmp_path: Path) -> None:
+def test_what_differs_is_reported_by_an_output_without_arrows(replayed: list[str], tmp_path: Path) -> None:
     with (tmp_path / "audit").open("a") as audit:
         audit.write(
             '{"time":"t","request_id":"r","method":"POST","target":"/api/v4/projects/1/issues",'

@@ -562,7 +562,9 @@ async def room(requests: int) -> None:
 
 async def look(document: bytes, *pieces: bytes, length: int | None = None) -> tuple[Operation, RequestBody, int]:
     body = Pieces(document, *pieces, length=length)
-    found, rest, weight = await BodyStage().look(GRAPHQL, head((b"Content-Type", b"application/json")), TARGET, body, room)
+    found, rest, weight = await BodyStage().classify(
+        GRAPHQL, head((b"Content-Type", b"application/json")), TARGET, body, room
+    )
     assert rest is not None
     return found, rest, weight
 
@@ -597,7 +599,7 @@ async def test_an_lfs_batch_is_what_it_asks_for_and_one_request() -> None:
         ((b'{"operation":"download"', b" " * (1 << 20), b"}"), Access.WRITE),
         ((), Access.WRITE),
     ):
-        found, body, weight = await BodyStage().look(lfs, typed, target, Pieces(*pieces) if pieces else None, room)
+        found, body, weight = await BodyStage().classify(lfs, typed, target, Pieces(*pieces) if pieces else None, room)
         assert (found.access, weight) == (access, 1)
         assert body is None or await whole(body) == b"".join(pieces)
 
@@ -605,11 +607,11 @@ async def test_an_lfs_batch_is_what_it_asks_for_and_one_request() -> None:
 async def test_an_upload_counts_as_the_largest_batch_but_for_a_browser() -> None:
     form = head((b"Content-Type", b"multipart/form-data; boundary=x"))
     for browser, weight in ((False, 100), (True, 1)):
-        found = await BodyStage().look(GRAPHQL, form, TARGET, Pieces(b"--x--"), room, browser=browser)
+        found = await BodyStage().classify(GRAPHQL, form, TARGET, Pieces(b"--x--"), room, browser=browser)
         assert (found[0], found[2]) == (GRAPHQL, weight)
     batch = head((b"Content-Type", b"application/json"))
     two = Pieces(b'[{"query":"{a}"},{"query":"{a}"}]')
-    found = await BodyStage().look(GRAPHQL, batch, TARGET, two, room, browser=True)
+    found = await BodyStage().classify(GRAPHQL, batch, TARGET, two, room, browser=True)
     assert found[2] == 2
 
 
@@ -617,7 +619,7 @@ async def test_a_get_is_judged_by_its_query_string() -> None:
     get = msgspec.structs.replace(GRAPHQL, name="GET /api/graphql")
     target = parse_target(b"/api/graphql?query=%7Ba%7D")
     for method, access in (("GET", Access.READ), ("OPTIONS", Access.WRITE)):
-        operation, body, _ = await BodyStage().look(get, RequestHead(method, target.raw, ()), target, None, room)
+        operation, body, _ = await BodyStage().classify(get, RequestHead(method, target.raw, ()), target, None, room)
         assert (operation.access, body) == (access, None)
 
 
@@ -632,12 +634,12 @@ async def test_nothing_is_parsed_where_there_is_no_room() -> None:
     json, target = head((b"Content-Type", b"application/json")), parse_target(b"/api/graphql?query=%7Broomless%7D")
     for _ in range(2):
         with pytest.raises(Rejection):
-            await BodyStage().look(GRAPHQL, json, TARGET, Pieces(b'{"query":"{ without { room } }"}'), none)
+            await BodyStage().classify(GRAPHQL, json, TARGET, Pieces(b'{"query":"{ without { room } }"}'), none)
         with pytest.raises(Rejection):
-            await BodyStage().look(GRAPHQL, RequestHead("GET", target.raw, ()), target, None, none)
+            await BodyStage().classify(GRAPHQL, RequestHead("GET", target.raw, ()), target, None, none)
     assert asked == [1] * 4
     await look(b'{"query":"{ without { room } }"}')
-    found = await BodyStage().look(GRAPHQL, json, TARGET, Pieces(b'{"query":"{ without { room } }"}'), none)
+    found = await BodyStage().classify(GRAPHQL, json, TARGET, Pieces(b'{"query":"{ without { room } }"}'), none)
     assert found[0].access is Access.READ
 
 
@@ -647,7 +649,7 @@ async def test_no_more_is_held_than_is_light_where_there_is_no_room() -> None:
 
     body = Pieces(*[b" " * 10_000] * 100)
     with pytest.raises(Rejection):
-        await BodyStage().look(GRAPHQL, head((b"Content-Type", b"application/json")), TARGET, body, none)
+        await BodyStage().classify(GRAPHQL, head((b"Content-Type", b"application/json")), TARGET, body, none)
     left = 0
     while await body.read():
         left += 1
@@ -664,7 +666,7 @@ async def test_a_batch_needs_room_for_all_of_it() -> None:
             found.append(requests)
 
         batch = ",".join(f'{{"query":"{{ b{len(padding)}n{number} }}"}}' for number in range(3))
-        await BodyStage().look(GRAPHQL, json, TARGET, Pieces(f"[{batch}]{padding}".encode()), some)
+        await BodyStage().classify(GRAPHQL, json, TARGET, Pieces(f"[{batch}]{padding}".encode()), some)
         assert found == asked
 
 

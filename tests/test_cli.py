@@ -154,12 +154,12 @@ def test_check_shows_what_would_be_in_force(
 
 def test_what_was_given_is_read_again_with_the_same_options(tmp_path: Path) -> None:
     file = write(tmp_path, "version: 1\nupstream: {url: https://g}\nlisten: {address: '127.0.0.1:1'}\n")
-    given = ConfigSource("", file, ((("listen", "address"), "127.0.0.1:2"),))
-    again, loaded = _read_again(given)
+    source = ConfigSource("", file, ((("listen", "address"), "127.0.0.1:2"),))
+    again, loaded = _read_again(source)
     assert loaded.config is not None
     assert (str(loaded.config.listen.address), again.text) == ("127.0.0.1:2", Path(file).read_text())
     write(tmp_path, "version: 1\nupstream: {url: https://g}\nrulez: []\n")
-    assert [(problem.file, problem.line) for problem in _read_again(given)[1].errors] == [(file, 3)]
+    assert [(problem.file, problem.line) for problem in _read_again(source)[1].errors] == [(file, 3)]
 
 
 def test_what_gives_nothing_a_second_time_is_not_waited_for(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from gateway.reply import Reply
 from gateway.stores.cache_levels import TwoLevelCacheStore
 from gateway.upstream.head_forms import CHUNKED_LINE, HeadForms
 
-from .upstream.test_gathering import Asked
+from .upstream.test_gathering import Request
 
 CEILINGS = {
     "hit": 64,
@@ -286,9 +286,9 @@ async def test_an_answer_on_its_connection(how: str) -> None:
     pieces = [octets] if how != "in pieces" else [octets[:-100], octets[-100:]]
     forms, total = HeadForms(), 0
     for number in range(3 + ROUNDS):
-        asked = Asked(forms, collects=True)
+        asked = Request(forms, collects=True)
         with counted() as calls:
             asked.feed(*pieces)
-        assert (await asked.told())[2] == BODY
+        assert (await asked.answer())[2] == BODY
         total += calls[0] if number >= 3 else 0
     assert total / ROUNDS <= CEILINGS[how]

@@ -270,7 +270,7 @@ def test_every_code_in_use_is_refused_by_some_stage() -> None:
 
 def test_every_fact_of_an_exchange_is_left_by_some_stage() -> None:
     left = {word for row in STAGES for word in words(row[5])}
-    assert left == set(Exchange.__slots__) - {"request_id", "started_at", "actor", "kin"}
+    assert left == set(Exchange.__slots__) - {"request_id", "started_at", "actor", "observer_memo"}
 
 
 # Operations
@@ -279,7 +279,7 @@ def test_every_fact_of_an_exchange_is_left_by_some_stage() -> None:
 def full_exchange() -> Exchange:
     """Every fact set to something."""
     x = Exchange("id", 0.0, "GET", "192.0.2.1")
-    for name in set(Exchange.__slots__) - {"kin"}:
+    for name in set(Exchange.__slots__) - {"observer_memo"}:
         kind = type(getattr(x, name))
         setattr(x, name, {str: "x", bytes: b"/x", int: 1, float: 1.0, bool: True}[kind])
     x.method, x.status, x.code = "GET", 429, Code.RATE_LIMITED.value

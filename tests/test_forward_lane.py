@@ -33,7 +33,7 @@ VARYING_FACTS = {
     "upstream_first_byte_s",
     "bytes_out",
     "limit_remaining",
-    "kin",
+    "observer_memo",
     "credential_fingerprint",
 }
 
@@ -191,7 +191,7 @@ async def test_what_workhorse_should_have_kept_is_counted_once(at: LiveWorld) ->
     at.made.up.answer = issues(fields=(*ISSUES, (b"X-Sendfile", b"/srv/x"), (b"Connection", b"X-Total")))
     assert (await at.ask(PAGES % 7, caller="reader"))[0] == 200
     assert "upstream.send_soon" in at.made.calls
-    assert at.made.gateway.stages.passing.leaks == 1
+    assert at.made.gateway.stages.header_rules.leaks == 1
 
 
 async def test_a_refusal_of_gitlab_is_told_and_heard_once(at: LiveWorld) -> None:
@@ -290,12 +290,20 @@ async def test_what_is_under_way_shows_no_credential(at: LiveWorld) -> None:
     await at.client.send(at.request(PAGES % 3, caller="reader"))
     await held.arrived.wait()
     (connection,) = at.server.connections
-    assert connection._asking is not None
-    forwarding = connection._asking[0]
-    assert isinstance(forwarding, LaneRequest)
-    leader, (request,) = forwarding._leader, at.made.up.requests
+    assert connection._pending is not None
+    lane_request = connection._pending[0]
+    assert isinstance(lane_request, LaneRequest)
+    leader, (request,) = lane_request._leader, at.made.up.requests
     shown = repr(
-        [forwarding, forwarding.answered, forwarding.plan, forwarding.head, forwarding.pending_call, leader, request]
+        [
+            lane_request,
+            lane_request.on_answer,
+            lane_request.plan,
+            lane_request.head,
+            lane_request.pending_call,
+            leader,
+            request,
+        ]
     )
     shown += repr([request.repeated, list(at.made.made.cache_assembly.cache._fetcher.flights._table.values())])  # type: ignore[attr-defined]
     secrets = {at.made.keys["reader"], *ENVIRONMENT.values()}
@@ -308,7 +316,7 @@ async def test_what_is_under_way_shows_no_credential(at: LiveWorld) -> None:
 async def test_who_leaves_in_the_very_moment_of_the_answer(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its line in the audit is its own, whatever those say that were answered."""
     await at.ask(PAGES % 2, caller="reader")
-    assert at.made.last.kin is not None
+    assert at.made.last.observer_memo is not None
     connection = next(iter(at.server.connections))
     monkeypatch.setattr(type(connection), "is_gone", lambda _: True)
     await at.client.send(at.request(PAGES % 3, caller="reader"))
@@ -324,10 +332,10 @@ async def test_a_fault_while_it_is_told(
     def fault(*_: object) -> None:
         raise ValueError("a fault")
 
-    monkeypatch.setattr(LaneRequest, "_rendered", fault)
+    monkeypatch.setattr(LaneRequest, "_render_new", fault)
     assert (await at.ask(PAGES % 3, caller="reader"))[0] == 200
     assert "fault in the forward lane" in caplog.text
-    assert at.made.last.kin is None
+    assert at.made.last.observer_memo is None
     assert quiet(at)
 
 
@@ -367,8 +375,8 @@ async def _left(at: LiveWorld) -> float:
 
 async def test_what_may_be_sent_once_more_is_sent_by_the_road(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was kept turned out to be dead."""
-    real = LaneRequest.answered
-    monkeypatch.setattr(LaneRequest, "answered", lambda self, _answer: real(self, None))
+    real = LaneRequest.on_answer
+    monkeypatch.setattr(LaneRequest, "on_answer", lambda self, _answer: real(self, None))
     before = await _left(at)
     asked = len(at.made.up.requests)
     status, _, body = await at.ask(PAGES % 3, caller="reader")
@@ -439,15 +447,15 @@ async def test_who_leaves_before_the_road_takes_over(at: LiveWorld, monkeypatch:
     handed: list[LaneRequest] = []
     connection = next(iter(at.server.connections))
 
-    def told(octets: bytes | None, handover: LaneRequest | None = None) -> None:
+    def deliver(octets: bytes | None, handover: LaneRequest | None = None) -> None:
         assert octets is None
         assert handover is not None
         handed.append(handover)
-        connection._asking = None
+        connection._pending = None
         connection._handover = handover  # type: ignore[attr-defined]
 
     at.made.up.answer = streamed
-    monkeypatch.setattr(type(connection), "told", lambda _self, octets, handover=None: told(octets, handover))
+    monkeypatch.setattr(type(connection), "deliver", lambda _self, octets, handover=None: deliver(octets, handover))
     await at.client.send(at.request(PAGES % 3, caller="reader"))
     await until(lambda: bool(handed))
     assert at.made.up.open == 1

@@ -113,22 +113,22 @@ async def test_a_401_is_of_the_one_that_was_asked(at: LiveWorld, monkeypatch: py
 async def test_where_gitlab_was_not_asked_the_road_chooses_anew(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that the lane had chosen may be at its end by now; what was looked up for it is no other's."""
     real = LaneRequest.taken_on
-    begun: list[LaneRequest] = []
+    handed: list[LaneRequest] = []
 
-    def taken_on(forwarding: LaneRequest) -> None:
-        begun.append(forwarding)
+    def taken_on(lane_request: LaneRequest) -> None:
+        handed.append(lane_request)
         pool(at)._offered = None
-        real(forwarding)
+        real(lane_request)
 
     monkeypatch.setattr(LaneRequest, "taken_on", taken_on)
     at.made.up.at_hand = False
     for page in range(71, 75):
         at.made.up.requests.clear()
         _, _, body = await at.ask(PAGES % page, caller="reader")
-        chosen = begun[-1].credential
+        chosen = handed[-1].credential
         assert chosen is not None
         assert chosen.id != at.made.last.permit_use, "the next in turn"
-        assert begun[-1].prior_lookup is None
+        assert handed[-1].prior_lookup is None
         assert MEMBERS[at.made.last.permit_use] == body.decode() == token_of(at.made.up.requests[0])
         for _ in range(4):
             _, _, body = await at.ask(PAGES % page, caller="reader")

@@ -53,7 +53,7 @@ class Shared(LiveWorld):
     line: TcpRelay
     second: Client
     redis: Any
-    room: Any
+    assembly: Any
     link: Any
     ahead_s = 0.0
 
@@ -63,13 +63,13 @@ class Shared(LiveWorld):
     leases = property(lambda self: self.redis.keys("{ggw:cache}:lease:*"))
     lookups = property(lambda self: self.redis.info("commandstats")["cmdstat_mget"]["calls"])
     # Of each flight, here.
-    waiters = property(lambda self: [len(one.waiters) for one in self.room.cache._fetcher.flights._table.values()])
+    waiters = property(lambda self: [len(one.waiters) for one in self.assembly.cache._fetcher.flights._table.values()])
     remaining = property(lambda self: round(self.made.last.limit_remaining))
 
     def kept(self) -> list[tuple[bytes, Any]]:
         """What Redis holds, less its times."""
-        store, found = self.room.redis, []
-        keys = {name: key for key, name in (store._names._young.old | store._names._young).items()}
+        store, found = self.assembly.redis, []
+        keys = {name: key for key, name in (store._names._current.previous | store._names._current).items()}
         for name in self.redis.keys("{ggw:cache}:value:*"):
             _, (entry,) = store._codec.decode(keys[name], self.redis.get(name))
             # When GitLab made it a private cache never asks: the lane does not read it.
@@ -80,8 +80,8 @@ class Shared(LiveWorld):
         """Nothing is stored, here or there."""
         for name in self.redis.keys("{ggw:cache}:value:*"):
             self.redis.delete(name)
-        if self.room.levels is not None:
-            self.room.levels._reset()
+        if self.assembly.levels is not None:
+            self.assembly.levels._reset()
 
     def forget(self) -> None:
         """What happened so far."""
@@ -122,7 +122,7 @@ class Shared(LiveWorld):
         return held
 
     def _hold_at(self, name: str) -> None:
-        leases = self.room.leases
+        leases = self.assembly.leases
         real = getattr(leases, name)
 
         def asks(*given: Any) -> Any:
@@ -145,9 +145,9 @@ async def shared(directory: Path, redis_port: int, cached: str, first: int = 900
             async with port(directory, PLENTY + CACHES[cached] + SECRETS + stores) as at:
                 at.__class__ = Shared
                 assert isinstance(at, Shared)
-                at.line, at.redis, at.room = line, client, at.made.made.cache_assembly
-                at.link = at.room.redis._link
-                assert type(at.room.store) is (TwoLevelCacheStore if cached == REUSED else RedisCacheStore)
+                at.line, at.redis, at.assembly = line, client, at.made.made.cache_assembly
+                at.link = at.assembly.redis._link
+                assert type(at.assembly.store) is (TwoLevelCacheStore if cached == REUSED else RedisCacheStore)
                 at.second = Client(*await asyncio.open_connection("127.0.0.1", at.port))
                 with closing(at.second.writer):
                     await _ready(at, first)
@@ -159,15 +159,15 @@ async def shared(directory: Path, redis_port: int, cached: str, first: int = 900
 
 async def _ready(at: Shared, first: int) -> None:
     """No clock ends a wait, and no sign of life that comes just now keeps a request off the lane."""
-    gateway, levels = at.made.gateway, at.room.levels
+    gateway, levels = at.made.gateway, at.assembly.levels
     assert at.link._keeper is None, "not connected yet"
-    at.link.place = RedisEndpoint(parse_address(f"redis://127.0.0.1:{at.line.port}/0"))
+    at.link.endpoint = RedisEndpoint(parse_address(f"redis://127.0.0.1:{at.line.port}/0"))
     for link in (at.link, at.made.stages.limits._buckets._link):  # type: ignore[attr-defined]
         link._timeout_s = 2 * SOON_S
     gateway._wall = gateway.forward_lane.wall = lambda: NOW + at.ahead_s
     await at.body(first)
     if levels is not None:
-        at.room.leases._wait_s = 2 * SOON_S
+        at.assembly.leases._wait_s = 2 * SOON_S
         await until(lambda: levels.trusted)
         levels._subscriber._unread = select.poll()
     for page in (first + 1, first + 2, first + 3):
@@ -433,7 +433,7 @@ async def test_a_write_that_overtakes_an_answer(opens: Opens, cached: str, step:
         if there:
             assert (await other.made.ask("POST", "/api/v4/projects/1/issues", caller="reader")).status == 200
         else:
-            writing = asyncio.ensure_future(at.room.store.purge((b"project:1",)))
+            writing = asyncio.ensure_future(at.assembly.store.purge((b"project:1",)))
             await until(lambda: bool(at.redis.keys("{ggw:cache}:purged:*")))
         held.go()
         at.line.release()

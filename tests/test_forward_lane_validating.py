@@ -168,7 +168,7 @@ async def test_polling_is_answered_on_the_lane(at: LiveWorld) -> None:
         assert at.forwarded
     assert [x.cache_status for x in at.made.seen.exchanges] == ["revalidated"] * 3
     assert [x.upstream_status for x in at.made.seen.exchanges] == [304] * 3
-    assert len({id(x.kin) for x in at.made.seen.exchanges}) == 1
+    assert len({id(x.observer_memo) for x in at.made.seen.exchanges}) == 1
     assert len(at.made.up.requests) == 3
 
 
@@ -241,8 +241,8 @@ async def test_a_fault_while_it_is_told(
 ) -> None:
     at.made.up.answer = answers(304)
     await stored(at)
-    monkeypatch.setattr(LaneRequest, "_told", lambda *_: 1 / 0)
+    monkeypatch.setattr(LaneRequest, "_render_stored", lambda *_: 1 / 0)
     assert (await at.ask(PAGES % 7, caller="reader"))[0] == 200
     assert "fault in the forward lane" in caplog.text
-    assert at.made.last.kin is None
+    assert at.made.last.observer_memo is None
     assert quiet(at)

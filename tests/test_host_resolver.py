@@ -72,7 +72,7 @@ async def test_who_asks_meanwhile_is_told_the_same_and_who_asks_later_asks_anew(
 
 
 async def test_one_that_takes_long_is_not_waited_for_alone_but_few_are_asked(resolver: Resolver) -> None:
-    names = HostResolver("gitlab.internal", 80, late_s=0.0)
+    names = HostResolver("gitlab.internal", 80, slow_s=0.0)
     asking = [asyncio.ensure_future(names.addresses()) for _ in range(9)]
     while resolver.asked < 6:
         await asyncio.sleep(0.001)
@@ -122,7 +122,7 @@ AWAY = socket.gaierror(socket.EAI_AGAIN, "later")
 
 async def test_a_question_that_is_lost_takes_nobody_along(questions: Questions) -> None:
     """A datagram is lost now and then, and the system waits five seconds for its answer."""
-    names = HostResolver("gitlab.internal", 80, late_s=0.0)
+    names = HostResolver("gitlab.internal", 80, slow_s=0.0)
     asking = [asyncio.ensure_future(names.addresses()) for _ in range(3)]
     await questions.until(2)
     questions.asked[1].put(list(FOUND))
@@ -131,7 +131,7 @@ async def test_a_question_that_is_lost_takes_nobody_along(questions: Questions) 
 
 async def test_a_late_answer_is_told_to_who_waits_then(questions: Questions) -> None:
     """Where the first of two resolvers is dead each look-up takes five seconds, longer than anybody waits."""
-    names = HostResolver("gitlab.internal", 80, late_s=0.0)
+    names = HostResolver("gitlab.internal", 80, slow_s=0.0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):
             await names.addresses()
@@ -145,7 +145,7 @@ async def test_a_late_answer_is_told_to_who_waits_then(questions: Questions) -> 
 
 
 async def test_the_newest_answer_is_believed_that_there_is_none(questions: Questions) -> None:
-    names = HostResolver("gitlab.internal", 80, late_s=0.0)
+    names = HostResolver("gitlab.internal", 80, slow_s=0.0)
     asking = asyncio.ensure_future(names.addresses())
     await questions.until(6)
     questions.asked[-1].put(AWAY)

@@ -29,7 +29,7 @@ def write(directory: Path, text: str) -> str:
     return str(file)
 
 
-class Desk:
+class Commands:
     """One configuration, and what its commands print."""
 
     def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,11 +51,11 @@ class Desk:
 
 
 @pytest.fixture
-def keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Desk:
-    return Desk(tmp_path, capsys)
+def keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(tmp_path, capsys)
 
 
-def test_keys_live_from_new_to_revoke(keys: Desk) -> None:
+def test_keys_live_from_new_to_revoke(keys: Commands) -> None:
     first = keys("new", "bot", "--expires", "90d", "--cidr", "192.0.2.0/24", "--cidr", "2001:db8::/32", "--note", "portal")
     assert is_well_formed(first)
     newer = keys("rotate", "bot", "--overlap", "2h")
@@ -80,13 +80,13 @@ def _at(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def test_a_key_replaced_without_overlap_ends_at_once(keys: Desk) -> None:
+def test_a_key_replaced_without_overlap_ends_at_once(keys: Commands) -> None:
     keys("new", "bot")
     keys("rotate", "bot", "--overlap", "0s")
     assert [row["state"] for row in keys.rows("bot")] == ["revoked", "live"]
 
 
-def test_a_command_that_reads_makes_nothing(keys: Desk, tmp_path: Path) -> None:
+def test_a_command_that_reads_makes_nothing(keys: Commands, tmp_path: Path) -> None:
     for arguments in (["list"], ["revoke", "key_0123456789ab"], ["rotate", "bot"]):
         keys(*arguments, code=FAILED)
         assert keys.err.startswith(f"failed: state_dir {tmp_path}/state is missing: ")
@@ -99,7 +99,7 @@ def test_a_command_that_reads_makes_nothing(keys: Desk, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "state").glob("keys.db")] == []
 
 
-def test_rotation_asks_which_where_there_are_two(keys: Desk) -> None:
+def test_rotation_asks_which_where_there_are_two(keys: Commands) -> None:
     keys("new", "app")
     keys("rotate", "bot", code=REFUSED)
     assert "no live key to replace" in keys.err
@@ -114,7 +114,7 @@ def test_rotation_asks_which_where_there_are_two(keys: Desk) -> None:
     assert [row["state"] for row in keys.rows("bot")] == ["revoked", "live", "live"]
 
 
-def test_a_key_made_elsewhere_is_let_in_by_its_hash(keys: Desk) -> None:
+def test_a_key_made_elsewhere_is_let_in_by_its_hash(keys: Commands) -> None:
     key = new_key(secrets.token_bytes(32)).reveal()
     hashed = hashlib.sha256(key.encode()).hexdigest()
     assert keys("import", "bot", hashed, "--not-before", "1h", "--expires", "2h") == ""
@@ -142,14 +142,14 @@ def test_a_key_made_elsewhere_is_let_in_by_its_hash(keys: Desk) -> None:
     ],
     ids=" ".join,
 )
-def test_what_makes_no_key_is_refused_and_nothing_is_stored(keys: Desk, arguments: list[str]) -> None:
+def test_what_makes_no_key_is_refused_and_nothing_is_stored(keys: Commands, arguments: list[str]) -> None:
     keys("new", "app")
     keys(*arguments, code=REFUSED)
     assert keys.err
     assert [row["identity"] for row in keys.rows()] == ["app"]
 
 
-def test_the_list_shows_what_bounds_a_key_and_its_note(keys: Desk) -> None:
+def test_the_list_shows_what_bounds_a_key_and_its_note(keys: Commands) -> None:
     keys("new", "bot", "--not-before", "2h", "--expires", "3h", "--cidr", "192.0.2.0/24", "--note", "portal, production")
     (row,) = keys.rows()
     assert main(["keys", "list", "--config", keys.file]) == OK
@@ -159,7 +159,7 @@ def test_the_list_shows_what_bounds_a_key_and_its_note(keys: Desk) -> None:
     ), line
 
 
-def test_a_stored_key_whose_end_can_not_be_told_is_listed_still(keys: Desk, tmp_path: Path) -> None:
+def test_a_stored_key_whose_end_can_not_be_formatted_is_listed_still(keys: Commands, tmp_path: Path) -> None:
     keys("new", "bot", "--expires", "90d")
     with contextlib.closing(sqlite3.connect(tmp_path / "state" / "keys.db")) as store, store:
         store.execute("UPDATE keys SET expires_at = 260000000000.0")
@@ -177,7 +177,7 @@ class Full(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
-def unseen(keys: Desk, *arguments: str, output: io.StringIO | None, code: int) -> str:
+def unseen(keys: Commands, *arguments: str, output: io.StringIO | None, code: int) -> str:
     """What is said where standard output can't be written to."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "stdout", output)
@@ -185,7 +185,7 @@ def unseen(keys: Desk, *arguments: str, output: io.StringIO | None, code: int) -
     return keys.capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_key_that_could_not_be_shown_is_revoked(keys: Desk) -> None:
+def test_a_key_that_could_not_be_shown_is_revoked(keys: Commands) -> None:
     said = unseen(keys, "new", "bot", output=Full(), code=FAILED)
     (row,) = keys.rows()
     assert row["state"] == "revoked"
@@ -202,7 +202,7 @@ def test_a_key_that_could_not_be_shown_is_revoked(keys: Desk) -> None:
     keys("new", "bot")
 
 
-def test_a_key_that_could_be_neither_shown_nor_revoked_is_named(keys: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_could_be_neither_shown_nor_revoked_is_named(keys: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(*_: object) -> None:
         raise StoreUnavailable("unplugged")
 
@@ -212,7 +212,7 @@ def test_a_key_that_could_be_neither_shown_nor_revoked_is_named(keys: Desk, monk
     assert (row["state"], said.endswith(f", nor revoked: gitlab-gateway keys revoke {row['id']}")) == ("live", True)
 
 
-def test_no_key_is_made_where_nobody_would_see_it(keys: Desk) -> None:
+def test_no_key_is_made_where_nobody_would_see_it(keys: Commands) -> None:
     keys("new", "app")
     for arguments in (["new", "bot"], ["rotate", "bot"]):
         assert "nobody would see the key" in unseen(keys, *arguments, output=None, code=REFUSED)
@@ -257,7 +257,7 @@ def test_an_id_that_no_configuration_takes_makes_no_admin_key(capsys: pytest.Cap
     assert (shown.out, "'a b' is not an id" in shown.err) == ("", True)
 
 
-def test_what_no_shell_can_spell_is_no_key(keys: Desk) -> None:
+def test_what_no_shell_can_spell_is_no_key(keys: Commands) -> None:
     keys("new", "bot")
     for arguments in (["revoke", "\udce9"], ["rotate", "bot", "--key", "\udce9"]):
         keys(*arguments, code=REFUSED)

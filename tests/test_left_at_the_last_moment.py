@@ -18,10 +18,10 @@ from tests.fakes.world import CONFIGURATION, SECRETS
 
 PAGES = "/api/v4/projects/1/issues?page=%d"
 MOMENTS: dict[str, tuple[type, str]] = {
-    "the buckets have answered, short lane": (_PendingAnswer, "decided"),
-    "the buckets have answered": (LaneRequest, "decided"),
-    "the store has answered": (LaneRequest, "led"),
-    "GitLab has answered": (LaneRequest, "answered"),
+    "the buckets have answered, short lane": (_PendingAnswer, "on_decision"),
+    "the buckets have answered": (LaneRequest, "on_decision"),
+    "the store has answered": (LaneRequest, "on_lead"),
+    "GitLab has answered": (LaneRequest, "on_answer"),
 }
 
 
@@ -49,7 +49,7 @@ async def test_it_left_once(
             connection.transport.close()  # as the end of what a client sends does, read just before
             real(self, *told)
             if drained:
-                asking = connection._asking
+                asking = connection._pending
                 assert asking is not None
                 assert asking[0].drained() == b""
 

@@ -70,7 +70,7 @@ async def test_at_once_nobody_is_refused_who_may_wait() -> None:
         said = stage.refuse_now(takes(limit, limit.id), principal())
         assert said is not None
         assert not said.allowed
-    hot, other = stage.hottest.top(2, said.now)
+    hot, other = stage.top_talkers.top(2, said.now)
     assert (hot.asked, hot.refused) == (6, 3), "who is sent on is counted where it ends"
     assert (other.asked, other.refused) == (1, 1)
 

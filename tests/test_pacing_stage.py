@@ -130,8 +130,8 @@ async def gateways(url: str, *credentials: str) -> AsyncIterator[tuple[PacingSta
 async def test_what_one_gateway_heard_of_gitlab_slows_the_others(redis_url: str) -> None:
     async with gateways(redis_url, "sa", "unused") as (one, other):
         one.learn("sa", ResponseHead(429, ((b"Retry-After", b"30"),)))
-        await one.exchange()
-        await other.exchange()
+        await one.sync()
+        await other.sync()
         with pytest.raises(Rejection) as refused:
             await other.await_turn("sa", bot(), "1")
         assert 20 < int(refused.value.headers[0][1]) <= 30
@@ -141,20 +141,20 @@ async def test_what_one_gateway_heard_of_gitlab_slows_the_others(redis_url: str)
 async def test_a_pace_is_everybodys(redis_url: str) -> None:
     async with gateways(redis_url, "sa") as (one, other):
         one.learn("sa", ResponseHead(200, told(600, 0, 60)))
-        await one.exchange()
-        await other.exchange()
-        assert other.told("sa").rate == pytest.approx(one.told("sa").rate)
+        await one.sync()
+        await other.sync()
+        assert other.report("sa").rate == pytest.approx(one.report("sa").rate)
         one.learn("sa", ResponseHead(200, told(1, 599, 120)))
-        await one.exchange()
-        await other.exchange()
-        assert other.told("sa").rate == 0
+        await one.sync()
+        await other.sync()
+        assert other.report("sa").rate == 0
 
 
 async def test_nobody_is_told_what_changed_nothing(redis_url: str) -> None:
     async with gateways(redis_url, "sa") as (one, _):
         one.learn("sa", ResponseHead(200, told(1, 599, 60)))
         one.learn("sa", ResponseHead(200, ()))
-        await one.exchange()
+        await one.sync()
         with redis.Redis.from_url(redis_url) as client:
             assert client.keys() == []
 
@@ -165,10 +165,10 @@ async def test_news_is_told_and_heard_by_itself_until_closed(redis_url: str) -> 
         other.start()
         one.learn("sa", ResponseHead(429, ((b"Retry-After", b"30"),)))
         async with asyncio.timeout(30):
-            while not other.told("sa").blocked_s:
+            while not other.report("sa").blocked_s:
                 await asyncio.sleep(0.02)
         one.close()
-        (task,) = [task for task in asyncio.all_tasks() if task is one._follower]
+        (task,) = [task for task in asyncio.all_tasks() if task is one._sync_task]
         with pytest.raises(asyncio.CancelledError):
             await task
 
@@ -178,14 +178,14 @@ async def test_what_could_not_be_told_is_told_when_redis_is_back(start_redis: An
     async with gateways(server.url, "sa") as (one, other):
         server.stop()
         one.learn("sa", ResponseHead(429, ((b"Retry-After", b"30"),)))
-        await one.exchange()
-        await other.exchange()
+        await one.sync()
+        await other.sync()
         await other.await_turn("sa", bot(), "1")  # heard nothing yet
         server.start()
         async with asyncio.timeout(30):
-            while not other.told("sa").blocked_s:
-                await one.exchange()
-                await other.exchange()
+            while not other.report("sa").blocked_s:
+                await one.sync()
+                await other.sync()
                 await asyncio.sleep(0.02)
 
 

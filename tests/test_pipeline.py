@@ -45,7 +45,7 @@ ROAD = [
     "tokens.credential",
     "cache.fetch",
     "upstream.send",
-    "dialect.beside",
+    "dialect.merged_parts",
 ]
 
 
@@ -206,7 +206,7 @@ class Written:
 async def test_what_is_not_a_read_is_written_down_before_it_goes_up(
     made: World, method: str, closed: bool, asked: bool
 ) -> None:
-    made.gateway.stages = msgspec.structs.replace(made.stages, record=(record := Written(closed=closed)))
+    made.gateway.stages = msgspec.structs.replace(made.stages, audit=(record := Written(closed=closed)))
     down = await made.ask(method, PROJECT)
     assert (down.status, bool(record.asked)) == ((503, True) if asked else (200, False))
     assert len(made.up.requests) == (not asked)
@@ -425,7 +425,7 @@ async def test_how_long_one_took_is_told_by_the_clock_it_began_by(made: World) -
 
 
 def test_all_that_is_under_way_is_in_flight(made: World) -> None:
-    made.gateway.active, made.gateway.lane.asking, made.gateway.forward_lane.active = 1, 2, 4
+    made.gateway.active, made.gateway.lane.pending, made.gateway.forward_lane.active = 1, 2, 4
     assert made.gateway.in_flight == 7
 
 
@@ -482,7 +482,7 @@ async def test_an_own_tokens_401_is_told_to_who_believed_it(made: World) -> None
     made.up.answer = answering(401, JSON, body=b'{"message":"401 Unauthorized"}')
     down = await made.ask("GET", PROJECT)
     assert (down.status, down.code, down.written) == (401, "", b'{"message":"401 Unauthorized"}')
-    assert "authenticator.refused_upstream" in made.calls
+    assert "authenticator.report_401" in made.calls
     assert "tokens.refused" not in made.calls
 
 

@@ -19,8 +19,8 @@ WEB, API = PlaceLookup(ReferenceKind.PROJECT, "a/web"), PlaceLookup(ReferenceKin
 BOT = Principal("bot", PrincipalKind.KEY, "bot")
 
 
-class Asked:
-    """The parts of a road that are asked: credentials `one` and `two`, and what each is told of places."""
+class FakeStages:
+    """The stages that are asked: credentials `one` and `two`, and what each is told of places."""
 
     def __init__(self, **answers: dict[PlaceLookup, Place] | Rejection) -> None:
         self.answers = answers
@@ -52,9 +52,9 @@ class Asked:
         room: Callable[[], Awaitable[None]] | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
     ) -> Resolved:
-        for ahead in (room, turn):
-            if ahead is not None:
-                await ahead()
+        for waits in (room, turn):
+            if waits is not None:
+                await waits()
         answer: Any = self.answers[credential.id]
         if isinstance(answer, Rejection):
             raise answer
@@ -65,12 +65,12 @@ def failure(code: Code = Code.PLACE_UNAVAILABLE) -> Rejection:
     return Rejection(code, 503, "503 Service Unavailable")
 
 
-async def asked(asks: Asked, *lookups: PlaceLookup) -> dict[PlaceLookup, Place]:
+async def asked(asks: FakeStages, *lookups: PlaceLookup) -> dict[PlaceLookup, Place]:
     return await resolve(cast("Stages", asks), lookups, BOT)
 
 
 async def test_the_credential_at_hand_is_not_waited_for() -> None:
-    asks = Asked(one={WEB: Place("1", "a/web")})
+    asks = FakeStages(one={WEB: Place("1", "a/web")})
     assert await asked(asks, WEB) == {WEB: Place("1", "a/web")}
     assert asks.waited == []
     asks.at_hand = False
@@ -79,19 +79,19 @@ async def test_the_credential_at_hand_is_not_waited_for() -> None:
 
 
 async def test_each_is_asked_for_what_is_left() -> None:
-    asks = Asked(one={WEB: Place("1", "a/web")}, two={WEB: Place("2", "b/web"), API: Place("7", "a/api")})
+    asks = FakeStages(one={WEB: Place("1", "a/web")}, two={WEB: Place("2", "b/web"), API: Place("7", "a/api")})
     assert await asked(asks, WEB, API) == {WEB: Place("1", "a/web"), API: Place("7", "a/api")}
-    assert await asked(Asked(one={}), WEB) == {}
+    assert await asked(FakeStages(one={}), WEB) == {}
 
 
 async def test_one_that_fails_leaves_it_to_the_others() -> None:
-    asks = Asked(one=failure(), two={WEB: Place("1", "a/web")})
+    asks = FakeStages(one=failure(), two={WEB: Place("1", "a/web")})
     assert await asked(asks, WEB) == {WEB: Place("1", "a/web")}
 
 
 async def test_what_stays_open_behind_a_failure_is_decided_by_nobody() -> None:
     with pytest.raises(Rejection) as refused:
-        await asked(Asked(one=failure(), two={}), WEB)
+        await asked(FakeStages(one=failure(), two={}), WEB)
     assert refused.value.code is Code.PLACE_UNAVAILABLE
 
 
@@ -103,14 +103,14 @@ async def test_who_has_no_room_has_nobody_asked(code: Code) -> None:
         rooms.append(code)
         raise failure(code)
 
-    asks = Asked(one={}, two={WEB: Place("1", "a/web")})
+    asks = FakeStages(one={}, two={WEB: Place("1", "a/web")})
     with pytest.raises(Rejection) as refused:
         await resolve(cast("Stages", asks), (WEB,), BOT, none)
     assert (refused.value.code, rooms) == (code, [code])
 
 
 async def test_a_credential_that_gitlab_limits_leaves_it_to_the_others() -> None:
-    asks = Asked(one={WEB: Place("1", "a/web")}, two={WEB: Place("2", "b/web")})
+    asks = FakeStages(one={WEB: Place("1", "a/web")}, two={WEB: Place("2", "b/web")})
     asks.throttled = {"one"}
     assert await asked(asks, WEB) == {WEB: Place("2", "b/web")}
     asks.throttled = {"one", "two"}

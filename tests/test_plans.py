@@ -58,7 +58,7 @@ def facts(at: LiveWorld) -> list[dict[str, Any]]:
             "upstream_first_byte_s",
             "bytes_out",
             "limit_remaining",
-            "kin",
+            "observer_memo",
         ):
             del told[-1][varying]
         told[-1]["credential_fingerprint"] = bool(x.credential_fingerprint)  # each world has its own key
@@ -133,11 +133,11 @@ async def test_a_credential_that_was_rotated_goes_up_no_more(at: LiveWorld) -> N
     await at.ask(f"{ISSUES}?page=3", caller="reader")
     assert planned(at)
     assert (b"PRIVATE-TOKEN", b"glpat-another-one-00000") in at.made.up.requests[-1].fields
-    (plan,) = at.made.gateway.plans._plans._young.values()
-    (upward,) = plan.example.shared_memo.upward.values()
-    assert b"glpat-another-one-00000" in repr(upward.repeated.behind).encode(), "and the dead one is kept nowhere"
+    (plan,) = at.made.gateway.plans._plans._current.values()
+    (template,) = plan.example.shared_memo.templates.values()
+    assert b"glpat-another-one-00000" in repr(template.repeated.behind).encode(), "and the dead one is kept nowhere"
     await at.ask(f"{ISSUES}?page=4", caller="reader")
-    assert list(plan.example.shared_memo.upward.values()) == [upward], "found out once, not at every page since"
+    assert list(plan.example.shared_memo.templates.values()) == [template], "found out once, not at every page since"
 
 
 async def test_a_changed_limit_is_found_out_once(at: LiveWorld) -> None:

@@ -9,15 +9,15 @@ import textwrap
 
 import pytest
 
-TOLD = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+HANDLED = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 CODE = """
     import asyncio, atexit, os, signal, sys, time, uvloop
     from gateway.process_signals import run_process
     def me():
         os.kill(os.getpid(), int(sys.argv[1]))
     {before}
-    async def main(hear):
-        told = asyncio.Queue()
+    async def main(on_signal):
+        signals = asyncio.Queue()
         {main}
         return 7
     atexit.register(print, "ended")
@@ -34,16 +34,16 @@ def run(number: signal.Signals, main: str, before: str = "", loop: str = "None")
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("number", TOLD)
+@pytest.mark.parametrize("number", HANDLED)
 @pytest.mark.parametrize("loop", LOOPS)
 def test_told_again_when_it_has_gone_it_ends_as_it_was_told_once(number: signal.Signals, loop: str) -> None:
     """Behind the loop, where other threads (those of uvloop for names) are still there."""
-    main = "hear(int(sys.argv[1]), lambda: told.put_nowait(1)); me(); await told.get()\n"
+    main = "on_signal(int(sys.argv[1]), lambda: signals.put_nowait(1)); me(); await signals.get()\n"
     main += "await asyncio.get_running_loop().getaddrinfo('localhost', 1)"
     assert run(number, main, "atexit.register(me); atexit.register(time.sleep, 0.1)", loop) == (7, "ended\n", "")
 
 
-@pytest.mark.parametrize("number", TOLD)
+@pytest.mark.parametrize("number", HANDLED)
 def test_told_at_the_very_end_it_ends_as_it_was_told_once(number: signal.Signals) -> None:
     """When Python has given the signals back already, and takes its modules down."""
     before = """class Last:
@@ -53,36 +53,36 @@ last = Last()"""
     assert run(number, "pass", before) == (7, "ended\n", "")
 
 
-@pytest.mark.parametrize("number", TOLD)
+@pytest.mark.parametrize("number", HANDLED)
 @pytest.mark.parametrize("loop", LOOPS)
-def test_what_comes_before_it_is_heard_is_kept(number: signal.Signals, loop: str) -> None:
+def test_what_comes_before_it_is_handled_is_kept(number: signal.Signals, loop: str) -> None:
     main = "me(); await asyncio.sleep(0.1)\n"
-    main += "hear(int(sys.argv[1]), lambda: told.put_nowait(1)); await told.get()"
+    main += "on_signal(int(sys.argv[1]), lambda: signals.put_nowait(1)); await signals.get()"
     assert run(number, main, "", loop) == (7, "ended\n", "")
 
 
-@pytest.mark.parametrize("number", TOLD)
-def test_what_was_ignored_is_heard(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", HANDLED)
+def test_what_was_ignored_is_handled(number: signal.Signals) -> None:
     """A shell has what it starts in the background ignore interrupts."""
-    main = "hear(int(sys.argv[1]), lambda: told.put_nowait(1)); me(); await told.get()"
+    main = "on_signal(int(sys.argv[1]), lambda: signals.put_nowait(1)); me(); await signals.get()"
     assert run(number, main, "signal.signal(int(sys.argv[1]), signal.SIG_IGN)") == (7, "ended\n", "")
 
 
-def test_each_is_told_and_another_call_takes_the_place_of_the_one_before() -> None:
-    main = """hear(15, lambda: told.put_nowait("first"))
-me(); print(await told.get()); me(); print(await told.get())
-hear(15, lambda: told.put_nowait("second"))
-me(); print(await told.get())"""
+def test_each_is_handled_and_another_callback_takes_the_place_of_the_one_before() -> None:
+    main = """on_signal(15, lambda: signals.put_nowait("first"))
+me(); print(await signals.get()); me(); print(await signals.get())
+on_signal(15, lambda: signals.put_nowait("second"))
+me(); print(await signals.get())"""
     assert run(signal.SIGTERM, main) == (7, "first\nfirst\nsecond\nended\n", "")
 
 
-def test_what_was_kept_is_told_once() -> None:
+def test_what_was_pending_is_handled_once() -> None:
     """Not again to the call that takes the first one's place."""
-    main = """from gateway.process_signals import _Told
-kept = _Told(asyncio.get_running_loop())
-kept._tell(15)
-kept.hear(15, lambda: print("first"))
-kept.hear(15, lambda: print("second"))
+    main = """from gateway.process_signals import _Dispatcher
+dispatcher = _Dispatcher(asyncio.get_running_loop())
+dispatcher._dispatch(15)
+dispatcher.on_signal(15, lambda: print("first"))
+dispatcher.on_signal(15, lambda: print("second"))
 await asyncio.sleep(0)"""
     assert run(signal.SIGTERM, main) == (7, "first\nended\n", "")
 
@@ -97,7 +97,7 @@ def test_one_that_fails_ends_as_it_fails() -> None:
     assert run(signal.SIGTERM, "raise SystemExit(3)", "atexit.register(me)") == (3, "ended\n", "")
 
 
-@pytest.mark.parametrize("number", TOLD)
+@pytest.mark.parametrize("number", HANDLED)
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_thread_that_was_there_before_ends_nobody_and_keeps_nothing_back(number: signal.Signals, loop: str) -> None:
     """As somebody's tracer starts one; the system may tell it as well as any other, while the loop sleeps."""
@@ -109,12 +109,12 @@ def alone():
         time.sleep(0.001)
     signal.pthread_kill(threading.get_ident(), int(sys.argv[1]))
 threading.Thread(target=alone, daemon=True).start()"""
-    main = "hear(int(sys.argv[1]), lambda: told.put_nowait(1)); held.set(); await told.get()"
+    main = "on_signal(int(sys.argv[1]), lambda: signals.put_nowait(1)); held.set(); await signals.get()"
     assert run(number, main, before, loop) == (7, "ended\n", "")
 
 
 @pytest.mark.parametrize("main", ["", "await asyncio.to_thread(print)"], ids=["here", "later"])
-def test_where_no_thread_can_be_started_the_limit_is_told(main: str) -> None:
+def test_where_no_thread_can_be_started_the_limit_is_reported(main: str) -> None:
     """As a container's `--pids-limit`, a unit's `TasksMax=` or a user's `ulimit -u` does it."""
     before = f"""import threading
 start, left = threading.Thread.start, [None] * {len(main) > 0}

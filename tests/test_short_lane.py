@@ -57,13 +57,13 @@ async def test_octet_for_octet_what_the_road_says(at: LiveWorld, caller: str, li
         head = await at.client.reader.readuntil(b"\r\n\r\n")
         said.append((head, b"" if status == 304 else await at.client.reader.readexactly(2)))
     assert [head[9:12] for head, _ in said] == [b"%d" % status] * 4
-    stages, lane = said[0], said[3]
+    road, lane = said[0], said[3]
     assert at.short
-    assert VARYING.sub(rb"\1", lane[0]) == VARYING.sub(rb"\1", stages[0])
-    assert lane[1] == stages[1]
+    assert VARYING.sub(rb"\1", lane[0]) == VARYING.sub(rb"\1", road[0])
+    assert lane[1] == road[1]
     facts = [{name: getattr(x, name) for name in x.__struct_fields__} for x in at.made.seen.exchanges[1:]]
     for one in facts:
-        del one["request_id"], one["started_at"], one["upstream_s"], one["kin"]
+        del one["request_id"], one["started_at"], one["upstream_s"], one["observer_memo"]
         assert one.pop("bytes_out") > 200
     assert facts[3].pop("limit_remaining") == pytest.approx(facts[0].pop("limit_remaining") - 3, abs=0.5)
     assert facts[3] == facts[0], "the audit and the metrics can't tell the two apart"
@@ -90,13 +90,13 @@ async def test_what_is_told_of_kin_would_be_told_of_each(tmp_path: Path, shadow:
             await at.ask()
         found = at.made.seen.exchanges[:]
     asked = [(x, 0.0001 * number) for number, x in enumerate(found)]
-    assert {x.code for x in found if x.kin} == ({""} if shadow else {"", "rate_limited"})
-    assert not any(x.kin for x in found if x.limit_near or x.limit_shadow)
+    assert {x.code for x in found if x.observer_memo} == ({""} if shadow else {"", "rate_limited"})
+    assert not any(x.observer_memo for x in found if x.limit_near or x.limit_shadow)
     lines, together, alone = LineRenderer().render(asked, 1.0), Metrics("1"), Metrics("1")
     assert lines == [encode(line_of(x, x.started_at + 1.0, took_s)) for x, took_s in asked]
     for x, took_s in asked:
         together.observe(x, took_s)
-        alone.observe(msgspec.structs.replace(x, kin=None), took_s)
+        alone.observe(msgspec.structs.replace(x, observer_memo=None), took_s)
     assert together.render() == alone.render()
 
 
@@ -330,7 +330,7 @@ async def test_two_callers_with_the_same_words_from_two_places(at: LiveWorld) ->
 
 async def test_a_record_that_is_closed_to_reads_closes_the_lane(at: LiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     await at.learn()
-    monkeypatch.setattr(at.made.gateway.stages.record, "closed", True)
+    monkeypatch.setattr(at.made.gateway.stages.audit, "closed", True)
     await at.ask()
     assert not at.short
 
@@ -363,7 +363,7 @@ async def test_a_fault_in_finding_the_way_is_not_the_clients_either(
 ) -> None:
     await at.learn()
     before = len(at.made.seen.exchanges)
-    monkeypatch.setattr(at.made.gateway.lane, "_way", lambda _: 1 / 0)
+    monkeypatch.setattr(at.made.gateway.lane, "_find_shortcut", lambda _: 1 / 0)
     assert (await at.ask())[0] == 200
     assert len(at.made.seen.exchanges) == before + 1
     assert "fault in the short lane" in caplog.text

@@ -33,10 +33,10 @@ class Far(LiveWorld):
     def store(self) -> RedisBuckets:
         return self.made.made.gateway.stages.limits._buckets  # type: ignore[return-value]
 
-    async def asking(self, count: int = 1) -> None:
+    async def until_pending(self, count: int = 1) -> None:
         """Until so many wait for the buckets."""
         async with asyncio.timeout(SOON_S):
-            while self.made.gateway.lane.asking != count:
+            while self.made.gateway.lane.pending != count:
                 await asyncio.sleep(0)
 
     async def observed(self, count: int) -> None:
@@ -97,7 +97,7 @@ async def test_octet_for_octet_and_fact_for_fact_what_the_road_says(at: Far) -> 
     lefts = [one.pop("limit_remaining") for one in facts]
     assert lefts == [pytest.approx(lefts[0] - place, abs=0.5) for place in range(4)], "each took one"
     for one in facts:
-        del one["request_id"], one["started_at"], one["upstream_s"], one["bytes_out"], one["kin"]
+        del one["request_id"], one["started_at"], one["upstream_s"], one["bytes_out"], one["observer_memo"]
     assert facts[1:] == [facts[0]] * 3
     assert len({x.request_id for x in at.made.seen.exchanges}) == len(at.made.seen.exchanges)
 
@@ -107,12 +107,12 @@ async def test_what_comes_behind_waits_its_turn(at: Far) -> None:
     at.line.hold_answers()
     at.made.up.answer = issues(b"[9]")
     await at.client.send(request(at))
-    await at.asking()
+    await at.until_pending()
     await at.client.send(request(at))
     await at.client.send(request(at, 9) + request(at)[:40])
     for _ in range(20):
         await asyncio.sleep(0)
-    assert (at.made.gateway.lane.asking, at.made.gateway.active) == (1, 0)
+    assert (at.made.gateway.lane.pending, at.made.gateway.active) == (1, 0)
     assert at.made.gateway.in_flight == 1
     at.line.release()
     await at.client.send(request(at)[40:])
@@ -126,7 +126,7 @@ async def test_who_leaves_is_counted_out(at: Far) -> None:
     before = len(at.made.seen.exchanges)
     at.line.hold_answers()
     await at.client.send(request(at))
-    await at.asking()
+    await at.until_pending()
     at.client.reset()
     await at.observed(before + 1)
     last = at.made.last
@@ -140,11 +140,11 @@ async def test_who_leaves_is_counted_out(at: Far) -> None:
 
 
 class Nobody:
-    """An asker that is told nothing."""
+    """A sink that must get nothing."""
 
     gone = False
 
-    def told(self, octets: bytes | None) -> None:
+    def deliver(self, octets: bytes | None) -> None:
         raise AssertionError("nobody asked for it any more")
 
 
@@ -153,10 +153,10 @@ async def test_who_leaves_before_redis_was_asked_takes_nothing(at: Far) -> None:
     left = at.remaining
     head = at.server.head_cache.head(request(at), "127.0.0.1", tls=False)
     assert isinstance(head, RequestHead)
-    asking = at.made.gateway.at_once(head, Nobody())
-    assert asking is not None
-    assert not isinstance(asking, bytes)
-    asking.leave()
+    pending = at.made.gateway.at_once(head, Nobody())
+    assert pending is not None
+    assert not isinstance(pending, bytes)
+    pending.leave()
     assert at.made.last.status == 499
     await at.ask(caller="reader")
     assert at.remaining == left - 1
@@ -165,7 +165,7 @@ async def test_who_leaves_before_redis_was_asked_takes_nothing(at: Far) -> None:
 async def test_a_drain_lets_it_end(at: Far) -> None:
     at.line.hold_answers()
     await at.client.send(request(at))
-    await at.asking()
+    await at.until_pending()
     at.server.draining = True
     at.server.pre_shutdown()
     ending = asyncio.ensure_future(at.server.shutdown(SOON_S))
@@ -182,7 +182,7 @@ async def test_a_drain_that_ends_first_says_so(at: Far) -> None:
     at.line.hold_answers()
     before = len(at.made.seen.exchanges)
     await at.client.send(request(at))
-    await at.asking()
+    await at.until_pending()
     at.server.pre_shutdown()
     await at.server.shutdown(0.01)
     status, fields, body = await at.client.answer()
@@ -205,7 +205,7 @@ async def test_a_drain_that_ends_first_says_so(at: Far) -> None:
 async def test_when_redis_dies_the_policy_decides(at: Far) -> None:
     at.line.hold()
     await at.client.send(request(at))
-    await at.asking()
+    await at.until_pending()
     before = len(at.made.seen.exchanges)
     await at.line.cut()
     assert (await at.client.answer())[0] == 200
@@ -216,7 +216,7 @@ async def test_when_redis_dies_and_the_policy_is_closed_the_road_says_so(tmp_pat
     async with far(tmp_path, redis_server.port, more=", on_error: {buckets: closed}") as at:
         at.line.hold()
         await at.client.send(request(at))
-        await at.asking()
+        await at.until_pending()
         before = len(at.made.seen.exchanges)
         await at.line.cut()
         status, fields, _ = await at.client.answer()
@@ -243,14 +243,14 @@ async def test_a_refusal_by_redis_is_the_roads_at_first_and_then_short(
             assert "limits.admit_soon" in at.made.calls
             assert (len(at.made.seen.exchanges), at.made.gateway.in_flight) == (before + 1, 0)
             assert (at.made.last.status, at.made.last.code, at.made.last.cache_status) == (429, "rate_limited", "")
-        (hot,) = at.made.stages.limits.hottest.top(1, taken.now)
+        (hot,) = at.made.stages.limits.top_talkers.top(1, taken.now)
         assert (hot.asked, hot.refused) == (len(at.made.seen.exchanges), 2)
 
 
 async def test_a_key_that_is_revoked_meanwhile_lets_this_one_end(at: Far) -> None:
     at.line.hold_answers()
     await at.client.send(request(at))
-    await at.asking()
+    await at.until_pending()
     at.made.made.gateway.stages.authenticator._keys._known.drop_where(lambda _: True)  # type: ignore[attr-defined]
     at.line.release()
     assert (await at.client.answer())[0] == 200
@@ -267,7 +267,7 @@ async def test_many_in_one_turn(tmp_path: Path, redis_url: str, redis_server: Re
         left = at.remaining
         for other in others:
             other.writer.write(request(at))
-        await at.asking(count)
+        await at.until_pending(count)
         at.line.release()
         lefts = sorted([int(dict((await other.answer())[1])[b"RateLimit-Remaining"]) for other in others])
         assert lefts[-1] - lefts[0] >= count - 10, "some flowed back meanwhile"
@@ -297,7 +297,7 @@ async def test_a_fault_of_the_lane_is_nobodys_else(
     at.line.hold_answers()
     await at.client.send(request(at))
     await other.send(request(at))
-    await at.asking(2)
+    await at.until_pending(2)
     at.line.release()
     assert [(await one.answer())[0] for one in (at.client, other)] == [200, 200]
     assert "fault in the short lane" in caplog.text
@@ -309,7 +309,7 @@ async def test_a_fault_of_the_lane_is_nobodys_else(
 async def test_others_are_served_meanwhile(at: Far) -> None:
     at.line.hold_answers()
     await at.client.send(request(at))
-    await at.asking()
+    await at.until_pending()
     other = Client(*await asyncio.open_connection("127.0.0.1", at.port))
     await other.send(b"GET /api/v4/projects HTTP/1.1\r\nHost: git.example.com\r\n\r\n")
     assert (await other.answer())[0] == 401

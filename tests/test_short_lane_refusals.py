@@ -30,7 +30,7 @@ def facts_for(at: LiveWorld, count: int) -> list[dict[str, object]]:
     """Of the last requests, less what differs from one to the next."""
     found = [{name: getattr(x, name) for name in x.__struct_fields__} for x in at.made.seen.exchanges[-count:]]
     for one in found:
-        del one["request_id"], one["started_at"], one["kin"]
+        del one["request_id"], one["started_at"], one["observer_memo"]
         assert 0 <= one.pop("limit_remaining") < 0.01  # type: ignore[operator]
     return found
 
@@ -66,17 +66,17 @@ async def test_a_refusal_is_octet_for_octet_what_the_road_says(tmp_path: Path, m
         if method == "HEAD":
             await at.ask()  # what follows is not the first word on this connection
         request = at.request(TARGET, line).replace(b"GET", method.encode(), 1)
-        stages, *lane = await refused(at, request)
+        road, *lane = await refused(at, request)
         assert at.short, "the first stage was passed by"
         for one in lane:
-            assert TOLD.sub(rb"\1", one) == TOLD.sub(rb"\1", stages)
+            assert TOLD.sub(rb"\1", one) == TOLD.sub(rb"\1", road)
         facts = facts_for(at, OFTEN)
         assert all(one == facts[0] for one in facts[1:]), "the audit and the metrics can't tell them apart"
         ids = [x.request_id for x in at.made.seen.exchanges]
         assert len(set(ids)) == len(ids)
-        if b"decision:" in stages:
+        if b"decision:" in road:
             assert all(
-                b"urn:gateway:decision:%b" % x.encode() in one for x, one in zip(ids[-OFTEN:], [stages, *lane], strict=True)
+                b"urn:gateway:decision:%b" % x.encode() in one for x, one in zip(ids[-OFTEN:], [road, *lane], strict=True)
             )
 
 
@@ -84,10 +84,10 @@ async def test_a_refusal_has_the_form_of_its_format(tmp_path: Path) -> None:
     async with port(tmp_path, FEW + CACHED) as at:
         for _ in range(5):
             assert (await at.ask())[0] == 200
-        stages, *lane = await refused(at, at.request("/api/v4/projects/1/packages/npm/@acme%2flib"))
-        assert b'"error":"This endpoint has been requested too many times.' in stages
+        road, *lane = await refused(at, at.request("/api/v4/projects/1/packages/npm/@acme%2flib"))
+        assert b'"error":"This endpoint has been requested too many times.' in road
         assert at.short, "the first stage was passed by"
-        assert [TOLD.sub(rb"\1", one) for one in lane] == [TOLD.sub(rb"\1", stages)] * (OFTEN - 1)
+        assert [TOLD.sub(rb"\1", one) for one in lane] == [TOLD.sub(rb"\1", road)] * (OFTEN - 1)
 
 
 async def test_with_redis_what_is_certain_is_said_at_once(tmp_path: Path, redis_url: str) -> None:
@@ -95,11 +95,11 @@ async def test_with_redis_what_is_certain_is_said_at_once(tmp_path: Path, redis_
     async with port(tmp_path, text) as at:
         for _ in range(5):
             assert (await at.ask())[0] == 200
-        stages, *lane = await refused(at, at.request())
+        road, *lane = await refused(at, at.request())
         assert at.short
-        assert "limits.admit_once" not in at.made.calls
+        assert "limits.admit_soon" not in at.made.calls
         for one in lane:
-            assert TOLD.sub(rb"\1", one) == TOLD.sub(rb"\1", stages)
+            assert TOLD.sub(rb"\1", one) == TOLD.sub(rb"\1", road)
         facts = facts_for(at, OFTEN)
         assert all(one == facts[0] for one in facts[1:])
 
@@ -124,10 +124,10 @@ async def test_an_answer_and_a_refusal_of_one_head_whichever_the_buckets_say(tmp
 
 async def test_a_refusal_asks_the_buckets_once(tmp_path: Path) -> None:
     async with port(tmp_path, FEW + CACHED) as at:
-        hottest = at.made.stages.limits.hottest
+        talkers = at.made.stages.limits.top_talkers
         for count in range(1, 12):
             await at.ask()
-            (hot,) = hottest.top(1, at.made.gateway._wall())
+            (hot,) = talkers.top(1, at.made.gateway._wall())
             assert (hot.asked, hot.refused) == (count, max(0, count - 5))
 
 

@@ -107,7 +107,7 @@ async def test_who_wants_to_know_is_told_once_that_it_is_over() -> None:
     flights: Flights[int] = Flights()
     told: list[int] = []
     _, flight = flights.join(b"k")
-    flight.ended = lambda: told.append(1)
+    flight.on_end = lambda: told.append(1)
     flight.land(7)
     flight.abandon()
     assert told == [1]

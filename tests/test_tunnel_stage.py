@@ -172,10 +172,10 @@ async def test_it_is_over_with_the_credential_that_opened_it() -> None:
     client, server = Side(), Side()
     answers = iter([True, True, False])
 
-    async def known() -> bool:
+    async def accepted() -> bool:
         return next(answers)
 
-    assert await relay(client, server, idle_s=60, known=known, check_every_s=0) is Ending.GATEWAY
+    assert await relay(client, server, idle_s=60, check=accepted, check_every_s=0) is Ending.GATEWAY
     assert client.closed
     assert server.closed
     assert list(answers) == []
@@ -185,11 +185,11 @@ async def test_a_credential_that_stays_good_ends_nothing_and_is_asked_about_no_l
     client, server = Side(), Side()
     asked = asyncio.Event()
 
-    async def known() -> bool:
+    async def accepted() -> bool:
         asked.set()
         return True
 
-    running = asyncio.ensure_future(relay(client, server, idle_s=60, known=known))
+    running = asyncio.ensure_future(relay(client, server, idle_s=60, check=accepted))
     await asked.wait()
     client.send(b"x")
     client.send(b"")
@@ -200,9 +200,9 @@ async def test_a_credential_that_stays_good_ends_nothing_and_is_asked_about_no_l
 
 
 async def test_a_fault_in_asking_is_none_of_the_tunnels() -> None:
-    async def known() -> bool:
+    async def accepted() -> bool:
         raise LookupError
 
     with pytest.raises(LookupError):
-        await relay(client := Side(), Side(), idle_s=60, known=known)
+        await relay(client := Side(), Side(), idle_s=60, check=accepted)
     assert client.closed

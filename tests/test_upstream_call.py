@@ -36,7 +36,7 @@ CLAIM = Claim(
     Carrier.PRIVATE_TOKEN,
     sudo="ada",
     target=TARGET.raw,
-    passing=((b"PRIVATE-TOKEN", b"mine"),),
+    upstream_fields=((b"PRIVATE-TOKEN", b"mine"),),
 )
 
 

@@ -73,10 +73,10 @@ def admin_endpoints(
     async def show(_: AdminRequest) -> AdminResponse:
         return AdminResponse(redacted(config))
 
-    async def explain(asked: AdminRequest) -> AdminResponse:
-        if recent is not None and "request_id" in asked.body:
-            return AdminResponse(_explain_past(config, catalogue, recent, msgspec.convert(asked.body, PastRequest)))
-        found = _explained(config, catalogue, msgspec.convert(asked.body, Hypothetical))
+    async def explain(request: AdminRequest) -> AdminResponse:
+        if recent is not None and "request_id" in request.body:
+            return AdminResponse(_explain_past(config, catalogue, recent, msgspec.convert(request.body, PastRequest)))
+        found = _explain_hypothetical(config, catalogue, msgspec.convert(request.body, Hypothetical))
         now = describe(found, await limits.levels(found)) if found.allowed and limits is not None else []
         return AdminResponse(_shown(found, now))
 
@@ -93,14 +93,14 @@ def admin_endpoints(
 
 
 def _limit_endpoints(limit_admin: LimitAdmin) -> tuple[Endpoint, ...]:
-    async def top(asked: AdminRequest) -> AdminResponse:
-        count = asked.query.get("count", "20")
+    async def top(request: AdminRequest) -> AdminResponse:
+        count = request.query.get("count", "20")
         if not (count.isascii() and count.isdecimal() and 0 < len(count) <= 3):
             raise ValueError("count must be a number below 1000")
         return AdminResponse(await limit_admin.top(int(count)))
 
-    async def change(asked: AdminRequest) -> AdminResponse:
-        return AdminResponse(await limit_admin.change(asked.who, asked.peer, asked.body))
+    async def change(request: AdminRequest) -> AdminResponse:
+        return AdminResponse(await limit_admin.change(request.who, request.peer, request.body))
 
     return (
         Endpoint("GET", "/-/limits/top", top, frozenset({"count"})),
@@ -112,14 +112,14 @@ def _credential_endpoints(credential_admin: CredentialAdmin) -> tuple[Endpoint, 
     async def show(_: AdminRequest) -> AdminResponse:
         return AdminResponse(credential_admin.list())
 
-    async def rotate(asked: AdminRequest) -> AdminResponse:
-        named = msgspec.convert(asked.body, NamedCredential)
-        return AdminResponse(await credential_admin.rotate(asked.who, asked.peer, named.credential))
+    async def rotate(request: AdminRequest) -> AdminResponse:
+        named = msgspec.convert(request.body, NamedCredential)
+        return AdminResponse(await credential_admin.rotate(request.who, request.peer, named.credential))
 
     return Endpoint("GET", "/-/credentials", show), Endpoint("POST", "/-/credentials/rotate", rotate)
 
 
-def _explained(config: Config, catalogue: Catalogue, asked: Hypothetical) -> Explained:
+def _explain_hypothetical(config: Config, catalogue: Catalogue, asked: Hypothetical) -> Explained:
     known = [identity.id for identity in config.identities]
     if asked.identity not in (*known, PASSTHROUGH):
         raise ValueError(f"identity: is not one of those configured ({', '.join(known)}), nor `{PASSTHROUGH}`")
@@ -130,9 +130,9 @@ def _explained(config: Config, catalogue: Catalogue, asked: Hypothetical) -> Exp
     return trace(config, asked.identity, asked.method, asked.target, catalogue, caller=asked.caller)
 
 
-def _explain_past(config: Config, catalogue: Catalogue, recent: RecentRequests, asked: PastRequest) -> object:
+def _explain_past(config: Config, catalogue: Catalogue, recent: RecentRequests, past: PastRequest) -> object:
     """What the gateway did with a request, and what each stage would decide about it now."""
-    x = recent.find(asked.request_id)
+    x = recent.find(past.request_id)
     if x is None:
         raise ValueError(
             f"request_id: is not one of the last {MOST} requests at this gateway; look for older ones in the audit"
@@ -141,7 +141,7 @@ def _explain_past(config: Config, catalogue: Catalogue, recent: RecentRequests, 
     if not x.identity or not x.target:
         return answer  # refused before the caller or the target was known
     hypothetical = Hypothetical(x.identity, x.method, x.target.decode("utf-8", "surrogateescape"), x.principal)
-    found = _explained(config, catalogue, hypothetical)
+    found = _explain_hypothetical(config, catalogue, hypothetical)
     return answer | msgspec.to_builtins(_shown(found, []))
 
 

@@ -1,4 +1,4 @@
-"""Gateway keys on the admin port: reads and writes JSON, and leaves what is done to the key office."""
+"""Gateway keys on the admin port: reads and writes JSON, and leaves what is done to ``KeyAdmin``."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ class ShownKey(msgspec.Struct, frozen=True, omit_defaults=True):
 def key_endpoints(key_admin: KeyAdmin) -> tuple[Endpoint, ...]:
     """The endpoints to list, get, create, import, rotate and revoke keys."""
 
-    def of(method: str, path: str, ask: Handler, *query: str) -> Endpoint:
-        async def answer(asked: AdminRequest) -> AdminResponse:
+    def of(method: str, path: str, handle: Handler, *query: str) -> Endpoint:
+        async def answer(request: AdminRequest) -> AdminResponse:
             try:
-                return await ask(key_admin, asked)
+                return await handle(key_admin, request)
             except NoSuchKey as missing:
                 raise AdminRefused(404, str(missing)) from None
             except TermsRefused as refused:
@@ -98,13 +98,13 @@ def key_endpoints(key_admin: KeyAdmin) -> tuple[Endpoint, ...]:
     )
 
 
-async def _list(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
-    page = _number(asked.query.get("page", "1"), "page", 1_000_000)
-    per_page = _number(asked.query.get("per_page", str(_PAGE)), "per_page", _LONGEST_PAGE)
-    state = asked.query.get("state")
+async def _list(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
+    page = _number(request.query.get("page", "1"), "page", 1_000_000)
+    per_page = _number(request.query.get("per_page", str(_PAGE)), "per_page", _LONGEST_PAGE)
+    state = request.query.get("state")
     if state is not None and state not in _STATES:
         raise ValueError(f"state: must be one of {', '.join(_STATES)}")
-    shown = [_shown(record) for record in await key_admin.list(asked.query.get("identity"))]
+    shown = [_shown(record) for record in await key_admin.list(request.query.get("identity"))]
     if state is not None:
         shown = [one for one in shown if one.state == state]
     here = shown[(page - 1) * per_page : page * per_page]
@@ -112,32 +112,32 @@ async def _list(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
     return AdminResponse({"keys": here, **more})
 
 
-async def _get(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
-    return AdminResponse(_shown(await key_admin.get(asked.names["id"])))
+async def _get(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
+    return AdminResponse(_shown(await key_admin.get(request.names["id"])))
 
 
-async def _create(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
-    requested = msgspec.convert(asked.body, NewKey)
-    key, record = await key_admin.issue(_actor(asked), requested.identity, _terms(requested))
+async def _create(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
+    requested = msgspec.convert(request.body, NewKey)
+    key, record = await key_admin.issue(_actor(request), requested.identity, _terms(requested))
     return AdminResponse(msgspec.structs.replace(_shown(record), key=key.reveal()), 201)
 
 
-async def _import(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
-    requested = msgspec.convert(asked.body, ImportedKey)
+async def _import(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
+    requested = msgspec.convert(request.body, ImportedKey)
     return AdminResponse(
-        _shown(await key_admin.import_key(_actor(asked), requested.identity, requested.sha256, _terms(requested))), 201
+        _shown(await key_admin.import_key(_actor(request), requested.identity, requested.sha256, _terms(requested))), 201
     )
 
 
-async def _rotate(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
-    requested = msgspec.convert(asked.body, Rotation)
+async def _rotate(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
+    requested = msgspec.convert(request.body, Rotation)
     expires_at = _seconds(requested.expires_at)
-    key, record = await key_admin.rotate(_actor(asked), asked.names["id"], requested.overlap_s, expires_at=expires_at)
+    key, record = await key_admin.rotate(_actor(request), request.names["id"], requested.overlap_s, expires_at=expires_at)
     return AdminResponse(msgspec.structs.replace(_shown(record), key=key.reveal()), 201)
 
 
-async def _revoke(key_admin: KeyAdmin, asked: AdminRequest) -> AdminResponse:
-    await key_admin.revoke(_actor(asked), asked.names["id"])
+async def _revoke(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
+    await key_admin.revoke(_actor(request), request.names["id"])
     return AdminResponse(None, 204)
 
 
@@ -145,8 +145,8 @@ def _terms(requested: NewKey) -> KeyTerms:
     return KeyTerms(_seconds(requested.not_before), _seconds(requested.expires_at), requested.cidr, requested.note)
 
 
-def _actor(asked: AdminRequest) -> Actor:
-    return Actor(asked.who, "admin", asked.peer, asked.method)
+def _actor(request: AdminRequest) -> Actor:
+    return Actor(request.who, "admin", request.peer, request.method)
 
 
 def _shown(record: KeyRecord) -> ShownKey:

@@ -81,8 +81,8 @@ class AllWorkers:
         each = {worker_id: _decode_readiness(octets) for worker_id, octets in gathered.answers.items()}
         if (
             self._siblings.worker_id in gathered.group_status.worker_ids or not gathered.group_status.worker_ids
-        ):  # else another worker has its place
-            each[self._siblings.worker_id] = self._ready()  # however slow the line is
+        ):  # else another worker has its number
+            each[self._siblings.worker_id] = self._ready()  # however slow the channel is
         return combine_readiness(each, gathered.group_status)
 
 

@@ -122,7 +122,7 @@ class Assembly:
         self.cache_assembly: CacheAssembly
         self.tokens: StaticTokenSource | None = None
         self.credentials: CredentialAssembly | None = None
-        self.passage = _passage(config)
+        self.header_rules = _header_rules(config)
         self.gateway: Gateway
         self.server: TrafficServer
         self.alarms: dict[str, str] = {}
@@ -219,12 +219,12 @@ async def _assemble(parts: Assembly) -> None:
             bandwidth=parts.bandwidth,
             tokens=NoTokens(),
             places=NoPlaces(),
-            passing=parts.passage,
-            answers=AnswerStage(parts.passage),
+            header_rules=parts.header_rules,
+            answers=AnswerStage(parts.header_rules),
             cache=cache,
             upstream=parts.admitting_upstream,
             observers=observers,
-            record=parts.audit,
+            audit=parts.audit,
             anonymous=True,
         )
     else:
@@ -301,15 +301,15 @@ async def _assemble(parts: Assembly) -> None:
                 prefix=entry_settings.prefix,
                 fields=((b"Host", _upstream_host(config)),),
                 by_group_id=rules.by_group_id,
-                learnt=caching.names.learn,
-                heard=lambda credential, head: pacing.learn(credential, head, LOOKUP_OPERATION.name),
+                on_project=caching.names.learn,
+                on_answer=lambda credential, head: pacing.learn(credential, head, LOOKUP_OPERATION.name),
             ),
-            passing=parts.passage,
+            header_rules=parts.header_rules,
             answers=_answers(parts),
             cache=cache,
             upstream=parts.admitting_upstream,
             observers=observers,
-            record=parts.audit,
+            audit=parts.audit,
             anonymous=settings.anonymous is not None,
             tunnel_idle_s=config.upstream.timeouts.tunnel_idle,
         )
@@ -383,7 +383,7 @@ def _upstream_host(config: Config) -> bytes:
     raise AssertionError("upstream.url is required")
 
 
-def _passage(config: Config) -> HeaderRules:
+def _header_rules(config: Config) -> HeaderRules:
     if config.cache.mode is CacheMode.SHARED:
         return HeaderRules(shared=True)
     names = dict.fromkeys(str(url) for url in (config.upstream.external_url, config.upstream.url) if url is not None)
@@ -398,19 +398,19 @@ def _passage(config: Config) -> HeaderRules:
 
 
 def _attribution(config: Config) -> tuple[bytes, bool] | None:
-    told = config.upstream.attribution
-    return None if told is None else ((told.header or "").encode("ascii"), told.user_agent)
+    attribution = config.upstream.attribution
+    return None if attribution is None else ((attribution.header or "").encode("ascii"), attribution.user_agent)
 
 
 def _answers(parts: Assembly) -> AnswerStage:
     config = parts.config
     public = config.listen.public_url
     if not config.upstream.rewrite_json or public is None:
-        return AnswerStage(parts.passage)
+        return AnswerStage(parts.header_rules)
     names = [str(url).rstrip("/") for url in (config.upstream.external_url, config.upstream.url) if url is not None]
     origins = tuple(name.encode() for name in dict.fromkeys(names) if name != str(public).rstrip("/"))
     addresses = JsonUrlRewriter(origins, str(public).rstrip("/").encode()) if origins else None
-    return AnswerStage(parts.passage, addresses, max_bytes=config.cache.max_entry)
+    return AnswerStage(parts.header_rules, addresses, max_bytes=config.cache.max_entry)
 
 
 def _buckets(parts: Assembly) -> BucketStore:

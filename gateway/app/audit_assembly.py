@@ -34,7 +34,9 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
     where = where or audit.sink
     tail = read_tail(where)
     if turns is not None:
-        tail = _whole(tail)  # what looks torn may be a line that another process is writing; the turns see to a torn one
+        tail = _without_torn(
+            tail
+        )  # what looks torn may be a line that another process is writing; the turns see to a torn one
     rotate, durable = audit.rotate, audit.durability is Durability.BEFORE_WRITE
     spool = None
     if audit.on_failure is not OnAudit.DROP:
@@ -44,7 +46,8 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
         rotate_bytes=rotate.size if rotate is not None else 0,
         keep=rotate.keep if rotate is not None else 1,
         torn_in=tail.torn_in,
-        durable=lambda: durable or (spool is not None and spool.used > 0),  # spooled by another, which may have promised it
+        # What is spooled may be another's, which may have promised it.
+        durable=lambda: durable or (spool is not None and spool.used_bytes > 0),
     )
     if turns is not None:
         sink = TurnSink(sink, turns, path=path_of(where))
@@ -61,7 +64,9 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
     if spool is not None and spool.waiting_bytes:
         log.warning("the audit's spool holds %d octets of an earlier process: they are written first", spool.waiting_bytes)
     return AuditLog(
-        AuditWriter(sink, spool, partial_line=tail.torn, torn=torn, tail=lambda: _whole(read_tail(where)), durable=durable),
+        AuditWriter(
+            sink, spool, partial_line=tail.torn, torn=torn, tail=lambda: _without_torn(read_tail(where)), durable=durable
+        ),
         chain=Chain(chain_key(audit_key()), secrets.token_hex(8)) if audit.chain else None,
         after=after,
         before_write=durable,
@@ -69,7 +74,7 @@ def open_audit(config: Config, audit_key: Callable[[], bytes], *, where: str = "
     )
 
 
-def _whole(tail: Tail) -> Tail:
+def _without_torn(tail: Tail) -> Tail:
     return Tail(tail.line, before=tail.before)
 
 

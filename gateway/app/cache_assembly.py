@@ -29,8 +29,8 @@ from ..stores.redis_subscriber import RedisSubscriber
 log = logging.getLogger("gateway.cache")
 
 Handle = Callable[[Downstream], Awaitable[None]]
-_LOOK_S = 0.5
-_BACK_S = 1.0
+_CHECK_EVERY_S = 0.5
+_MAX_BACK_S = 1.0
 
 
 def private_policy(config: Config) -> PrivatePolicy:
@@ -91,7 +91,7 @@ class CacheAssembly:
             self.store = self.redis = far = RedisCacheStore(link, codec)
             if _may_reuse(settings):
                 subscriber = RedisSubscriber(
-                    link.place, channel=GONE_CHANNEL, name=f"{link.name}-ear", clock=time.monotonic
+                    link.endpoint, channel=GONE_CHANNEL, name=f"{link.name}-ear", clock=time.monotonic
                 )
                 self.leases = RedisLeases(link, codec, lambda: far.publishes and subscriber.heard_within(TRUST_S))
                 self.store = self.levels = TwoLevelCacheStore(
@@ -106,17 +106,17 @@ class CacheAssembly:
         if settings.hooks is not None:
             self.watch = HookWatch(self.store, time.monotonic, settings.hooks.max_silence)
         copies = self.levels if self.memory is None else self.memory
-        looking = copies.looking if copies is not None else None
+        finder_for = copies.finder_for if copies is not None else None
         self.cache = PrivateCache(
             self.store,
             private_policy(config),
             names=self.names,
             hooks=self.watch,
-            looking=looking,
+            finder_for=finder_for,
             leases=self.leases,
             local_store=self.memory,
             remote_store=self.levels or self.redis,
-            dressed=_form_digest(config),
+            form_digest=_form_digest(config),
         )
 
     def start(self) -> None:
@@ -135,13 +135,13 @@ class CacheAssembly:
     async def _watch(self) -> None:
         while True:
             self.check_clock(time.time(), time.monotonic())
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_EVERY_S)
 
     def check_clock(self, wall: float, monotonic: float) -> None:
         """Forget what is in memory if the clock has gone back: it would look younger than it is."""
         drift_s = wall - monotonic
         back_s, self._drift_s = self._drift_s - drift_s, drift_s
-        if back_s < _BACK_S:
+        if back_s < _MAX_BACK_S:
             return
         log.warning("the clock went back by %.0f s: the cache in memory is emptied", back_s)
         if self.levels is not None:

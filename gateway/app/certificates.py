@@ -47,9 +47,9 @@ class Certificates:
         self._files = tuple(files)
         self._readers = dict(readers)
         self._expires_at = expires_at
-        self._seen = self._look()
-        self._wanted = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "certificates", _step_back)
+        self._seen = self._states()
+        self._reload_requested = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "certificates", _lower_priority)
         self._task: asyncio.Task[None] | None = None
         self.failing = False
 
@@ -61,7 +61,7 @@ class Certificates:
 
     def reload(self) -> None:
         """Have the files read soon, whether anything changed or not; once more if they are being read at the moment."""
-        self._wanted.set()
+        self._reload_requested.set()
 
     def watch(self, interval_s: float = WATCH_S) -> None:
         """From now on, do what ``reload`` asks for, and check whether any file has changed."""
@@ -81,14 +81,14 @@ class Certificates:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval_s):
-                    await self._wanted.wait()
-            if self._wanted.is_set() or self._look() != self._seen:
-                self._wanted.clear()
+                    await self._reload_requested.wait()
+            if self._reload_requested.is_set() or self._states() != self._seen:
+                self._reload_requested.clear()
                 await self._read()
 
     async def _read(self) -> None:
         # Before the files are read: a change made meanwhile is then found at the next check.
-        self._seen = self._look()
+        self._seen = self._states()
         failing = False
         for setting, read in self._readers.items():
             try:
@@ -106,11 +106,11 @@ class Certificates:
         if not failing:
             log.info("certificates reloaded")
 
-    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+    def _states(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_state(file) for file in self._files)
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     """Lower the priority of this thread alone, which only Linux can do."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):

@@ -53,7 +53,7 @@ class Explained(msgspec.Struct, frozen=True):
 
 
 LevelLookup = Callable[[Explained], Iterable[tuple[str, str]]]
-"""What would become of a request → further stages, about its buckets as they are now."""
+"""From what would become of a request to further stages, about its buckets as they are now."""
 
 
 def explain(
@@ -102,12 +102,12 @@ def trace(
         ("principal", f"{principal.id} ({principal.kind.value})" + (f", team {principal.team}" * bool(principal.team)))
     )
     if principal.kind is PrincipalKind.PASSTHROUGH and not operation.blocked:
-        doors = all_passthroughs(operation)
-        if doors.isdisjoint(config.passthrough):
-            why = f"`passthrough` does not list {' or '.join(sorted(doors))}" if doors else "nothing passes through here"
+        kinds = all_passthroughs(operation)
+        if kinds.isdisjoint(config.passthrough):
+            why = f"`passthrough` does not list {' or '.join(sorted(kinds))}" if kinds else "nothing passes through here"
             lines.append(("principal", f"refused: 401 {Code.UNAUTHENTICATED.value} ({why})"))
             return Explained(False, tuple(lines), 401, Code.UNAUTHENTICATED.value)
-        lines.append(("principal", f"lets through: {', '.join(sorted(doors.intersection(config.passthrough)))}"))
+        lines.append(("principal", f"lets through: {', '.join(sorted(kinds.intersection(config.passthrough)))}"))
     rules = Rules.compile(compiled.rules(config))
     explanation = rules.explain(principal, operation, parsed, method, claim.sudo, screened=True)
     lines += _permit(explanation)
@@ -228,11 +228,11 @@ def _permit(explanation: Explanation) -> list[tuple[str, str]]:
     by = f" by `{explanation.rule}`" if explanation.rule else ""
     lines.append(("permit", f"{explanation.verdict.value.replace('_', ' ')}{by}"))
     if explanation.lookups:
-        asked = ", ".join(f"{lookup.kind.value} {lookup.spelt}" for lookup in explanation.lookups)
+        places = ", ".join(f"{lookup.kind.value} {lookup.spelt}" for lookup in explanation.lookups)
         if explanation.verdict is Verdict.ALLOWED:
-            lines.append(("unresolved", f"{asked}: may have moved: GitLab will be asked where it is now"))
+            lines.append(("unresolved", f"{places}: may have moved: GitLab will be asked where it is now"))
         else:
-            lines.append(("unresolved", f"{asked}: spelt differently from the rules, which counts as not allowed"))
+            lines.append(("unresolved", f"{places}: spelt differently from the rules, which counts as not allowed"))
     return lines
 
 

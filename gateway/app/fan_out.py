@@ -17,7 +17,7 @@ from ..edge.admin import AdminRequest, AdminResponse, Endpoint
 from .siblings import Siblings
 
 _encode = msgspec.json.Encoder().encode
-_decode_asked = msgspec.json.Decoder(AdminRequest).decode
+_decode_request = msgspec.json.Decoder(AdminRequest).decode
 _decode_json: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
 TOP = "GET /-/limits/top"
@@ -26,22 +26,22 @@ EXPLAIN = "POST /-/explain"
 
 def fan_out(endpoints: Iterable[Endpoint], siblings: Siblings) -> tuple[Endpoint, ...]:
     """The same endpoints, but those two ask the siblings, and answer when these ask."""
-    asking = {TOP: _top, EXPLAIN: _explain}
+    answers = {TOP: _top, EXPLAIN: _explain}
 
-    def asked(endpoint: Endpoint) -> Endpoint:
+    def fanned_out(endpoint: Endpoint) -> Endpoint:
         name = f"{endpoint.method} {endpoint.path}"
-        if name not in asking:
+        if name not in answers:
             return endpoint
         siblings.handle(name, _handler(endpoint))
-        return msgspec.structs.replace(endpoint, answer=asking[name](endpoint, siblings))
+        return msgspec.structs.replace(endpoint, answer=answers[name](endpoint, siblings))
 
-    return tuple(map(asked, endpoints))
+    return tuple(map(fanned_out, endpoints))
 
 
 def _handler(endpoint: Endpoint) -> Callable[[bytes], Awaitable[bytes]]:
     async def handle(about: bytes) -> bytes:
         try:
-            return _encode((await endpoint.answer(_decode_asked(about))).body)
+            return _encode((await endpoint.answer(_decode_request(about))).body)
         except ValueError:  # this worker knows nothing about it
             return b""
 
@@ -49,23 +49,23 @@ def _handler(endpoint: Endpoint) -> Callable[[bytes], Awaitable[bytes]]:
 
 
 def _top(endpoint: Endpoint, siblings: Siblings) -> Callable[[AdminRequest], Awaitable[AdminResponse]]:
-    async def answer(asked: AdminRequest) -> AdminResponse:
-        here = await endpoint.answer(asked)  # which also refuses an invalid question
-        gathered = await siblings.ask(TOP, _encode(asked))
+    async def answer(request: AdminRequest) -> AdminResponse:
+        here = await endpoint.answer(request)  # which also refuses an invalid request
+        gathered = await siblings.ask(TOP, _encode(request))
         each = [_decode_json(octets) for octets in gathered.answers.values()]
-        return AdminResponse(merge_tops(each, int(asked.query.get("count", "20")))) if each else here
+        return AdminResponse(merge_tops(each, int(request.query.get("count", "20")))) if each else here
 
     return answer
 
 
 def _explain(endpoint: Endpoint, siblings: Siblings) -> Callable[[AdminRequest], Awaitable[AdminResponse]]:
-    async def answer(asked: AdminRequest) -> AdminResponse:
+    async def answer(request: AdminRequest) -> AdminResponse:
         try:
-            return await endpoint.answer(asked)
+            return await endpoint.answer(request)
         except ValueError:
-            if "request_id" not in asked.body:
+            if "request_id" not in request.body:
                 raise
-            gathered = await siblings.ask(EXPLAIN, _encode(asked))
+            gathered = await siblings.ask(EXPLAIN, _encode(request))
             for octets in gathered.answers.values():
                 return AdminResponse(_decode_json(octets))
             raise

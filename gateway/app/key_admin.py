@@ -42,7 +42,7 @@ class Unconfirmed(StoreUnavailable):
 
 
 class KeyAdmin:
-    """Makes, replaces and ends the keys of one key store.
+    """Issues, imports, rotates and revokes the keys of one key store.
 
     Args:
         issuer: Makes and keeps the keys.
@@ -147,17 +147,17 @@ class KeyAdmin:
     @contextlib.contextmanager
     def _recording(self, event: Exchange, *more: str) -> Iterator[BeforePut]:
         """Record a change even if the store may have made it without confirming it, and name the key in the error."""
-        asked: list[KeyRecord] = []
+        put: list[KeyRecord] = []
         try:
-            yield asked.append
+            yield put.append
         except (StoreUnavailable, asyncio.CancelledError) as silence:
-            if not asked or isinstance(silence, NotDone):
+            if not put or isinstance(silence, NotDone):
                 raise
             event.code = Code.IDENTITY_UNAVAILABLE.value
-            self._write_audit(event, asked[0], *more, status=503)
+            self._write_audit(event, put[0], *more, status=503)
             if isinstance(silence, asyncio.CancelledError):
                 raise
-            words = f"{silence}: to see whether this was done, look for {asked[0].id} in `keys list`"
+            words = f"{silence}: to see whether this was done, look for {put[0].id} in `keys list`"
             raise Unconfirmed(words) from silence
 
     def _write_audit(self, event: Exchange, record: KeyRecord, *more: str, status: int = 200) -> None:

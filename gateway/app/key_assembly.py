@@ -102,7 +102,7 @@ class KeyAssembly:
         )
 
     def key_admin(self, audit: AuditLog | None, changed: Callable[[str], None]) -> KeyAdmin:
-        """The office that changes keys; it calls ``changed`` with the id of each key that has ended or will end."""
+        """What changes keys; it calls ``changed`` with the id of each key that has ended or will end."""
         return KeyAdmin(self.issuer, [identity.id for identity in self._settings.keys], audit, changed=changed)
 
     def exchange(self, authenticator: PrincipalAuthenticator) -> TokenExchange | None:
@@ -119,7 +119,7 @@ def with_token_endpoint(
     """The gateway's ``handle``, behind the token exchange where there is one."""
     if exchange is None:
         return gateway.handle
-    admit = gateway.stages.record.admit
+    admit = gateway.stages.audit.admit
     return TokenEndpoint(exchange, peers, hosts, admit=admit, recorder=gateway, handle=gateway.handle).handle
 
 

@@ -28,7 +28,7 @@ _TIMEOUT_S = 2.0
 
 
 class KeyStoreUse(enum.Enum):
-    """What a command does with the store, which decides what it may create."""
+    """What a command does with the store, which decides what may be created."""
 
     READ = enum.auto()
     """Only read: no audit is opened, and nothing is created."""
@@ -53,7 +53,7 @@ async def open_key_store(config: Config, use: KeyStoreUse = KeyStoreUse.ISSUE) -
 
     Raises StateRefused, StoreUnavailable, OSError.
     """
-    begin = use is KeyStoreUse.ISSUE
+    issues = use is KeyStoreUse.ISSUE
     stored = config.stores.keys
     async with contextlib.AsyncExitStack() as stack:
         link = None
@@ -61,10 +61,10 @@ async def open_key_store(config: Config, use: KeyStoreUse = KeyStoreUse.ISSUE) -
             link = RedisLink.from_url(stored.url.reveal(), timeout_s=_TIMEOUT_S, name="keys", tag=HashTag.KEYS)
             stack.push_async_callback(link.close)
         else:
-            open_state_dir(Path(config.state_dir), make=begin)
-        _, register = key_store(config, link, make=begin)
+            open_state_dir(Path(config.state_dir), make=issues)
+        _, register = key_store(config, link, make=issues)
         stack.push_async_callback(register.close)
-        if not begin:
+        if not issues:
             await register.get("")  # a missing store is reported before anything reaches the audit
         pepper = b""
         if use in {KeyStoreUse.ISSUE, KeyStoreUse.ROTATE}:
@@ -74,8 +74,8 @@ async def open_key_store(config: Config, use: KeyStoreUse = KeyStoreUse.ISSUE) -
                     f"{config.state_dir}/pepper is missing, and keys in the store ({dead} live) need it: put it back from "
                     "a backup, or restart the gateway, which makes a new one and says so"
                 )
-            pepper = Keyring(config, make=begin).pepper
-        audit = None if use is KeyStoreUse.READ else _audit(config, Keyring(config, make=begin))
+            pepper = Keyring(config, make=issues).pepper
+        audit = None if use is KeyStoreUse.READ else _audit(config, Keyring(config, make=issues))
         if audit is not None:
             stack.callback(audit.close)
         issuer = KeyIssuer(register, pepper=pepper, wall=time.time, random=secrets.token_bytes)

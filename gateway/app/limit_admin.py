@@ -1,6 +1,6 @@
 """Limits while the gateway runs: the hottest callers, and single buckets raised, lowered, paused or reset for a time.
 
-A bucket stays changed until its time is over. With a board, which gateways share, the others learn of the change within two
+A bucket stays changed until its time is over. With a store that gateways share, the others learn of the change within two
 seconds, and those that start later do, too; without one, the change is this gateway's alone and ends when it restarts. A
 reset acts on the store, and every gateway sees it at once. Each change is one line of the audit, at the gateway asked.
 """
@@ -34,22 +34,22 @@ _PLAIN = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"-.
 """Octets found in subjects that can't break a query apart; all others are percent-encoded in the audit."""
 FOLLOW_EVERY_S = 2.0
 _KEPT_S = 3600.0
-"""How long a note stays on the board after its time is over: by another gateway's clock it may not be."""
+"""How long a change stays in the store after its time is over: by another gateway's clock it may not be."""
 
 
 class ChangeStore(Protocol):
-    """Notes that all gateways see. Every method may raise StoreUnavailable."""
+    """Changes that all gateways see, encoded, by bucket key. Every method may raise StoreUnavailable."""
 
     async def read(self) -> dict[str, bytes]: ...
-    async def put(self, name: str, note: bytes) -> None: ...
+    async def put(self, name: str, octets: bytes) -> None: ...
     async def drop(self, names: Iterable[str]) -> None: ...
 
 
 class _ActiveChange(msgspec.Struct, frozen=True):
-    note: StoredChange
+    stored: StoredChange
     timer: asyncio.TimerHandle
     shared: bool
-    """Whether the change is on the board, and so ends when it is gone from there."""
+    """Whether the change is in the store, and so ends when it is gone from there."""
 
 
 class LimitAdmin:
@@ -73,14 +73,14 @@ class LimitAdmin:
         self._change_store = change_store
         self._active: dict[str, _ActiveChange] = {}
         self._changes = 0
-        """Grows with each change asked of this gateway: what was read from the board before a change is outdated after."""
+        """Grows with each change asked of this gateway: what was read from the store before a change is outdated after."""
         self._follower: asyncio.Task[None] | None = None
 
     async def top(self, count: int) -> object:
         """The hottest callers with the state of their own buckets, and the changes in force."""
         callers = []
         now = (await self._stage.look([])).now  # callers were noted by the store's clock
-        for hot in self._stage.hottest.top(count, now):
+        for hot in self._stage.top_talkers.top(count, now):
             keys = [bucket_key(limit.id, hot.name) for limit in self._limits.limits if limit.by is Scope.CALLER]
             own = [Take(key, limit) for key in keys if (limit := self._in_force(key)) is not None]
             decision = await self._stage.look(own)
@@ -92,55 +92,55 @@ class LimitAdmin:
                     "buckets": [_shown(state) for state in decision.states],
                 }
             )
-        changed = [{**msgspec.to_builtins(one.note.wish), "until": one.note.until} for one in self._active.values()]
+        changed = [{**msgspec.to_builtins(one.stored.change), "until": one.stored.until} for one in self._active.values()]
         return {"callers": callers, "changed": changed, "waiting": self._stage.waiting}
 
-    async def levels(self, asked: Explained) -> Levels:
+    async def levels(self, explained: Explained) -> Levels:
         """The buckets of that request, and GitLab's limit on the credentials that it may go up with."""
-        takes = [Take(take.key, limit) for take in asked.takes if (limit := self._in_force(take.key)) is not None]
-        changes = {key: change.note for key, change in self._active.items()}
-        said = {one: self._pacing.told(one) for one in asked.credentials} if self._pacing is not None else {}
-        return levels(await self._stage.look(takes), takes, changes, said)
+        takes = [Take(take.key, limit) for take in explained.takes if (limit := self._in_force(take.key)) is not None]
+        changes = {key: change.stored for key, change in self._active.items()}
+        paces = {one: self._pacing.report(one) for one in explained.credentials} if self._pacing is not None else {}
+        return levels(await self._stage.look(takes), takes, changes, paces)
 
-    async def change(self, who: str, peer: str, wish: dict[str, object]) -> object:
+    async def change(self, who: str, peer: str, body: dict[str, object]) -> object:
         """Change or reset one bucket, and return what was done, as JSON. Raises ValueError with a message for the
         operator."""
         try:
-            asked = msgspec.convert(wish, LimitChange)
+            change = msgspec.convert(body, LimitChange)
         except msgspec.ValidationError as error:
             raise ValueError(str(error)) from None
-        limit = self._limit_to_change(asked)
-        key = bucket_key(limit.id, asked.subject)
+        limit = self._limit_to_change(change)
+        key = bucket_key(limit.id, change.subject)
         self._changes += 1
         self._restore(key)
         until = 0.0
-        if asked.reset:
+        if change.reset:
             self._stage.settle([Take(key, limit, -2 * limit.burst)])
         else:
-            until = self._wall() + asked.seconds
-        note = StoredChange(asked, until)
-        shared = await self._publish(key, None if asked.reset else note)
-        if not asked.reset:
-            self._apply(key, limit, note, shared=shared)
-        action = "reset" if asked.reset else "pause" if asked.pause else f"factor={asked.factor:g}"
-        log.warning("%s: %s of limit %s for %s", who, action, limit.id, asked.subject)
+            until = self._wall() + change.seconds
+        stored = StoredChange(change, until)
+        shared = await self._publish(key, None if change.reset else stored)
+        if not change.reset:
+            self._apply(key, limit, stored, shared=shared)
+        action = "reset" if change.reset else "pause" if change.pause else f"factor={change.factor:g}"
+        log.warning("%s: %s of limit %s for %s", who, action, limit.id, change.subject)
         self._write_audit(
-            who, peer, f"limit={limit.id}&subject={_quoted(asked.subject)}&{action}&seconds={asked.seconds:g}"
+            who, peer, f"limit={limit.id}&subject={_quoted(change.subject)}&{action}&seconds={change.seconds:g}"
         )
-        return {"limit": limit.id, "subject": asked.subject, "done": action, "until": until or None, "shared": shared}
+        return {"limit": limit.id, "subject": change.subject, "done": action, "until": until or None, "shared": shared}
 
     def start(self) -> None:
-        """Follow the board, where there is one, until closed."""
+        """Follow the store, where there is one, until closed."""
         if self._change_store is not None:
             self._follower = asyncio.get_running_loop().create_task(self._follow(self._change_store), name="limit-changes")
 
     async def refresh(self) -> None:
-        """Apply what the board says. While it is unavailable, each known change holds until its time is over."""
+        """Apply what the store holds. While it is unavailable, each known change holds until its time is over."""
         if self._change_store is not None:
             await self._read(self._change_store)
 
     def close(self) -> None:
-        """Stop following the board and drop all changes: none outlives the gateway."""
+        """Stop following the store and drop all changes: none outlives the gateway."""
         if self._follower is not None:
             self._follower.cancel()
         for change in self._active.values():
@@ -157,62 +157,61 @@ class LimitAdmin:
     async def _read(self, change_store: ChangeStore) -> None:
         before = self._changes
         try:
-            notes = await change_store.read()
-            over = self._catch_up(notes) if before == self._changes else []
+            found = await change_store.read()
+            over = self._catch_up(found) if before == self._changes else []
             await change_store.drop(over)
         except StoreUnavailable:
             return
 
-    def _catch_up(self, notes: dict[str, bytes]) -> list[str]:
-        """Apply notes that are new and restore limits whose note is gone; returns the names of notes to delete."""
+    def _catch_up(self, found: dict[str, bytes]) -> list[str]:
+        """Apply changes that are new and restore limits whose change is gone; returns the names of those to delete."""
         now = self._wall()
         wanted: dict[str, tuple[Limit, StoredChange]] = {}
         over = []
-        for name, octets in notes.items():
+        for name, octets in found.items():
             try:
-                limit, note = decode_change(octets, self._limits.limits)
+                limit, stored = decode_change(octets, self._limits.limits)
             except ValueError:
                 continue  # from a gateway with another configuration, or a newer version
-            if note.until <= now:
-                if note.until <= now - _KEPT_S:
+            if stored.until <= now:
+                if stored.until <= now - _KEPT_S:
                     over.append(name)
-            elif name == bucket_key(limit.id, note.wish.subject) and len(wanted) < _BOUND:
-                wanted[name] = (limit, note)
+            elif name == bucket_key(limit.id, stored.change.subject) and len(wanted) < _BOUND:
+                wanted[name] = (limit, stored)
         for key in [key for key, change in self._active.items() if change.shared and key not in wanted]:
             self._restore(key)
-        for key, (limit, note) in wanted.items():
-            held = self._active.get(key)
-            if held is None or held.note != note:
-                log.info("another gateway changed limit %s for %s", limit.id, note.wish.subject)
-                self._apply(key, limit, note, shared=True)
+        for key, (limit, stored) in wanted.items():
+            active = self._active.get(key)
+            if active is None or active.stored != stored:
+                log.info("another gateway changed limit %s for %s", limit.id, stored.change.subject)
+                self._apply(key, limit, stored, shared=True)
         return over
 
-    async def _publish(self, key: str, note: StoredChange | None) -> bool:
-        """Put a change on the board, or take it down; returns whether the other gateways will learn of it."""
+    async def _publish(self, key: str, stored: StoredChange | None) -> bool:
+        """Put a change into the store; None: remove it. Returns whether the other gateways will learn of it."""
         if self._change_store is None:
             return False
         try:
-            if note is None:
+            if stored is None:
                 await self._change_store.drop([key])
             else:
-                await self._change_store.put(key, msgspec.json.encode(note))
+                await self._change_store.put(key, msgspec.json.encode(stored))
         except StoreUnavailable:
             return False
         finally:
             self._changes += 1
         return True
 
-    def _apply(self, key: str, limit: Limit, note: StoredChange, *, shared: bool) -> None:
+    def _apply(self, key: str, limit: Limit, stored: StoredChange, *, shared: bool) -> None:
         self._restore(key)
-        wish = note.wish
-        lasting_s = min(LONGEST_S, max(0.0, note.until - self._wall()))
+        lasting_s = min(LONGEST_S, max(0.0, stored.until - self._wall()))
         timer = asyncio.get_running_loop().call_later(lasting_s, self._restore, key)
-        self._active[key] = _ActiveChange(note, timer, shared)
-        self._limits.change(key, changed_limit(limit, wish))
+        self._active[key] = _ActiveChange(stored, timer, shared)
+        self._limits.change(key, changed_limit(limit, stored.change))
 
-    def _limit_to_change(self, wish: LimitChange) -> Limit:
-        limit = limit_to_change(wish, self._limits.limits)
-        if len(self._active) >= _BOUND and not wish.reset:
+    def _limit_to_change(self, change: LimitChange) -> Limit:
+        limit = limit_to_change(change, self._limits.limits)
+        if len(self._active) >= _BOUND and not change.reset:
             raise ValueError("too many buckets are changed already")
         return limit
 
@@ -220,15 +219,15 @@ class LimitAdmin:
         """The limit of a bucket, as changed by an operator; a paused one as configured. None: no limit has this bucket."""
         limit_id, _ = parse_bucket_key(key)
         configured = next((limit for limit in self._limits.limits if limit.id == limit_id), None)
-        change = self._active.get(key)
-        if configured is None or change is None:
+        active = self._active.get(key)
+        if configured is None or active is None:
             return configured
-        return changed_limit(configured, change.note.wish) or configured
+        return changed_limit(configured, active.stored.change) or configured
 
     def _restore(self, key: str) -> None:
-        held = self._active.pop(key, None)
-        if held is not None:
-            held.timer.cancel()
+        active = self._active.pop(key, None)
+        if active is not None:
+            active.timer.cancel()
             self._limits.restore(key)
 
     def _write_audit(self, who: str, peer: str, what: str) -> None:

@@ -61,34 +61,34 @@ def levels(
     if len(decision.states) != len(takes):
         return Levels(unknown="the gateway's Redis does not answer")
     buckets = {}
-    for take, found in zip(takes, decision.states, strict=True):
-        note = changes.get(take.key)
+    for take, state in zip(takes, decision.states, strict=True):
+        change = changes.get(take.key)
         buckets[take.key] = Bucket(
-            round(found.remaining, 3),
-            found.limit.burst,
-            found.limit.rate,
-            note.wish.factor if note is not None else None,
-            note is not None and note.wish.pause,
-            note.until if note is not None else 0.0,
+            round(state.remaining, 3),
+            state.limit.burst,
+            state.limit.rate,
+            change.change.factor if change is not None else None,
+            change is not None and change.change.pause,
+            change.until if change is not None else 0.0,
         )
     return Levels(buckets, paces)
 
 
-async def shared_levels(config: Config, asked: Explained, *, wall: Callable[[], float] = time.time) -> Levels:
+async def shared_levels(config: Config, explained: Explained, *, wall: Callable[[], float] = time.time) -> Levels:
     """Read the levels from Redis, as the gateways that share it see them. Reading changes nothing."""
     url = config.stores.shared.url.reveal()
     link = RedisLink.from_url(url, timeout_s=_TIMEOUT_S, name="explain", tag=HashTag.LIMITS)
     try:
-        notes = await RedisChanges(link).read()
-        heard = await RedisPaces(link).read(asked.credentials)
+        stored = await RedisChanges(link).read()
+        paces = await RedisPaces(link).read(explained.credentials)
         changes, in_force = {}, []
-        for take in asked.takes:
-            note, limit = _decode(notes.get(take.key), config), take.limit
-            if note is not None and note.until > wall():
-                changes[take.key] = note
-                limit = changed_limit(limit, note.wish) or limit
+        for take in explained.takes:
+            change, limit = _decode(stored.get(take.key), config), take.limit
+            if change is not None and change.until > wall():
+                changes[take.key] = change
+                limit = changed_limit(limit, change.change) or limit
             in_force.append(Take(take.key, limit, take.cost))
-        return levels(await peek(link, in_force), in_force, changes, heard)
+        return levels(await peek(link, in_force), in_force, changes, paces)
     except (RedisUnavailable, StoreUnavailable):
         return Levels(unknown=f"Redis does not answer ({link.trouble or 'no reason given'})")
     finally:
@@ -107,20 +107,20 @@ def _decode(octets: bytes | None, config: Config) -> StoredChange | None:
 # In words
 
 
-def describe(asked: Explained, found: Levels) -> list[tuple[str, str]]:
+def describe(explained: Explained, found: Levels) -> list[tuple[str, str]]:
     """One line per bucket, and one for each credential about whose limit GitLab has said something."""
     if found.unknown:
         return [("levels", f"not known: {found.unknown}")]
     lines = []
-    for take in asked.takes:
+    for take in explained.takes:
         limit_id, subject = parse_bucket_key(take.key)
-        if take.key in asked.unnamed:
+        if take.key in explained.unnamed:
             lines.append(("bucket", f"{limit_id}: each caller has one of its own; name a caller with --caller"))
         elif take.key not in found.buckets:
             lines.append(("bucket", f"{limit_id} of {subject}: unknown to the gateway that was asked"))
         else:
             lines.append(("bucket", f"{limit_id} of {subject}: {_bucket(take, found.buckets[take.key])}"))
-    for credential in asked.credentials:
+    for credential in explained.credentials:
         pace = found.paces.get(credential, PaceReport())
         if pace.blocked_s > 0:
             lines.append(("pace", f"GitLab throttles `{credential}`: it is not used for {_span(pace.blocked_s)}"))

@@ -96,7 +96,7 @@ def readings(parts: Assembly, certificates: Certificates | None = None) -> Itera
     yield Reading(
         "gitlab_gateway_upstream_leaked_headers",
         "Answers with Workhorse's internal headers: upstream.url bypasses Workhorse.",
-        parts.passage.leaks,
+        parts.header_rules.leaks,
         total=True,
     )
     if parts.credentials is not None:

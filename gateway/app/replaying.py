@@ -197,10 +197,10 @@ class Replay:
     ) -> tuple[Permit | None, Decision] | Unclear:
         if is_decided_by_body(operation):
             # A query reads and everything else writes, and only the body says which it was.
-            made = {
+            decisions = {
                 self._judge(past, principal, target, msgspec.structs.replace(operation, access=access)) for access in Access
             }
-            return made.pop() if len(made) == 1 else Unclear.BODY
+            return decisions.pop() if len(decisions) == 1 else Unclear.BODY
         permit, now = self._judge(past, principal, target, operation)
         open_ = permit is None or past.code == Code.PROJECT_UNKNOWN.value  # either may hang on GitLab's answer
         if open_ and self._rules.lookups(principal, operation, target, past.method, screened=True):

@@ -38,8 +38,8 @@ log = logging.getLogger("gateway.app")
 
 _BACKLOG = 1024
 SWITCH_S = 0.0005
-_LOOK_S = 0.1
-_GONE_S = 1.0
+_CHECK_EVERY_S = 0.1
+_GRACE_S = 1.0
 """Added to the time that a connection may be idle, so that the last one is closed by then."""
 
 
@@ -135,7 +135,7 @@ async def serve_until_stopped(started: Serving, stop_request: StopRequest) -> No
     with contextlib.suppress(TimeoutError):
         # A connection closed while its client writes the next request makes that request fail. A worker that is replaced
         # therefore lets clients learn of it from an answer, or when their connection has been idle for too long.
-        async with asyncio.timeout(listen.idle_s + _GONE_S if stop_request.replaced else listen.drain.notice):
+        async with asyncio.timeout(listen.idle_s + _GRACE_S if stop_request.replaced else listen.drain.notice):
             await (started.deserted(stop_request.at_once) if stop_request.replaced else stop_request.at_once.wait())
 
 
@@ -168,9 +168,9 @@ class Serving:
         while open_ and not at_once.is_set():
             # Wait before looking: a connection accepted a moment ago may not be counted yet.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(_CHECK_EVERY_S):
                     await at_once.wait()
-            open_ = not self.parts.server.client_connections.deserted
+            open_ = not self.parts.server.client_connections.is_empty
 
     @property
     def place(self) -> str:
@@ -201,16 +201,16 @@ class _SingleProcess:
     """What the admin port reports about a gateway that is one process."""
 
     def __init__(self, parts: Assembly, certificates: Certificates) -> None:
-        self._made = parts
+        self._parts = parts
         self._certificates = certificates
         parts.metrics.add_readings(lambda: readings(parts, certificates))
 
     async def metrics(self) -> bytes:
         # Off the event loop: rendering tens of thousands of series takes a while.
-        return await asyncio.to_thread(self._made.metrics.render)
+        return await asyncio.to_thread(self._parts.metrics.render)
 
     async def readiness(self) -> Readiness:
-        return readiness(self._made, self._certificates)
+        return readiness(self._parts, self._certificates)
 
 
 def _all_workers(parts: Assembly, certificates: Certificates, slot: WorkerSlot) -> AllWorkers:
@@ -225,14 +225,14 @@ async def _listen(
 ) -> tuple[asyncio.Server | Acceptor[Connection], tuple[str, int]]:
     """Start to accept clients; returns what accepts them, and the address."""
     if slot is not None:
-        parts.server.client_connections.tell = slot.counts.tell
+        parts.server.client_connections.on_count_change = slot.counts.tell
         slot.counts.capacity = parts.server.settings.max_connections
         times = parts.server.settings.tls_timeouts(context)
         acceptor = Acceptor(
             slot.traffic,
             parts.server,
             slot.counts,
-            missed=parts.server.client_connections.forget_failed_handshake,
+            on_failed_handshake=parts.server.client_connections.forget_failed_handshake,
             context=context,
             times=times,
         )

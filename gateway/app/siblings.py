@@ -19,7 +19,7 @@ Handler = Callable[[bytes], Awaitable[bytes]]
 
 PATIENCE_S = 1.0
 
-_NOBODY = GroupStatus((), (), False)
+_NO_STATUS = GroupStatus((), (), False)
 
 
 async def _alive(_: bytes) -> bytes:
@@ -33,7 +33,7 @@ class Siblings:
         self.worker_id = worker_id
         self._channel = channel
         self._ids = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[AllAnswers]] = {}
+        self._pending: dict[int, asyncio.Future[AllAnswers]] = {}
         self._handlers: dict[str, Handler] = {ALIVE: _alive}
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -68,21 +68,21 @@ class Siblings:
 
     def receive(self, answers: AllAnswers) -> None:
         """Take the answers to a question that was asked here."""
-        asked = self._asked.get(answers.id)
-        if asked is not None and not asked.done():
-            asked.set_result(answers)
+        pending = self._pending.get(answers.id)
+        if pending is not None and not pending.done():
+            pending.set_result(answers)
 
     async def ask(self, what: str, about: bytes = b"", *, patience_s: float = PATIENCE_S) -> AllAnswers:
         """Ask all workers; the answers of those that are not slower than ``patience_s``. Where the supervisor takes twice
-        as long, there are none, and no staff."""
+        as long, there are none, and an empty status."""
         number = next(self._ids)
-        asked: asyncio.Future[AllAnswers] = asyncio.get_running_loop().create_future()
-        self._asked[number] = asked
+        pending: asyncio.Future[AllAnswers] = asyncio.get_running_loop().create_future()
+        self._pending[number] = pending
         try:
             self._channel.send(AskAll(number, what, about, patience_s))
             async with asyncio.timeout(2 * patience_s):
-                return await asked
+                return await pending
         except TimeoutError:
-            return AllAnswers(number, {}, _NOBODY)
+            return AllAnswers(number, {}, _NO_STATUS)
         finally:
-            del self._asked[number]
+            del self._pending[number]

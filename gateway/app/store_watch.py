@@ -8,12 +8,12 @@ import logging
 from collections.abc import Sequence
 
 from ..stores.redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
-from ..stores.redis_wire import packed
+from ..stores.redis_wire import pack_commands
 
 log = logging.getLogger("gateway.stores")
 
-_LOOK_S = 1.0
-_PING = packed([("PING",)])
+_CHECK_EVERY_S = 1.0
+_PING = pack_commands([("PING",)])
 
 
 class StoreWatch:
@@ -21,7 +21,7 @@ class StoreWatch:
 
     def __init__(self, links: Sequence[RedisLink]) -> None:
         self._links = tuple(links)
-        self._was = dict.fromkeys(self._links, True)
+        self._was_healthy = dict.fromkeys(self._links, True)
         self._failures = dict.fromkeys(self._links, 0)
         self._watcher: asyncio.Task[None] | None = None
 
@@ -39,9 +39,9 @@ class StoreWatch:
         """Compare each link with the last check, and log what has changed."""
         for link in self._links:
             healthy = link.healthy
-            if healthy is self._was[link]:
+            if healthy is self._was_healthy[link]:
                 continue
-            self._was[link] = healthy
+            self._was_healthy[link] = healthy
             if healthy:
                 log.warning("store %s answers again", link.name)
             else:
@@ -56,11 +56,11 @@ class StoreWatch:
             self._failures[link] = link.failures
             if quiet and link.connected and not link.healthy:
                 with contextlib.suppress(RedisUnavailable):
-                    link.ask(_PING, 1, _heard)
+                    link.call_batched(_PING, 1, _ignore)
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_EVERY_S)
             self.look()
             self.ask()
 
@@ -70,6 +70,6 @@ class StoreWatch:
             await asyncio.gather(self._watcher, return_exceptions=True)
 
 
-def _heard(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+def _ignore(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
     """Ignore the replies: the link has already drawn its conclusions."""
     del replies

@@ -42,11 +42,11 @@ log = logging.getLogger("gateway.app")
 
 
 def main() -> int:
-    """Run one worker, with standard input as its line to the supervisor; blocking. Returns the exit code."""
+    """Run one worker, with standard input as its channel to the supervisor; blocking. Returns the exit code."""
     harden()
     require_c_parser()
     end = socket.socket(fileno=os.dup(0))
-    # Code that reads standard input must not read the line.
+    # Code that reads standard input must not read the channel.
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     try:
@@ -61,7 +61,7 @@ async def _main(end: socket.socket, on_signal: OnSignal) -> int:
     begin = await channel.receive()
     if not isinstance(begin, Begin):
         return 1  # the supervisor ended before it said anything
-    config = begin.given.load(os.environ).config
+    config = begin.source.load(os.environ).config
     assert config is not None, "the supervisor has read the same"
     operator_log.configure(config.logging.level.value, worker=begin.number)
     stop_request = StopRequest()
@@ -100,7 +100,7 @@ async def _main(end: socket.socket, on_signal: OnSignal) -> int:
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-        await channel.end()
+        await channel.flush_and_close()
     return 1
 
 
@@ -114,7 +114,7 @@ class _SupervisorListener:
         self.certificates: Certificates | None = None
 
     async def listen(self) -> None:
-        """Do what the supervisor says until the line ends; then there is nobody to work for, and the worker leaves."""
+        """Do what the supervisor says until the channel ends; then there is nobody to work for, and the worker leaves."""
         try:
             while (message := await self._channel.receive()) is not None:
                 self._handle(message)

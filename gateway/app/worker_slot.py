@@ -1,4 +1,4 @@
-"""One worker's place among several: what it was given, and its share of limits that each process counts by itself."""
+"""One worker's slot among several: what it was given, and its share of limits that each process counts by itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WorkerSlot(msgspec.Struct, frozen=True):
     siblings: Siblings
 
     def __repr__(self) -> str:
-        return f"Post({self.number} of {self.of})"
+        return f"WorkerSlot({self.number} of {self.of})"
 
     def share(self, config: Config) -> Config:
         """The configuration with this worker's share of the limits. All shares add up to what was configured, where that

@@ -19,10 +19,10 @@ from ..ports import Upstream, UpstreamCredential, UpstreamRequest
 from ..reply import Reply
 from ..singleflight import Flights
 
-_MOST_QUESTIONS = 4
+_MOST_LOOKUPS = 4
 """For a request that names more places than this, GitLab is not asked: what is not resolved is not allowed."""
 _MAX_ANSWER_BYTES = 256 * 1024
-_MEMO_NAME = 1024
+_LONGEST_MEMO_NAME = 1024
 """The most characters of a name whose place is remembered."""
 _DEEPEST = 20
 """GitLab nests groups twenty levels deep."""
@@ -66,8 +66,8 @@ class GitlabPlaceResolver:
         prefix: GitLab's relative URL root.
         fields: Sent with each request (Host).
         by_group_id: Whether some rule names a group by number: then the groups around a place are asked for as well.
-        learnt: Called with the number and the path of each project found.
-        heard: Called with the id of the credential that GitLab was asked with, and the head of the answer.
+        on_project: Called with the number and the path of each project found.
+        on_answer: Called with the id of the credential that GitLab was asked with, and the head of the answer.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class GitlabPlaceResolver:
         prefix: bytes = b"",
         fields: Fields = (),
         by_group_id: bool = False,
-        learnt: Callable[[bytes, bytes], None] | None = None,
-        heard: Callable[[str, ResponseHead], None] | None = None,
+        on_project: Callable[[bytes, bytes], None] | None = None,
+        on_answer: Callable[[str, ResponseHead], None] | None = None,
         ttl_s: float = 60.0,
         missing_ttl_s: float = 5.0,
         remembered: int = 10_000,
@@ -95,8 +95,8 @@ class GitlabPlaceResolver:
             *fields,
         )
         self._by_group_id = by_group_id
-        self._learnt = learnt
-        self._heard = heard
+        self._on_project = on_project
+        self._on_answer = on_answer
         self._ttl_s = ttl_s
         self._missing_ttl_s = missing_ttl_s
         self._bound = remembered
@@ -112,7 +112,7 @@ class GitlabPlaceResolver:
         turn: Callable[[], Awaitable[None]] | None = None,
     ) -> Resolved:
         found: dict[PlaceLookup, Place] = {}
-        if len(lookups) > _MOST_QUESTIONS:
+        if len(lookups) > _MOST_LOOKUPS:
             return found
         for lookup in lookups:
             place = await self._resolve_one(lookup, credential, room, turn)
@@ -142,7 +142,7 @@ class GitlabPlaceResolver:
                     if turn is not None:
                         await turn()
                     known = await self._look_up(lookup, credential)
-                    if len(lookup.spelt) <= _MEMO_NAME:
+                    if len(lookup.spelt) <= _LONGEST_MEMO_NAME:
                         self._remember(key, known)
                     flight.land(known)
                 finally:
@@ -163,8 +163,8 @@ class GitlabPlaceResolver:
             return _Remembered(None, self._monotonic() + self._missing_ttl_s)
         groups = await self._fetch_ancestors(answer, lookup.kind, credential) if self._by_group_id else ()
         place = Place(str(answer.id), answer.path_with_namespace or answer.full_path, groups)
-        if self._learnt is not None and lookup.kind is ReferenceKind.PROJECT and answer.path_with_namespace:
-            self._learnt(b"%d" % answer.id, answer.path_with_namespace.encode())
+        if self._on_project is not None and lookup.kind is ReferenceKind.PROJECT and answer.path_with_namespace:
+            self._on_project(b"%d" % answer.id, answer.path_with_namespace.encode())
         return _Remembered(place, self._monotonic() + self._ttl_s)
 
     async def _fetch_ancestors(
@@ -174,8 +174,8 @@ class GitlabPlaceResolver:
         around: list[str] = []
         parent = answer.parent_id
         if kind is ReferenceKind.PROJECT:
-            home = answer.namespace
-            parent = home.id if home is not None and home.kind == "group" else None
+            namespace = answer.namespace
+            parent = namespace.id if namespace is not None and namespace.kind == "group" else None
         while parent is not None and len(around) < _DEEPEST:
             around.append(str(parent))
             group = await self._ask(ReferenceKind.GROUP, b"%d" % parent, credential)
@@ -202,13 +202,13 @@ class GitlabPlaceResolver:
     async def _get(
         self, kind: ReferenceKind, name: bytes, credential: UpstreamCredential
     ) -> tuple[int, bytes, bytes | None]:
-        # A question's spelling consists of letters, digits, `_`, `-`, `.` and `/`: only the slash needs encoding.
+        # A lookup's spelling consists of letters, digits, `_`, `-`, `.` and `/`: only the slash needs encoding.
         path = b"%b/api/v4/%b/%b" % (self._prefix, _RESOURCES[kind], name.replace(b"/", b"%2F"))
         request = UpstreamRequest("GET", path, (*self._fields, *credential.fields), 0, self._timeout_s)
         reply = await self._upstream.send(request, None)
         try:
-            if self._heard is not None:
-                self._heard(credential.id, reply.head)
+            if self._on_answer is not None:
+                self._on_answer(credential.id, reply.head)
             moved = _MOVED_TO.search(first(reply.head.fields, b"location") or b"")
             return reply.head.status, await _read_body(reply), moved[1] if moved else None
         finally:

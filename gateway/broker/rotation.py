@@ -130,41 +130,41 @@ class RotationSteps:
         self._note = note
         self._pause = pause
 
-    async def begin(self, plan: Plan, kept: TokenRecord, fence: int) -> TokenRecord:
-        """Replace the token now. Returns the record as it is then. ``kept.rotation`` is None, ``CREATING`` or ``LOST``.
+    async def begin(self, plan: Plan, record: TokenRecord, fence: int) -> TokenRecord:
+        """Replace the token now. Returns the record as it is then. ``record.rotation`` is None, ``CREATING`` or ``LOST``.
 
         Raises RotationFailed, Superseded, StoreUnavailable; the next attempt goes on from what is written.
         """
         if why := await self._vault.durability_warning():
             raise RotationFailed(why)
         if plan.manager:
-            return await self._create(plan, kept, fence)
-        return await self._rotate_self(plan, kept, fence)
+            return await self._create(plan, record, fence)
+        return await self._rotate_self(plan, record, fence)
 
-    async def give_up(self, plan: Plan, kept: TokenRecord, fence: int) -> TokenRecord:
+    async def give_up(self, plan: Plan, record: TokenRecord, fence: int) -> TokenRecord:
         """Give up a rotation whose gateway asked GitLab to replace the token and was not heard of since: report
         that, and never ask again."""
-        assert kept.rotation is not None
-        kept = await self._write(kept, fence, rotation=msgspec.structs.replace(kept.rotation, step=RotationStep.LOST))
+        assert record.rotation is not None
+        record = await self._write(record, fence, rotation=msgspec.structs.replace(record.rotation, step=RotationStep.LOST))
         self._report_lost(plan, "the gateway that asked has not been heard from since")
-        return kept
+        return record
 
     # With a manager
 
-    async def _create(self, plan: Plan, kept: TokenRecord, fence: int) -> TokenRecord:
+    async def _create(self, plan: Plan, record: TokenRecord, fence: int) -> TokenRecord:
         manager = self._tokens.token(plan.manager)
         names: tuple[str, ...] = ()
-        if kept.rotation is not None:  # an earlier attempt may have left a token that nobody holds
-            names = kept.rotation.names
-            await self._sweep(plan, kept, names, old_id=0)
-        old = await self._current_facts(plan, kept)
+        if record.rotation is not None:  # an earlier attempt may have left a token that nobody holds
+            names = record.rotation.names
+            await self._sweep(plan, record, names, old_id=0)
+        old = await self._current_facts(plan, record)
         if old.granular:
             raise RotationFailed("the token has fine-grained permissions, which a manager can't copy: leave `manager` out")
         name = f"{NAME} {plan.id} {self._name()}"
         names = (*names, name)[-_MOST_NAMES:]
         log.info("rotation of %s: asking for a new token", plan.id)
-        kept = await self._write(
-            kept,
+        record = await self._write(
+            record,
             fence,
             rotation=Rotation(RotationStep.CREATING, names, old.id, self._wall()),
             token_id=old.id,
@@ -176,15 +176,15 @@ class RotationSteps:
         try:
             minted = await self._api.create(manager, owner, name, old.scopes, self._expiry_day(plan))
         except CallRefused as refused:
-            await self._write(kept, fence, rotation=None)
+            await self._write(record, fence, rotation=None)
             raise RotationFailed(f"the manager could not create a new token: {refused}") from refused
         except OutcomeUnknown as lost:
             raise RotationFailed(f"the answer to creating a new token was lost: {lost}") from lost
         try:
             await self._check(minted, old)
             log.info("rotation of %s: the new token works", plan.id)
-            kept = await self._write(
-                kept,
+            record = await self._write(
+                record,
                 fence,
                 token=minted.token,
                 token_id=minted.facts.id,
@@ -197,7 +197,7 @@ class RotationSteps:
         log.info("rotation of %s: the new token is stored", plan.id)
         self._tokens.switch(plan.id, minted.token, minted.facts.ends_at)
         self._note("rotated", plan.id)
-        return kept
+        return record
 
     async def _check(self, minted: NewToken, old: TokenFacts) -> None:
         try:
@@ -216,39 +216,39 @@ class RotationSteps:
         except (CallRefused, OutcomeUnknown) as silence:
             log.warning("a new token that will not be used could not be revoked yet: %s", silence)
 
-    async def settle(self, plan: Plan, kept: TokenRecord, fence: int) -> TokenRecord:
+    async def settle(self, plan: Plan, record: TokenRecord, fence: int) -> TokenRecord:
         """Revoke the old token, now that every gateway has the new one, and whatever else this rotation made.
 
         Raises as ``begin``.
         """
-        assert kept.rotation is not None
-        assert kept.token is not None
+        assert record.rotation is not None
+        assert record.token is not None
         if not plan.manager:
             raise RotationFailed("only a `manager` can revoke the old token, and the configuration no longer names one")
         try:
-            facts = await self._api.describe(kept.token)
+            facts = await self._api.describe(record.token)
         except (CallRefused, OutcomeUnknown) as silence:
             raise RotationFailed(f"the new token can't be checked: {silence}") from silence
         if facts is None:
             raise RotationFailed("GitLab no longer accepts the new token: the old one is left as it is")
-        await self._sweep(plan, kept, kept.rotation.names, old_id=kept.rotation.old_id)
-        kept = await self._write(kept, fence, rotation=None)
+        await self._sweep(plan, record, record.rotation.names, old_id=record.rotation.old_id)
+        record = await self._write(record, fence, rotation=None)
         log.info("rotation of %s: the old token is revoked", plan.id)
         self._note("revoked_old", plan.id)
-        return kept
+        return record
 
-    async def _sweep(self, plan: Plan, kept: TokenRecord, names: tuple[str, ...], *, old_id: int) -> None:
+    async def _sweep(self, plan: Plan, record: TokenRecord, names: tuple[str, ...], *, old_id: int) -> None:
         """Revoke the old token, and all tokens with one of ``names`` but the one in use."""
-        manager, owner = self._tokens.token(plan.manager), TokenOwner(kept.user_id, plan.group)
+        manager, owner = self._tokens.token(plan.manager), TokenOwner(record.user_id, plan.group)
         try:
             for facts in await self._api.active(manager, owner):
-                spare = facts.id == kept.token_id
+                spare = facts.id == record.token_id
                 if not spare and (facts.id == old_id or facts.name in names):
                     await self._api.revoke(manager, owner, facts.id)
         except (CallRefused, OutcomeUnknown) as silence:
             raise RotationFailed(f"the manager could not revoke old tokens: {silence}") from silence
 
-    async def _current_facts(self, plan: Plan, kept: TokenRecord) -> TokenFacts:
+    async def _current_facts(self, plan: Plan, record: TokenRecord) -> TokenFacts:
         """The facts about the present token. If it has merely expired, they come from the record."""
         try:
             facts = await self._api.describe(self._tokens.token(plan.id))
@@ -256,22 +256,22 @@ class RotationSteps:
             raise RotationFailed(f"the token can't be checked: {silence}") from silence
         if facts is not None:
             return facts
-        ended = kept.expires_at is not None and kept.expires_at <= self._wall()
-        if ended and kept.user_id and kept.scopes:
-            return TokenFacts(kept.token_id, kept.user_id, scopes=kept.scopes)
+        ended = record.expires_at is not None and record.expires_at <= self._wall()
+        if ended and record.user_id and record.scopes:
+            return TokenFacts(record.token_id, record.user_id, scopes=record.scopes)
         # Whoever revoked it may have had a reason: what was taken away is not given back by a machine.
         raise RotationFailed("GitLab no longer accepts the token: put a new one into the configuration")
 
     # Without a manager
 
-    async def _rotate_self(self, plan: Plan, kept: TokenRecord, fence: int) -> TokenRecord:
+    async def _rotate_self(self, plan: Plan, record: TokenRecord, fence: int) -> TokenRecord:
         token = self._tokens.token(plan.id)
-        old = await self._current_facts(plan, msgspec.structs.replace(kept, user_id=0))
-        asked = Rotation(RotationStep.ROTATING, (f"{NAME} {plan.id} {self._name()}",), old.id, self._wall())
-        kept = await self._write(
-            kept,
+        old = await self._current_facts(plan, msgspec.structs.replace(record, user_id=0))
+        attempt = Rotation(RotationStep.ROTATING, (f"{NAME} {plan.id} {self._name()}",), old.id, self._wall())
+        record = await self._write(
+            record,
             fence,
-            rotation=asked,
+            rotation=attempt,
             token_id=old.id,
             user_id=old.user_id,
             scopes=old.scopes,
@@ -281,44 +281,44 @@ class RotationSteps:
         try:
             minted = await self._api.rotate_self(token, self._expiry_day(plan))
         except CallRefused as refused:
-            await self._write(kept, fence, rotation=None)
+            await self._write(record, fence, rotation=None)
             raise RotationFailed(f"the token may not replace itself: {refused}") from refused
         except OutcomeUnknown as lost:
-            kept = await self._write(kept, fence, rotation=msgspec.structs.replace(asked, step=RotationStep.LOST))
+            record = await self._write(record, fence, rotation=msgspec.structs.replace(attempt, step=RotationStep.LOST))
             self._report_lost(plan, str(lost))
-            return kept
+            return record
         # From here on the new token is the only one, and exists nowhere but here: use it at once, and keep it at any price.
         self._tokens.switch(plan.id, minted.token, minted.facts.ends_at)
-        kept = await self._persist(plan, kept, minted)
+        record = await self._persist(plan, record, minted)
         self._note("rotated", plan.id)
-        return kept
+        return record
 
-    async def _persist(self, plan: Plan, kept: TokenRecord, minted: NewToken) -> TokenRecord:
+    async def _persist(self, plan: Plan, record: TokenRecord, minted: NewToken) -> TokenRecord:
         """Write the new token until the store has it. This needs no leadership: a rotation that was given up meanwhile is
         completed all the same."""
         made = msgspec.structs.replace(
-            kept,
-            version=kept.version + 2,  # above what giving it up would have written
+            record,
+            version=record.version + 2,  # above what giving it up would have written
             token=minted.token,
             token_id=minted.facts.id,
             expires_at=minted.facts.ends_at,
             rotation=None,
         )
-        told = False
+        has_logged = False
         while True:
             try:
-                for expect in (kept.version, kept.version + 1):
+                for expect in (record.version, record.version + 1):
                     if await self._vault.put(made, expect, None):
                         log.info("rotation of %s: the new token is stored", plan.id)
                         return made
-                there = (await self._vault.read("")).tokens.get(plan.record)
-                if there is not None and there.token == minted.token:
-                    return there  # an earlier write got through, and its answer did not
+                stored = (await self._vault.read("")).tokens.get(plan.record)
+                if stored is not None and stored.token == minted.token:
+                    return stored  # an earlier write got through, and its answer did not
                 raise Superseded
             except StoreUnavailable as outage:
-                if not told:
+                if not has_logged:
                     log.error("rotation of %s: the new token can't be stored yet: %s", plan.id, outage)
-                told = True
+                has_logged = True
                 await self._pause(_PERSIST_EVERY_S)
 
     def _report_lost(self, plan: Plan, why: str) -> None:
@@ -332,9 +332,9 @@ class RotationSteps:
 
     # In both cases
 
-    async def _write(self, kept: TokenRecord, fence: int, **changes: object) -> TokenRecord:
-        made = msgspec.structs.replace(kept, version=kept.version + 1, **changes)
-        if not await self._vault.put(made, kept.version, fence):
+    async def _write(self, record: TokenRecord, fence: int, **changes: object) -> TokenRecord:
+        made = msgspec.structs.replace(record, version=record.version + 1, **changes)
+        if not await self._vault.put(made, record.version, fence):
             raise Superseded
         return made
 

@@ -23,7 +23,7 @@ log = logging.getLogger("gateway.credentials")
 
 FOLLOW_EVERY_S = 1.0
 LEASE_S = 30.0
-_KEEP_LEASE_EVERY_S = 10.0
+_RENEW_LEASE_EVERY_S = 10.0
 _RETRY_S = (60.0, 3600.0)
 """The first and the longest pause after a failure; each pause is twice the one before."""
 _CLOSE_S = 20.0
@@ -39,7 +39,7 @@ class VaultBroken(Exception):  # noqa: N818 — a decision, told to the operator
 
 
 class CredentialState(msgspec.Struct, frozen=True):
-    """What an operator is told about one credential; never the token."""
+    """What an operator is shown of one credential; never the token."""
 
     id: str
     expires_at: float | None
@@ -59,7 +59,7 @@ class CredentialState(msgspec.Struct, frozen=True):
 class _Failure(msgspec.Struct, frozen=True):
     words: str
     count: int
-    again_at: float
+    retry_at: float
 
 
 class TokenRotator:
@@ -69,7 +69,7 @@ class TokenRotator:
         watched: The ids of all credentials.
         plans: One for each token that is rotated.
         vault: Where rotated tokens are kept.
-        rotor: Does the steps; like the vault, None where nothing rotates.
+        steps: Advances rotations; like the vault, None where nothing rotates.
         tokens: The tokens that requests are given.
         wall: The time in Unix seconds.
         me: The name of this process, among those that share the vault.
@@ -128,7 +128,9 @@ class TokenRotator:
                 ]
             )
         at_risk = {RotationStep.ROTATING, RotationStep.LOST}
-        self.unsure = tuple(name for name, kept in self._known.items() if kept.rotation and kept.rotation.step in at_risk)
+        self.unsure = tuple(
+            name for name, record in self._known.items() if record.rotation and record.rotation.step in at_risk
+        )
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="credentials")
@@ -161,15 +163,15 @@ class TokenRotator:
         plan, vault, steps = self._plans.get(credential_id), self._vault, self._steps
         if plan is None or vault is None or steps is None:
             raise ValueError("this credential is not configured to rotate: see `gitlab-gateway credentials list`")
-        asked = asyncio.get_running_loop().create_task(self._rotate(plan, vault, steps), name="credential asked for")
-        self._manual_rotations.add(asked)
-        asked.add_done_callback(self._on_rotated)
-        return await asyncio.shield(asked)
+        task = asyncio.get_running_loop().create_task(self._rotate(plan, vault, steps), name="credential asked for")
+        self._manual_rotations.add(task)
+        task.add_done_callback(self._on_rotated)
+        return await asyncio.shield(task)
 
-    def _on_rotated(self, asked: asyncio.Task[CredentialState]) -> None:
-        self._manual_rotations.discard(asked)
-        if not asked.cancelled():
-            asked.exception()  # retrieved, even if nobody waits for it any more
+    def _on_rotated(self, task: asyncio.Task[CredentialState]) -> None:
+        self._manual_rotations.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved, even if nobody waits for it any more
 
     async def _rotate(self, plan: Plan, vault: Vault, steps: RotationSteps) -> CredentialState:
         async with self._lock:
@@ -217,37 +219,37 @@ class TokenRotator:
 
     async def _read(self, *, checked: bool) -> None:
         assert self._vault is not None
-        opened = await self._vault.read(self._me)
-        self._now, self._readers = opened.now, opened.readers
+        snapshot = await self._vault.read(self._me)
+        self._now, self._readers = snapshot.now, snapshot.readers
         ours = {plan.id.partition("/")[0] for plan in self._plans.values()}
-        broken = [record for record in opened.broken if record.partition("/")[0] in ours]
-        named = {plan.record: plan.id for plan in self._plans.values()}
-        known_broken = tuple(named.get(record, record) for record in broken)
+        broken = [record_id for record_id in snapshot.broken if record_id.partition("/")[0] in ours]
+        by_record = {plan.record: plan.id for plan in self._plans.values()}
+        known_broken = tuple(by_record.get(record_id, record_id) for record_id in broken)
         if known_broken != self._broken:
             for name in set(known_broken) - set(self._broken):
                 log.error("the record of credential %s can't be decrypted; it is left as it is", name)
             self._broken = known_broken
         for plan in self._plans.values():
-            kept = opened.tokens.get(plan.record)
-            if kept is not None and kept.version > self._record_of(plan).version:
-                self._adopt(plan, kept, checked=checked)
-            self._stored_versions[plan.id] = kept.version if kept is not None else 0
+            record = snapshot.tokens.get(plan.record)
+            if record is not None and record.version > self._record_of(plan).version:
+                self._adopt(plan, record, checked=checked)
+            self._stored_versions[plan.id] = record.version if record is not None else 0
 
-    def _adopt(self, plan: Plan, kept: TokenRecord, *, checked: bool = True) -> None:
-        self._known[plan.id] = kept
-        if kept.token is not None and kept.token != self._tokens.token(plan.id):
-            self._tokens.switch(plan.id, kept.token, kept.expires_at, checked=checked)
-            log.info("credential %s: version %d of its token is in use", plan.id, kept.version)
+    def _adopt(self, plan: Plan, record: TokenRecord, *, checked: bool = True) -> None:
+        self._known[plan.id] = record
+        if record.token is not None and record.token != self._tokens.token(plan.id):
+            self._tokens.switch(plan.id, record.token, record.expires_at, checked=checked)
+            log.info("credential %s: version %d of its token is in use", plan.id, record.version)
 
     async def _restore(self, vault: Vault) -> None:
         """Put back what the store has lost: a rotated token exists nowhere else."""
         for plan in self._plans.values():
-            known, there = self._record_of(plan), self._stored_versions.get(plan.id, 0)
-            if there < known.version and plan.id not in self._broken:
+            known, stored = self._record_of(plan), self._stored_versions.get(plan.id, 0)
+            if stored < known.version and plan.id not in self._broken:
                 log.error(
-                    "the record of credential %s went back to version %d: the newer one is stored again", plan.id, there
+                    "the record of credential %s went back to version %d: the newer one is stored again", plan.id, stored
                 )
-                await vault.put(known, there, None)
+                await vault.put(known, stored, None)
 
     # Rotating
 
@@ -261,7 +263,7 @@ class TokenRotator:
     def _has_step_due(self, plan: Plan) -> bool:
         now = self._wall()
         failure = self._failures.get(plan.id)
-        if plan.id in self._broken or (failure is not None and now < failure.again_at):
+        if plan.id in self._broken or (failure is not None and now < failure.retry_at):
             return False
         rotation = self._record_of(plan).rotation
         if rotation is None:
@@ -282,33 +284,33 @@ class TokenRotator:
         return self._now - seen[1] >= plan.overlap_s and everybody_has_read(self._readers, seen[1], self._now)
 
     async def _advance_due(self, vault: Vault, steps: RotationSteps) -> None:
-        wanting = [plan for plan in self._plans.values() if self._has_step_due(plan)]
-        if not wanting:
+        due = [plan for plan in self._plans.values() if self._has_step_due(plan)]
+        if not due:
             return
         async with _Lease(vault, self._me) as fence:
             if fence is None:
                 return
             await self._read(checked=True)  # the previous leader may have done it
-            for plan in wanting:
+            for plan in due:
                 if self._has_step_due(plan):
                     await self._advance(steps, plan, fence)
 
     async def _advance(self, steps: RotationSteps, plan: Plan, fence: int) -> None:
-        kept = self._record_of(plan)
-        step = kept.rotation.step if kept.rotation is not None else None
+        record = self._record_of(plan)
+        step = record.rotation.step if record.rotation is not None else None
         try:
             if step is RotationStep.SETTLING:
-                kept = await steps.settle(plan, kept, fence)
+                record = await steps.settle(plan, record, fence)
             elif step is RotationStep.ROTATING:
-                kept = await steps.give_up(plan, kept, fence)
+                record = await steps.give_up(plan, record, fence)
             else:
-                kept = await steps.begin(plan, kept, fence)
+                record = await steps.begin(plan, record, fence)
         except Superseded:
             return
         except RotationFailed as failed:
             self._fail(plan, str(failed))
             return
-        self._adopt(plan, kept)
+        self._adopt(plan, record)
         self._failures.pop(plan.id, None)
 
     def _fail(self, plan: Plan, words: str) -> None:
@@ -338,15 +340,15 @@ class TokenRotator:
             self._alarmed_days[name] = days
             if days is None or expires_at is None:
                 continue
-            tell = log.error if days == ALARM_DAYS[-1] else log.warning
+            report = log.error if days == ALARM_DAYS[-1] else log.warning
             left = (expires_at - now) / DAY_S
-            tell("credential %s %s", name, "has expired" if left <= 0 else f"expires in {left:.1f} days")
+            report("credential %s %s", name, "has expired" if left <= 0 else f"expires in {left:.1f} days")
 
     def _state(self, name: str) -> CredentialState:
         plan, expires_at = self._plans.get(name), self._expires_at(name)
-        kept = self._known.get(name)
+        record = self._known.get(name)
         failure = self._failures.get(name)
-        rotation = kept.rotation if kept is not None else None
+        rotation = record.rotation if record is not None else None
         words = "its record can't be decrypted" if name in self._broken else failure.words if failure is not None else ""
         return CredentialState(
             name,
@@ -354,7 +356,7 @@ class TokenRotator:
             alarm_days(expires_at, self._wall()),
             "" if plan is None else "manager" if plan.manager else "self",
             rotation.step.value if rotation is not None else "",
-            kept.version if kept is not None and kept.token is not None else 0,
+            record.version if record is not None and record.token is not None else 0,
             words,
         )
 
@@ -383,6 +385,6 @@ class _Lease:
 
     async def _renew_lease(self) -> None:
         while True:
-            await asyncio.sleep(_KEEP_LEASE_EVERY_S)
+            await asyncio.sleep(_RENEW_LEASE_EVERY_S)
             with contextlib.suppress(StoreUnavailable):
                 await self._vault.lead(self._me, LEASE_S)

@@ -98,14 +98,14 @@ class StaticTokenSource:
             if silence:
                 warnings.append(f"credential `{name}` is not checked yet: {silence}")
             elif one.reason:
-                spared = one.trusted or (not one.overpowered and (name in unsure or self._has_company(one)))
+                spared = one.trusted or (not one.overpowered and (name in unsure or self._has_working_sibling(one)))
                 (warnings if spared else problems).append(f"credential `{name}` {one.reason}")
         if problems:
             raise CredentialsRefused(problems)
         self.has_unchecked = any(not held.checked for held in self._held.values())
         return warnings
 
-    def _has_company(self, held: HeldToken) -> bool:
+    def _has_working_sibling(self, held: HeldToken) -> bool:
         return any(not other.refused_until for other in self._pools.get(held.credential.pool, ()))
 
     def gitlab_answered(self) -> None:
@@ -248,7 +248,7 @@ class StaticTokenSource:
             if held.user_name is not None:
                 return
             if held.unanswered != unanswered:  # as in ``_establish``
-                raise _nameless(held)
+                raise _unknown_name(held)
             name = ""
             try:
                 async with asyncio.timeout(_CHECK_TIMEOUT_S):
@@ -256,15 +256,15 @@ class StaticTokenSource:
             except (NotAnswering, TimeoutError) as error:
                 if not isinstance(error, NotAnswering) or error.offered:
                     held.unanswered, held.silence = held.unanswered + 1, _reason(error)
-                    raise _nameless(held) from error
+                    raise _unknown_name(held) from error
             held.set_user_name(name)
 
     async def _check(self, held: HeldToken) -> None:
         """Ask GitLab, and remember the answer. Raises NotAnswering or TimeoutError; then nothing has changed."""
-        asked = held.credential
+        credential = held.credential
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
             try:
-                verified = await self._verifier.verify(asked.token, Presentation.PRIVATE)
+                verified = await self._verifier.verify(credential.token, Presentation.PRIVATE)
             except NotAnswering as silence:
                 if silence.offered:
                     raise
@@ -273,14 +273,14 @@ class StaticTokenSource:
                 return
             if verified is None and self.look_for_successor is not None:
                 await self.look_for_successor()
-        if held.credential is not asked:
+        if held.credential is not credential:
             return  # replaced meanwhile: the answer is about the old one
         if verified is None:
             self._settle(held, trusted=False, reason="is not accepted by GitLab")
             return
         held.expires_at, held.user_name = verified.expires_at, None
         powers = sorted(_POWERFUL.intersection(verified.scopes or ()))
-        held.overpowered = bool(powers) and not asked.sudo
+        held.overpowered = bool(powers) and not credential.sudo
         if held.overpowered:
             self._settle(held, trusted=False, reason=f"has the scope {', '.join(powers)} but is not marked `sudo: true`")
         else:
@@ -304,7 +304,7 @@ def _unchecked(held: HeldToken, reason: str) -> Rejection:
     return _refusal(503, f"credential `{held.credential.id}` cannot be checked: {reason}")
 
 
-def _nameless(held: HeldToken) -> Rejection:
+def _unknown_name(held: HeldToken) -> Rejection:
     return _refusal(503, f"GitLab's name for the user of credential `{held.credential.id}` is not known: {held.silence}")
 
 

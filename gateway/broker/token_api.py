@@ -132,9 +132,9 @@ class TokenApi:
     async def create(
         self, manager: Secret, owner: TokenOwner, name: str, scopes: tuple[str, ...], ends_on: str
     ) -> NewToken:
-        """Make another token for the ward, in addition to those that exist."""
-        wish: dict[str, object] = {"name": name, "scopes": list(scopes), "expires_at": ends_on}
-        return await self._mint(_tokens_path(owner), manager, wish)
+        """Make another token for the owner, in addition to those that exist."""
+        attributes: dict[str, object] = {"name": name, "scopes": list(scopes), "expires_at": ends_on}
+        return await self._mint(_tokens_path(owner), manager, attributes)
 
     async def rotate_self(self, token: Secret, ends_on: str) -> NewToken:
         """Replace ``token`` by its successor, which is returned; ``token`` itself is then dead. If it asks twice, GitLab
@@ -142,7 +142,7 @@ class TokenApi:
         return await self._mint(b"/personal_access_tokens/self/rotate", token, {"expires_at": ends_on})
 
     async def active(self, manager: Secret, owner: TokenOwner) -> list[TokenFacts]:
-        """The ward's tokens that work."""
+        """The owner's tokens that work."""
         found: list[TokenFacts] = []
         path = _tokens_path(owner)
         query = b"?state=active&per_page=100"
@@ -162,8 +162,8 @@ class TokenApi:
         if status not in {200, 202, 204, 404}:
             raise CallRefused(f"GitLab answered {status}")
 
-    async def _mint(self, path: bytes, token: Secret, wish: dict[str, object]) -> NewToken:
-        status, _, body = await self._call("POST", path, token, msgspec.json.encode(wish))
+    async def _mint(self, path: bytes, token: Secret, attributes: dict[str, object]) -> NewToken:
+        status, _, body = await self._call("POST", path, token, msgspec.json.encode(attributes))
         if status not in {200, 201}:
             if 400 <= status < 500:
                 raise CallRefused(f"GitLab answered {status}")

@@ -20,7 +20,7 @@ _TOKEN = re.compile(r"[!-~]{1,8192}", re.ASCII)
 
 
 class StaticCredential(msgspec.Struct, frozen=True):
-    """One token of ``credentials:``. The id of a pool's member is made of the pool's id and its place: ``readers/1``."""
+    """One token of ``credentials:``. The id of a pool's member is made of the pool's id and its position: ``readers/1``."""
 
     id: str
     token: Secret
@@ -98,11 +98,11 @@ class HeldToken:
     def set_user_name(self, name: str) -> None:
         """Remember GitLab's name for the token's user; empty: the token may not ask."""
         self.user_name = name
-        given = self.by_carrier[Carrier.BASIC_AS_USER]
+        current = self.by_carrier[Carrier.BASIC_AS_USER]
         fields = (credential_field(Carrier.BASIC_AS_USER, self.credential.token.reveal(), name or ANY_NAME),)
-        if given.fields != fields:
+        if current.fields != fields:
             self.by_carrier[Carrier.BASIC_AS_USER] = UpstreamCredential(
-                given.id, fields, given.partition, given.token_status
+                current.id, fields, current.partition, current.token_status
             )
 
 
@@ -140,8 +140,8 @@ class TokenPool:
         members = self._members
         self._turn = (self._turn + 1) % len(members)
         best, most = members[self._turn], -2.0
-        for place in range(self._turn - len(members), self._turn):
-            held = members[place]
+        for at in range(self._turn - len(members), self._turn):
+            held = members[at]
             if held.refused_until:
                 continue
             left = self.remaining(held.credential.id)

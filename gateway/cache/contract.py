@@ -26,15 +26,15 @@ from .repeat_hit import RepeatHit
 
 
 class CacheProfile(msgspec.Struct, gc=False):
-    """What a cache found out about one request, for all of its kind: these differ only in their targets' queries, and in
+    """What a cache knows of the requests of one kind, by one of them: they differ only in their targets' queries, and in
     nothing there that the gateway looks at."""
 
-    kind: CacheRequest | None = None
-    """One of these requests, from which to find it out; None: only a ``fetch`` can."""
+    sample: CacheRequest | None = None
+    """One of these requests, from which to fill the profile; None: only a ``fetch`` can."""
     version: int = -1
-    """The version of the project names when it was found out."""
+    """The version of the project names when it was filled."""
     refused: CacheReason | None = None
-    asked: RequestDirectives | None = None
+    directives: RequestDirectives | None = None
     if_none_match: bytes | None = None
     key: bytes = b""
     """The part of the cache key behind the target."""
@@ -53,8 +53,8 @@ class CacheProfile(msgspec.Struct, gc=False):
     """The client's own conditions: where nothing is stored they are forwarded, and the answer is for this client alone.
     Empty where an answer would be reused without asking: then the whole answer is fetched for all."""
     templates: dict[tuple[Shape, Fields, float], EntryTemplate] = {}
-    """Moulds of the answers, by shape, by the fields that decide about storing, and by ``reuse_s``: answers that agree in
-    these share one."""
+    """By the answers' shape, by the fields that decide about storing, and by ``reuse_s``: answers that agree in these share
+    one."""
 
 
 class PriorLookup(msgspec.Struct, gc=False):
@@ -86,7 +86,7 @@ class CacheRequest(msgspec.Struct, frozen=True, gc=False):
     reached_as: bytes = b""
     """How the client addressed the gateway (scheme, host): the answer's ``Link`` and ``Location`` are made from it."""
     profile: CacheProfile | None = None
-    """Shared by all requests of a kind, where there are others."""
+    """Shared by all requests of its kind, where there are others."""
     prior_lookup: PriorLookup | None = None
     """What the store held, where it was asked already."""
 
@@ -128,18 +128,18 @@ class Leader(Protocol):
         ...
 
     def validated(self, head: ResponseHead) -> tuple[Reply, CacheOutcome] | None:
-        """Deal with a 304, given as it goes down: keep what is stored, share it with all who wait, and return the reply.
+        """Handle a 304, given as it goes down: keep what is stored, share it with all who wait, and return the reply.
         None, with nothing done, where that takes a ``fetch``."""
         ...
 
     def answered(self, head: ResponseHead, whole: bytes) -> MissOutcome | None:
-        """Deal with a 200: store it where that is allowed, and share it with all who wait. None, with nothing done, where
+        """Handle a 200: store it where that is allowed, and share it with all who wait. None, with nothing done, where
         that takes a ``fetch``."""
         ...
 
-    def form_template(self, blanks: HeadPlaceholders, head: ResponseHead) -> FormTemplate | None:
-        """How to deal with answers of one form. ``head`` is made from ``blanks``, as it goes down. None: each answer has to
-        be examined. Raises ValueError where the values that differ can't be recovered whole."""
+    def form_template(self, placeholders: HeadPlaceholders, head: ResponseHead) -> FormTemplate | None:
+        """The template for answers of one form. ``head`` is made from ``placeholders``, as it goes down. None: each answer
+        has to be examined. Raises ValueError where the values that differ can't be recovered whole."""
         ...
 
     def answered_by_form(self, form_template: FormTemplate, values: Values, whole: bytes) -> MissOutcome | None:
@@ -161,11 +161,11 @@ class Cache(Protocol):
     def lead_now(self, target: bytes, profile: CacheProfile, now: Callable[[], float]) -> Leader | None:
         """Lead a request, if nothing is stored for ``target``, or something that must be revalidated, and if nobody else
         asks for it and its answer can be dealt with without waiting. It must then be forwarded with ``Leader.conditions``,
-        and the ``Leader`` told how that ended. None for any other request: that is for ``fetch``.
+        and the ``Leader`` must hear how that ended. None for any other request: that is for ``fetch``.
 
         Args:
             target: The raw target of a GET, without credentials.
-            profile: What ``fetch`` found out about a request of its kind.
+            profile: That of the requests of its kind.
             now: Unix seconds.
         """
         ...
@@ -217,7 +217,7 @@ class Leases(Protocol):
 
     def lead_soon(self, flight_key: bytes, then: Callable[[Callable[[], None] | None], None]) -> Cancellable | None:
         """As ``lead``, but without waiting for another gateway: ``then`` is called once, later, with None where one asks.
-        Returns None, with nothing sent, where that can't be told."""
+        Returns None, with nothing sent, where that can't be known."""
         ...
 
 

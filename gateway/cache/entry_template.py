@@ -1,4 +1,4 @@
-"""What the answers to one kind of request have in common: found out from the first, and applied to the others.
+"""What the cache entries of answers to one kind of request have in common: found out from the first, applied to the others.
 
 GitLab's answers for the pages of a list have the same fields, and those that decide about storing say the same in all.
 """
@@ -19,7 +19,7 @@ _STORED = Stored.STORED
 
 
 class MissOutcome:
-    """What telemetry and the client are told of a request that was forwarded, and of what became of its answer."""
+    """The outcome of a request that missed the cache, for telemetry and for the client; the same for all such answers."""
 
     __slots__ = ("field", "line", "reason", "status", "stored")
 
@@ -32,15 +32,15 @@ class MissOutcome:
 
 
 class EntryTemplate:
-    """The mould of answers with status 200 to requests that missed the cache.
+    """Makes the entries of answers of one shape: those with status 200 to requests that missed the cache.
 
     Args:
         shape: The answers' shape; without ``Last-Modified``.
         keep: Picks the fields that are replayed; None: nothing is stored.
         selecting: The request fields that ``Vary`` names, with their values.
-        told: What is told of answers that are stored; of all, where ``keep`` is None.
-        overtaken: What is told of answers that a write overtook.
-        validated: GitLab is asked before each reuse, so an ``Etag`` is needed.
+        miss_outcome: The outcome where the answer is stored; of all, where ``keep`` is None.
+        overtaken: The outcome where a write overtook the answer.
+        needs_etag: GitLab is asked before each reuse, so an ``Etag`` is needed.
     """
 
     __slots__ = ("_etag", "_length", "keep", "miss_outcome", "needs_etag", "overtaken", "selecting")
@@ -84,30 +84,30 @@ class EntryTemplate:
 
 
 class FormTemplate:
-    """A mould for heads of one form.
+    """As ``EntryTemplate``, for heads of one form.
 
     Args:
-        mould: The mould of these answers.
-        reuse_s: ``Like.reuse_s`` of the requests.
-        blanks: The form's blanks.
-        head: The head made from theirs, as it goes down.
+        template: That of these answers.
+        reuse_s: ``CacheProfile.reuse_s`` of the requests.
+        placeholders: The form's placeholders.
+        head: The head made from them, as it goes down.
 
     Raises:
         ValueError: A value that differs can't be recovered whole.
     """
 
-    __slots__ = ("_bare_bytes", "_etag", "_filled", "_kept", "_reason", "coding", "reuse_s", "template")
+    __slots__ = ("_bare_bytes", "_etag", "_fill", "_pick_kept", "_reason", "coding", "reuse_s", "template")
 
-    def __init__(self, template: EntryTemplate, reuse_s: float, blanks: HeadPlaceholders, head: ResponseHead) -> None:
+    def __init__(self, template: EntryTemplate, reuse_s: float, placeholders: HeadPlaceholders, head: ResponseHead) -> None:
         self.template = template
         self.reuse_s = reuse_s
         self._reason = head.reason
         self.coding = first(head.fields, b"content-encoding")
-        self._etag = blanks.form.place.get(b"etag", -1)
+        self._etag = placeholders.form.place.get(b"etag", -1)
         kept = template.keep(head.fields) if template.keep is not None else ()
-        self._filled = blanks.filler_for(kept)
-        self._kept = blanks.picker_for(kept)
-        bare = self._filled(self._kept([b""] * len(blanks.form.names)))
+        self._fill = placeholders.filler_for(kept)
+        self._pick_kept = placeholders.picker_for(kept)
+        bare = self._fill(self._pick_kept([b""] * len(placeholders.form.names)))
         self._bare_bytes = Entry(200, b"", bare, b"", 0.0, 0.0, 0.0, selecting=template.selecting).size_bytes
 
     def late(self, values: Values, body: bytes, received_at: float) -> LazyEntry | None:
@@ -115,12 +115,12 @@ class FormTemplate:
         etag = values[self._etag] if self._etag >= 0 else b""
         if self.template.needs_etag and not is_etag(etag):
             return None
-        kept = self._kept(values)  # no other values: what is not counted must not be held
+        kept = self._pick_kept(values)  # no other values: what is not counted must not be held
         return _TemplateEntry(self, kept, etag, body, received_at, self._bare_bytes + len(body) + len(b"".join(kept)))
 
     def entry(self, kept: Values, etag: bytes, body: bytes, received_at: float) -> Entry:
         """The entry of an answer that ``late`` took. ``kept``: its values that are replayed; ``etag``: as received."""
-        fields = self._filled(kept)
+        fields = self._fill(kept)
         if not is_etag(etag):
             etag = b""
         return Entry(200, self._reason, fields, body, received_at, 0.0, 0.0, etag, selecting=self.template.selecting)

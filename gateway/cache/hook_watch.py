@@ -1,4 +1,4 @@
-"""Do GitLab's hooks still come? GitLab disables hooks that fail, and tells nobody here.
+"""Do GitLab's hooks still come? GitLab disables hooks that fail, and notifies nobody here.
 
 When none has come for ``max_silence_s``, answers are no longer reused without asking. A hook arrives at one gateway and
 counts for all that share its store: the store remembers the last one, as the purge of a tag that nothing carries.
@@ -15,7 +15,7 @@ _LOOKS = 20  # per `max_silence_s`
 
 
 class HookWatch:
-    """One gateway's ear for hooks.
+    """One gateway's watch over its hooks.
 
     Args:
         store: The cache's.

@@ -1,6 +1,6 @@
 """GitLab's answers, kept apart by partition: one ``fetch``, whose decisions are made in ``core/private_caching.py``.
 
-refused? → bypass      changes something? → past, and purged      fresh? → hit      else ask (``private_asking``)
+refused? → bypass      changes something? → bypass, and purge      fresh? → hit      else ask (``private_fetcher``)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .private_fetcher import FetchJob, PrivateFetcher, as_reply, judge_lookup
 from .private_lead_lookup import PrivateLeadLookup
 from .private_miss import LocalStore, NoWaitStore, PrivateMiss, RemoteStore
 from .private_revalidation import PrivateRevalidation
-from .repeat_hit import Looking, RepeatHit
+from .repeat_hit import FinderFor, RepeatHit
 from .status_writer import CacheStatusWriter
 from .tagging import Tagging
 
@@ -49,12 +49,12 @@ class PrivateCache:
         name: What this cache calls itself in ``Cache-Status``.
         wait_s: How long a request waits for an identical one in flight before it goes up itself.
         names: Names of projects, shared with others.
-        looking: Looks into that part of ``store`` which is in memory.
+        finder_for: Looks into that part of ``store`` which is in memory.
         hooks: Where lifetimes depend on GitLab's hooks: while none come, every reuse is revalidated.
         leases: Where gateways share the store: one of them asks for what all may reuse.
         local_store: ``store``, where it is in this process and nowhere else; then there are no ``leases``.
-        afar: ``store``, where it is elsewhere.
-        dressed: How answers are made ready on their way down: an answer made ready in another way, in a store that outlives
+        remote_store: ``store``, where it is elsewhere.
+        form_digest: Of how answers are rewritten on their way down: one rewritten in another way, in a store that outlives
             this process or is shared with others, is not used.
     """
 
@@ -67,14 +67,14 @@ class PrivateCache:
         wait_s: float = 10.0,
         names: ProjectNames | None = None,
         hooks: HookWatch | None = None,
-        looking: Looking | None = None,
+        finder_for: FinderFor | None = None,
         leases: Leases | None = None,
         local_store: LocalStore | None = None,
         remote_store: RemoteStore | None = None,
-        dressed: bytes = b"",
+        form_digest: bytes = b"",
     ) -> None:
         self._store = store
-        self._dressed = b"\x00" + dressed if dressed else b""
+        self._form_digest = b"\x00" + form_digest if form_digest else b""
         self._local_store = local_store if leases is None else None
         self._remote_store = remote_store
         self._leases = leases
@@ -82,7 +82,7 @@ class PrivateCache:
         self._names = names if names is not None else ProjectNames()
         self._tagging = Tagging(self._names, policy.prefix)
         self._hooks = hooks
-        self._looking = looking
+        self._finder_for = finder_for
         self._default_reuse_s = policy.reuse_s("")
         self._reuse_s = {operation: policy.reuse_s(operation) for operation in policy.route_ttl_s}
         self._reader = RequestReader(refused=frozenset(REFUSED_FIELDS))
@@ -106,13 +106,13 @@ class PrivateCache:
 
     async def fetch(self, request: CacheRequest, forward: Forward, now: Callable[[], float]) -> tuple[Reply, CacheOutcome]:
         if request.method != "GET":
-            return await self._not_a_get(request, forward)
+            return await self._forward_other_method(request, forward)
         profile = request.profile or CacheProfile()
         if profile.version != self._names.version:
             self._fill_profile(profile, request)
         if profile.refused is not None:
             return await self._bypass(request, forward, profile.refused)
-        asked, tags, reuse_s = profile.asked, profile.tags, profile.reuse_s
+        directives, tags, reuse_s = profile.directives, profile.tags, profile.reuse_s
         key = b"private\n%b%b" % (request.target, profile.key)
         if reuse_s > 0 and self._hooks is not None and not profile.immutable and not await self._hooks.check_alive():
             reuse_s = 0.0
@@ -125,21 +125,21 @@ class PrivateCache:
             # Where every reuse is revalidated, a copy in this process is of no use.
             lookup = await self._store.get(key, tags, anew=reuse_s <= 0)
         at = now()
-        entry, reason = judge_lookup(lookup, request.fields, asked, reuse_s, at)
+        entry, reason = judge_lookup(lookup, request.fields, directives, reuse_s, at)
         if lookup.near and reason is not None:
             lookup = await self._store.get(key, tags, anew=True)
-            entry, reason = judge_lookup(lookup, request.fields, asked, reuse_s, at)
+            entry, reason = judge_lookup(lookup, request.fields, directives, reuse_s, at)
         if not lookup.available:
             return await self._bypass(request, forward, CacheReason.STORE_UNAVAILABLE)
         if reason is None:
             assert entry is not None, "only a stored answer needs no asking"
             reply, outcome = self._serve_hit(entry, profile.if_none_match, reuse_s, max(0.0, at - entry.received_at))
-            if asked is None and self._looking is not None:
-                outcome.repeat_hit = self._repeat_hit(self._looking(key, tags), request, reuse_s, profile.if_none_match)
+            if directives is None and self._finder_for is not None:
+                outcome.repeat_hit = self._repeat_hit(self._finder_for(key, tags), request, reuse_s, profile.if_none_match)
             return reply, outcome
-        if asked is not None and asked.only_if_cached:
+        if directives is not None and directives.only_if_cached:
             raise self._status_writer.only_if_cached(reason)
-        question = FetchJob(
+        job = FetchJob(
             request,
             forward,
             now,
@@ -147,11 +147,11 @@ class PrivateCache:
             tags,
             reuse_s,
             profile.keep_s,
-            asked,
+            directives,
             profile.if_none_match,
             profile.nothing_to_learn,
         )
-        return await self._fetcher.ask(question, lookup, entry, reason)
+        return await self._fetcher.ask(job, lookup, entry, reason)
 
     def lead_now(self, target: bytes, profile: CacheProfile, now: Callable[[], float]) -> Leader | None:
         store = self._local_store
@@ -180,19 +180,19 @@ class PrivateCache:
                 return PriorLookup(lookup, version)
             return leader  # None for a fresh answer in a store with copies: a ``fetch`` makes one
 
-        looking = PrivateLeadLookup(decide, then, self._leases if profile.reuse_s > 0 else None, key)
-        asked = store.look(key, profile.tags, looking.on_lookup)
-        if asked is None:
+        lead_lookup = PrivateLeadLookup(decide, then, self._leases if profile.reuse_s > 0 else None, key)
+        pending = store.get_soon(key, profile.tags, lead_lookup.on_lookup)
+        if pending is None:
             return None
-        looking.asked = asked
-        return looking
+        lead_lookup.pending = pending
+        return lead_lookup
 
     def _may_lead(self, profile: CacheProfile) -> bool:
         """Whether requests of this kind may go up, and their answers be stored, without a ``fetch``."""
         if profile.version != self._names.version:
-            if profile.kind is None:
+            if profile.sample is None:
                 return False
-            self._fill_profile(profile, profile.kind)
+            self._fill_profile(profile, profile.sample)
         if not profile.may_share or profile.refused is not None:
             return False
         return not (
@@ -204,11 +204,11 @@ class PrivateCache:
     ) -> Leader | None:
         if lookup.version > lookup.stamp or not lookup.available:
             return None
-        question = b"%d\n%b" % (lookup.version, key)  # as ``PrivateFetcher.ask`` has it
+        flight_key = b"%d\n%b" % (lookup.version, key)  # as ``PrivateFetcher.ask`` has it
         if not lookup.entries:
             if profile.client_conditions:
                 return PrivateConditional(self._status_writer, profile, lookup, profile.version)
-            flight = self._flights.lead(question)
+            flight = self._flights.lead(flight_key)
             if flight is None:
                 return None
             return PrivateMiss(self._fetcher, store, target, profile, key, lookup, flight, now, profile.version)
@@ -216,7 +216,7 @@ class PrivateCache:
         entry, reason = judge_lookup(lookup, profile.fields, None, profile.reuse_s, at)
         if entry is None or reason is None or not validators(entry):
             return None
-        flight = self._flights.lead(question)
+        flight = self._flights.lead(flight_key)
         if flight is None:
             return None
         return PrivateRevalidation(
@@ -237,12 +237,12 @@ class PrivateCache:
         if profile.refused is not None:
             return
         if reading.cache_control is not None:
-            profile.asked = parse_request_cache_control(reading.cache_control)
-            if profile.asked.no_store:
+            profile.directives = parse_request_cache_control(reading.cache_control)
+            if profile.directives.no_store:
                 profile.refused = CacheReason.REQUEST
                 return
         profile.if_none_match = reading.if_none_match
-        reached_as = request.reached_as + self._dressed
+        reached_as = request.reached_as + self._form_digest
         profile.key = private_key(request.partition, b"", request.sudo, reading.variance, reached_as)[_BEFORE_TARGET:]
         profile.tags = self._tagging.tags_of_answer(request.partition, request.target)
         profile.nothing_to_learn = self._tagging.has_nothing_to_learn(request.target)
@@ -253,7 +253,7 @@ class PrivateCache:
             profile.reuse_s = self._reuse_s.get(request.operation.name, self._default_reuse_s)
             profile.keep_s = self._policy.keep_s
         profile.fields = request.fields
-        profile.may_share = profile.asked is None and not request.operation.may_hold_secret
+        profile.may_share = profile.directives is None and not request.operation.may_hold_secret
         profile.client_conditions = conditions(request.fields) if profile.reuse_s <= 0 else ()
 
     def _serve_hit(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:
@@ -278,7 +278,7 @@ class PrivateCache:
             member=self._hit_member,
         )
 
-    # Past the cache
+    # Bypassing the cache
 
     async def _bypass(self, request: CacheRequest, forward: Forward, reason: CacheReason) -> tuple[Reply, CacheOutcome]:
         outcome = CacheOutcome(CacheStatus.BYPASS, reason)
@@ -292,7 +292,7 @@ class PrivateCache:
                 raise
         return self._status_writer.upstream_answer(reply, outcome), outcome
 
-    async def _not_a_get(self, request: CacheRequest, forward: Forward) -> tuple[Reply, CacheOutcome]:
+    async def _forward_other_method(self, request: CacheRequest, forward: Forward) -> tuple[Reply, CacheOutcome]:
         """HEAD always goes up: GitLab answers it with fields that a GET's answer lacks. A write purges what it may have
         changed."""
         writes = request.method not in SAFE_METHODS and request.operation.access is not Access.READ

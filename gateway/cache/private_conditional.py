@@ -44,8 +44,8 @@ class PrivateConditional(msgspec.Struct, eq=False):
         del head, whole
         return None
 
-    def form_template(self, blanks: HeadPlaceholders, head: ResponseHead) -> FormTemplate | None:
-        del blanks, head
+    def form_template(self, placeholders: HeadPlaceholders, head: ResponseHead) -> FormTemplate | None:
+        del placeholders, head
         return None
 
     def answered_by_form(self, form_template: FormTemplate, values: Values, whole: bytes) -> MissOutcome | None:

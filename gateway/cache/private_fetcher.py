@@ -50,7 +50,7 @@ _DROPPED = PER_ANSWER | {b"cache-status"}
 
 
 class FlightResult(msgspec.Struct, frozen=True, gc=False):
-    """What a leader brings to those who waited."""
+    """What the leader of a flight brings to those who waited."""
 
     entry: Entry
     upstream_status: int
@@ -58,7 +58,7 @@ class FlightResult(msgspec.Struct, frozen=True, gc=False):
 
 
 AnswerFlight = Flight[FlightResult]
-"""The flight of a question that somebody leads."""
+"""A fetch under way, which one request leads and others may wait for."""
 
 
 class _PendingAnswer(msgspec.Struct, frozen=True):
@@ -91,12 +91,12 @@ class FetchJob(msgspec.Struct, frozen=True):
 
 
 class PrivateFetcher:
-    """One gateway's questions under way.
+    """One gateway's fetches under way.
 
     Args:
         store: Where answers go.
         policy: What the operator allows.
-        labels: What this cache says of itself.
+        status_writer: Writes the member of ``Cache-Status``.
         wait_s: How long a request waits for an identical one in flight before it goes up itself.
         tagging: Learns names from answers.
         leases: Where gateways share the store: one of them asks for what all may reuse.
@@ -125,16 +125,16 @@ class PrivateFetcher:
         self, job: FetchJob, lookup: Lookup, entry: Entry | None, reason: CacheReason
     ) -> Awaitable[tuple[Reply, CacheOutcome]]:
         """Ask, unless somebody asks the very same thing already. Must be awaited at once: a flight may depend on it."""
-        given = self._upstream_conditions(job, entry)
-        if reason is _REQUEST or (entry is None and given) or _wants_fresh(job.directives):
-            return self._lead(job, lookup, entry, reason, given, None)
+        upstream_conditions = self._upstream_conditions(job, entry)
+        if reason is _REQUEST or (entry is None and upstream_conditions) or _wants_fresh(job.directives):
+            return self._lead(job, lookup, entry, reason, upstream_conditions, None)
         # The version is part of the key: whoever asks after a write must not get what was asked for before it.
         leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, job.key))
         if not leads:
             return self._follow(job, lookup, entry, reason, flight)
         if self._leases is not None and job.reuse_s > 0:
             return self._lead_all(job, lookup, entry, reason, flight, self._leases)
-        return self._lead(job, lookup, entry, reason, given, flight)
+        return self._lead(job, lookup, entry, reason, upstream_conditions, flight)
 
     async def _follow(
         self, job: FetchJob, lookup: Lookup, entry: Entry | None, reason: CacheReason, flight: Flight[FlightResult]
@@ -153,19 +153,19 @@ class PrivateFetcher:
                 return await self._lead(job, lookup, entry, reason, self._upstream_conditions(job, entry), None)
             # The leader is gone. Another may have led, and landed, before our turn came: look again.
             lookup = await self._look_again(job)
-            entry, still = judge_lookup(lookup, request.fields, job.directives, job.reuse_s, now())
-            if still is None:
+            entry, new_reason = judge_lookup(lookup, request.fields, job.directives, job.reuse_s, now())
+            if new_reason is None:
                 assert entry is not None, "only a stored answer needs no asking"
                 return self._serve(entry, job, CacheStatus.HIT, CacheReason.FRESH)
-            reason = still
-            given = self._upstream_conditions(job, entry)
-            if reason is _REQUEST or (entry is None and given):
-                return await self._lead(job, lookup, entry, reason, given, None)
+            reason = new_reason
+            upstream_conditions = self._upstream_conditions(job, entry)
+            if reason is _REQUEST or (entry is None and upstream_conditions):
+                return await self._lead(job, lookup, entry, reason, upstream_conditions, None)
             leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, job.key))
             if leads and self._leases is not None and job.reuse_s > 0:
                 return await self._lead_all(job, lookup, entry, reason, flight, self._leases)
             if leads:
-                return await self._lead(job, lookup, entry, reason, given, flight)
+                return await self._lead(job, lookup, entry, reason, upstream_conditions, flight)
 
     async def _look_again(self, job: FetchJob) -> Lookup:
         if job.request.prior_lookup is not None:
@@ -191,15 +191,15 @@ class PrivateFetcher:
     ) -> tuple[Reply, CacheOutcome]:
         """Lead for all gateways, or wait for the one that does; only once, so that nobody waits for several in turn."""
         try:
-            flight.ended = await leases.lead(b"%d\n%b" % (lookup.version, job.key))
-            if flight.ended is None:
+            flight.on_end = await leases.lead(b"%d\n%b" % (lookup.version, job.key))
+            if flight.on_end is None:
                 lookup = await self._look_again(job)
-                entry, still = judge_lookup(lookup, job.request.fields, job.directives, job.reuse_s, job.now())
-                if still is None:
+                entry, new_reason = judge_lookup(lookup, job.request.fields, job.directives, job.reuse_s, job.now())
+                if new_reason is None:
                     assert entry is not None, "only a stored answer needs no asking"
                     flight.land(FlightResult(entry, 0))
                     return self._serve(entry, job, CacheStatus.COLLAPSED, reason)
-                reason = still
+                reason = new_reason
         except BaseException:
             flight.abandon()
             raise
@@ -215,7 +215,7 @@ class PrivateFetcher:
         lookup: Lookup,
         entry: Entry | None,
         reason: CacheReason,
-        own: Fields,
+        upstream_conditions: Fields,
         flight: Flight[FlightResult] | None,
     ) -> tuple[Reply, CacheOutcome]:
         """Ask GitLab. Whatever happens, the flight ends: landed, or abandoned to the next leader."""
@@ -223,7 +223,7 @@ class PrivateFetcher:
         try:
             requested_at = job.now()
             try:
-                reply = await job.forward(own)
+                reply = await job.forward(upstream_conditions)
             except Rejection as failure:
                 if failure.code is Code.BROKER_CREDENTIAL_REFUSED:  # GitLab answered: nothing may stand in for that
                     raise
@@ -273,10 +273,10 @@ class PrivateFetcher:
         requested_at: float,
         flight: Flight[FlightResult] | None,
     ) -> tuple[Reply, CacheOutcome]:
-        """Deal with a 304: GitLab vouches for body and access; fields that it sent again replace the stored ones."""
+        """Handle a 304: GitLab vouches for body and access; fields that it sent again replace the stored ones."""
         head = reply.head
         reply.release()
-        fresh = self.freshened(entry, head, requested_at, job.now())
+        fresh = self.freshened_entry(entry, head, requested_at, job.now())
         stored = Stored.FRESHENED
         if response_directives(head.fields).no_store:
             await self._store.delete(job.key)
@@ -298,7 +298,7 @@ class PrivateFetcher:
         )
 
     @staticmethod
-    def freshened(entry: Entry, head: ResponseHead, requested_at: float, received_at: float) -> Entry:
+    def freshened_entry(entry: Entry, head: ResponseHead, requested_at: float, received_at: float) -> Entry:
         """``entry`` after a 304 about it."""
         return freshen(entry, head, requested_at=requested_at, received_at=received_at, dropped=_DROPPED)
 
@@ -402,7 +402,7 @@ class PrivateFetcher:
         return selecting(names, fields) if names else ()
 
     def make_template(self, head: ResponseHead, profile: CacheProfile) -> EntryTemplate | None:
-        """What the answers like ``head`` have in common, remembered in ``profile``; None: each has to be examined."""
+        """The template for answers like ``head``, remembered in ``profile``; None: each has to be examined."""
         shape = head.shape
         assert shape is not None, "who asks knows it"
         if b"last-modified" in shape.place or head.status != 200:
@@ -437,9 +437,9 @@ class PrivateFetcher:
         outcome = CacheOutcome(status, reason)
         outcome.stored = stored
         outcome.upstream_status = upstream_status
-        return self.served(entry, outcome, job.if_none_match, job.reuse_s, job.now(), extra_fields), outcome
+        return self.stored_reply(entry, outcome, job.if_none_match, job.reuse_s, job.now(), extra_fields), outcome
 
-    def served(
+    def stored_reply(
         self, entry: Entry, outcome: CacheOutcome, condition: bytes | None, reuse_s: float, at: float, extra_fields: Fields
     ) -> Reply:
         """``entry`` as it goes down at ``at`` (Unix seconds), with the fields of GitLab's answer that are for it alone."""

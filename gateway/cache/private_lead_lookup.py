@@ -24,29 +24,29 @@ class PrivateLeadLookup(msgspec.Struct, eq=False):
     _leases: Leases | None
     """Where one gateway asks for all."""
     _key: bytes
-    asked: Cancellable | None = None
-    """The question that is under way."""
+    pending: Cancellable | None = None
+    """The request to the store, or to the leases, that is under way."""
     _leader: PrivateMiss | PrivateRevalidation | None = None
-    """What waits for its lease."""
+    """The leader that waits for its lease."""
 
     __repr__ = object.__repr__
 
     def cancel(self) -> None:
-        if self.asked is not None:
-            self.asked.cancel()
+        if self.pending is not None:
+            self.pending.cancel()
         self._abandon()
 
     def on_lookup(self, lookup: Lookup) -> None:
         """Go on from the store's answer."""
-        self.asked = None
+        self.pending = None
         leader = None
         try:
             leader = self._decide(lookup)
             if self._leases is not None and isinstance(leader, (PrivateMiss, PrivateRevalidation)):
                 self._leader = leader
                 flight_key = b"%d\n%b" % (lookup.version, self._key)  # as ``PrivateFetcher.ask`` has it
-                self.asked = self._leases.lead_soon(flight_key, self.on_lease)
-                if self.asked is not None:
+                self.pending = self._leases.lead_soon(flight_key, self.on_lease)
+                if self.pending is not None:
                     return
                 self._abandon()
                 leader = None
@@ -58,14 +58,14 @@ class PrivateLeadLookup(msgspec.Struct, eq=False):
 
     def on_lease(self, ended: Callable[[], None] | None) -> None:
         """Go on from the other gateways' answer. ``ended`` is None where one of them leads."""
-        self.asked = None
+        self.pending = None
         leader, self._leader = self._leader, None
         assert leader is not None, "asked for it"
         if ended is None:
             leader.abandon()
             self._then(None)
         else:
-            leader.flight.ended = ended
+            leader.flight.on_end = ended
             self._then(leader)
 
     def _abandon(self) -> None:

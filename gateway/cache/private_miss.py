@@ -39,14 +39,14 @@ class RemoteStore(NoWaitStore, Protocol):
     copies: bool
     """Whether ``get`` makes copies of what it reads, for the next request."""
 
-    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
+    def get_soon(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
         """As ``get``; ``then`` is called once, later. Returns None, with nothing asked, where only ``get`` will do: a copy
         is here, or the store can't be asked."""
         ...
 
 
 class PrivateMiss(msgspec.Struct, eq=False):  # a struct is made in a third of the time
-    """Leads a miss; see ``contract.Leader``."""
+    """The leader of a miss; see ``contract.Leader``."""
 
     _fetcher: PrivateFetcher
     """That of the same cache."""
@@ -83,17 +83,17 @@ class PrivateMiss(msgspec.Struct, eq=False):  # a struct is made in a third of t
         if template is None or len(whole) > self._fetcher.max_entry_bytes:
             return None
         if template.keep is None:
-            return self._unshared(template)
+            return self._land_unshared(template)
         fresh = template.entry(head, whole, self._now())
         if fresh is None:
             return None
         if not self._profile.nothing_to_learn:
             self._fetcher.tagging.learn(self._target, head, whole)
-        return self._stored(template, fresh)
+        return self._put_answer(template, fresh)
 
-    def form_template(self, blanks: HeadPlaceholders, head: ResponseHead) -> FormTemplate | None:
+    def form_template(self, placeholders: HeadPlaceholders, head: ResponseHead) -> FormTemplate | None:
         template = self._template(head)
-        return FormTemplate(template, self._profile.reuse_s, blanks, head) if template is not None else None
+        return FormTemplate(template, self._profile.reuse_s, placeholders, head) if template is not None else None
 
     def answered_by_form(self, form_template: FormTemplate, values: Values, whole: bytes) -> MissOutcome | None:
         template = form_template.template
@@ -101,13 +101,13 @@ class PrivateMiss(msgspec.Struct, eq=False):  # a struct is made in a third of t
         if form_template.reuse_s != profile.reuse_s or len(whole) > self._fetcher.max_entry_bytes:
             return None
         if template.keep is None:
-            return self._unshared(template)
+            return self._land_unshared(template)
         late = form_template.late(values, whole, self._now())
         if late is None:
             return None
         if not profile.nothing_to_learn:
             self._fetcher.tagging.learn_coded(self._target, form_template.coding, whole)
-        return self._stored(template, late)
+        return self._put_answer(template, late)
 
     def _template(self, head: ResponseHead) -> EntryTemplate | None:
         shape, profile = head.shape, self._profile
@@ -117,11 +117,11 @@ class PrivateMiss(msgspec.Struct, eq=False):  # a struct is made in a third of t
             (shape, storage_fields(shape)(head.fields), profile.reuse_s)
         ) or self._fetcher.make_template(head, profile)
 
-    def _unshared(self, template: EntryTemplate) -> MissOutcome:
+    def _land_unshared(self, template: EntryTemplate) -> MissOutcome:
         self.flight.land(None)  # each asks for itself
         return template.miss_outcome
 
-    def _stored(self, template: EntryTemplate, late: LazyEntry) -> MissOutcome:
+    def _put_answer(self, template: EntryTemplate, late: LazyEntry) -> MissOutcome:
         profile = self._profile
         stored = self._store.put_now(self._key, late, profile.keep_s, profile.tags, self._lookup.stamp)
         if not stored:

@@ -25,7 +25,7 @@ from .private_miss import NoWaitStore
 
 
 class PrivateRevalidation(msgspec.Struct, eq=False):
-    """Leads a revalidation; see ``contract.Leader``."""
+    """The leader of a revalidation; see ``contract.Leader``."""
 
     _fetcher: PrivateFetcher
     """That of the same cache."""
@@ -62,8 +62,8 @@ class PrivateRevalidation(msgspec.Struct, eq=False):
         del head, whole
         return None
 
-    def form_template(self, blanks: HeadPlaceholders, head: ResponseHead) -> FormTemplate | None:
-        del blanks, head
+    def form_template(self, placeholders: HeadPlaceholders, head: ResponseHead) -> FormTemplate | None:
+        del placeholders, head
         return None
 
     def answered_by_form(self, form_template: FormTemplate, values: Values, whole: bytes) -> MissOutcome | None:
@@ -75,7 +75,7 @@ class PrivateRevalidation(msgspec.Struct, eq=False):
         if not validator_matches(entry, head):
             return None
         at = self._now()
-        fresh = fetcher.freshened(entry, head, self._requested_at, at)
+        fresh = fetcher.freshened_entry(entry, head, self._requested_at, at)
         outcome = CacheOutcome(CacheStatus.REVALIDATED, self._reason)
         outcome.upstream_status, outcome.stored = 304, Stored.FRESHENED
         if response_directives(head.fields).no_store:
@@ -84,6 +84,6 @@ class PrivateRevalidation(msgspec.Struct, eq=False):
         elif not self._store.put_now(self._key, fresh, profile.keep_s, profile.tags, self._lookup.stamp):
             outcome.stored = Stored.INVALIDATED
         self.flight.land(FlightResult(fresh, 304))
-        return fetcher.served(
+        return fetcher.stored_reply(
             fresh, outcome, profile.if_none_match, profile.reuse_s, at, per_answer_fields(head.fields)
         ), outcome

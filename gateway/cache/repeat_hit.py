@@ -10,7 +10,7 @@ from ..core.messages import Fields, ResponseHead
 from ..core.project_names import ProjectNames
 from .hook_watch import HookWatch
 
-Looking = Callable[[bytes, tuple[bytes, ...]], Callable[[], Entry | None]]
+FinderFor = Callable[[bytes, tuple[bytes, ...]], Callable[[], Entry | None]]
 """(key, tags) → a function, to be called again and again, that returns the first entry that a store's ``get`` has for them;
 None: there is none, or memory alone can't tell."""
 
@@ -20,7 +20,7 @@ change may come early by that much."""
 
 
 class RepeatHit:
-    """One request's way to its answer, as ``PrivateCache`` found it.
+    """One request's way to its stored answer, as ``PrivateCache`` found it.
 
     Args:
         look: Looks into the store, by the key, and by the tags that follow from the names known now.

@@ -101,7 +101,7 @@ class SharedCache:
             if job.directives.only_if_cached:
                 raise self._status_writer.only_if_cached(verdict.reason)
             if request.method == "HEAD":
-                return await self._head(job, verdict)
+                return await self._forward_head(job, verdict)
             if not self._may_share(request, job.directives, verdict):
                 return await self._fetcher.ask(job, verdict, None)
             leads, flight = self._flights.join(b"%d\n%b" % (lookup.version, key))
@@ -163,7 +163,7 @@ class SharedCache:
 
     # HEAD (§4.3.5)
 
-    async def _head(self, job: FetchJob, verdict: ReuseVerdict) -> tuple[Reply, CacheOutcome]:
+    async def _forward_head(self, job: FetchJob, verdict: ReuseVerdict) -> tuple[Reply, CacheOutcome]:
         requested_at = job.now()
         reply = await job.forward(self._fetcher.as_surrogate(conditions(job.request.fields)))
         outcome = CacheOutcome(CacheStatus.MISS, verdict.reason)
@@ -189,7 +189,7 @@ class SharedCache:
             raise
         return self._status_writer.upstream_answer(reply, outcome), outcome
 
-    # Past the cache
+    # Bypassing the cache
 
     async def _bypass(self, request: CacheRequest, forward: Forward, reason: CacheReason) -> tuple[Reply, CacheOutcome]:
         outcome = CacheOutcome(CacheStatus.BYPASS, reason)
@@ -214,12 +214,12 @@ class SharedCache:
                 return reply, outcome
             lookup = await self._store.get(key, (key,), anew=True)
             job = FetchJob(request, forward, now, key, (key,), request_directives(request.fields), lookup)
-            said = response_directives(reply.head.fields, self._status_writer.name)
+            answer_directives = response_directives(reply.head.fields, self._status_writer.name)
             outcome.stored = storable(
                 "POST",
                 request.target,
                 reply.head,
-                said,
+                answer_directives,
                 no_store=job.directives.no_store,
                 authorized=request.has_authorization,
             )

@@ -70,12 +70,12 @@ class FetchJob(msgspec.Struct, frozen=True):
 
 
 class SharedFetcher:
-    """One gateway's way to the origin.
+    """One gateway's fetches from the origin.
 
     Args:
         store: Where answers go.
         policy: What the operator decides.
-        labels: What this cache says of itself; its name also names it as a surrogate.
+        status_writer: Writes the member of ``Cache-Status``; its name is also this cache's as a surrogate.
     """
 
     def __init__(self, store: CacheStore, policy: SharedPolicy, status_writer: CacheStatusWriter) -> None:
@@ -89,21 +89,21 @@ class SharedFetcher:
         try:
             entry, fields = verdict.entry, job.request.fields
             rivals: tuple[Entry, ...] = ()
-            own = given = conditions(fields)
+            client_conditions = upstream_conditions = conditions(fields)
             if verdict.use is Use.VALIDATE and entry is not None and not entry.partial:
                 rivals = tuple(other for other in select(job.lookup.entries, fields) if not other.partial)
                 ours = validators(entry)
                 # Without a validator of ours, a 304 would be about the client's validator, of which we hold nothing.
-                given, rivals = (ours, rivals) if ours else (given, ())
-            elif verdict.reason is CacheReason.VARY_MISS and not given:
+                upstream_conditions, rivals = (ours, rivals) if ours else (upstream_conditions, ())
+            elif verdict.reason is CacheReason.VARY_MISS and not upstream_conditions:
                 # §4.1: the origin may know that one of the other variants also answers this request.
                 rivals = tuple(other for other in job.lookup.entries if other.etag and not other.partial)
-                given = validators(rivals[0], rivals[1:])[:1] if rivals else ()
-            elif verdict.reason is CacheReason.PARTIAL and entry is not None and not given:
-                given = remainder_conditions(entry)
+                upstream_conditions = validators(rivals[0], rivals[1:])[:1] if rivals else ()
+            elif verdict.reason is CacheReason.PARTIAL and entry is not None and not upstream_conditions:
+                upstream_conditions = remainder_conditions(entry)
             requested_at = job.now()
             try:
-                reply = await job.forward(self.as_surrogate(given))
+                reply = await job.forward(self.as_surrogate(upstream_conditions))
             except Rejection as failure:
                 stand_in = self._stand_in(job, verdict)
                 if failure.source is not Source.UPSTREAM or stand_in is None:
@@ -122,12 +122,12 @@ class SharedFetcher:
                     reply.release()
                     requested_at = job.now()
                     reply = await job.forward(self.as_surrogate(()))
-                elif given and verdict.reason is CacheReason.PARTIAL and reply.head.status in {206, 416}:
+                elif upstream_conditions and verdict.reason is CacheReason.PARTIAL and reply.head.status in {206, 416}:
                     assert entry is not None, "there is a piece to complete"
                     whole = await self._complete(job, entry, reply, requested_at)
                     if whole is not None:
                         return whole
-                    if not own:
+                    if not client_conditions:
                         reply.release()
                         requested_at = job.now()
                         reply = await job.forward(self.as_surrogate(()))
@@ -141,8 +141,8 @@ class SharedFetcher:
             if flight is not None and not handed_on:
                 flight.abandon()
 
-    def as_surrogate(self, given: Fields) -> Fields:
-        return (*given, (b"Surrogate-Capability", b'%b="Surrogate/1.0"' % self._status_writer.name.encode()))
+    def as_surrogate(self, fields: Fields) -> Fields:
+        return (*fields, (b"Surrogate-Capability", b'%b="Surrogate/1.0"' % self._status_writer.name.encode()))
 
     def _stand_in(self, job: FetchJob, verdict: ReuseVerdict) -> Entry | None:
         """The stored answer that may be served while the origin fails."""
@@ -234,12 +234,12 @@ class SharedFetcher:
         if verdict.use is Use.VALIDATE:
             outcome.status = CacheStatus.UPDATED
         outcome.upstream_status = head.status
-        said = response_directives(head.fields, self._status_writer.name)
+        answer_directives = response_directives(head.fields, self._status_writer.name)
         outcome.stored = storable(
             request.method,
             request.target,
             head,
-            said,
+            answer_directives,
             no_store=job.directives.no_store,
             authorized=request.has_authorization,
         )
@@ -275,7 +275,7 @@ class SharedFetcher:
             if chosen and chosen[0].received_at == received_at:
                 teed.release()
                 return self.serve(chosen[0], job, outcome)
-        return self._status_writer.upstream_answer(teed, outcome, said.max_age_s), outcome
+        return self._status_writer.upstream_answer(teed, outcome, answer_directives.max_age_s), outcome
 
     def entry(
         self,

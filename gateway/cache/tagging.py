@@ -47,11 +47,11 @@ class Tagging:
         self.learn_coded(target, coding, reply.whole, written=True)
         content = decode_content(reply.whole, coding)
         numbers = projects_written(content) if content else ()
-        told = [tag for number in numbers for tag in project_tags((number,), self.names)]
-        return tuple(dict.fromkeys((*write_tags(target, self.names), *told)))
+        named = [tag for number in numbers for tag in project_tags((number,), self.names)]
+        return tuple(dict.fromkeys((*write_tags(target, self.names), *named)))
 
     def has_nothing_to_learn(self, target: bytes) -> bool:
-        """Whether an answer to ``target`` can tell no name that is not known."""
+        """Whether an answer to ``target`` can bring no name that is not known."""
         place = resource_of(target)
         if place.owner == b"project" and len(place.segments) > 2 and self.names.others(place.spelt):
             return True

@@ -1,4 +1,4 @@
-"""Checks that need more than one value: names that refer to nothing, contradictory settings, doors left open."""
+"""Checks that need more than one value: names that refer to nothing, contradictory settings, ones that admit anybody."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def _upstream(config: Config) -> Iterator[Finding]:
         yield _error(("upstream", "url"), "is the gateway's own address: requests would go in circles")
     if upstream.ca_file is not None and upstream.url.scheme == "http":
         yield _warning(("upstream", "ca_file"), "has no effect: `upstream.url` is plain http")
-    told = upstream.attribution
-    if told is not None and told.header is not None and not is_free(told.header.encode("ascii")):
+    attribution = upstream.attribution
+    if attribution is not None and attribution.header is not None and not is_free(attribution.header.encode("ascii")):
         yield _error(
             ("upstream", "attribution", "header"), "is taken, or does not begin with `X-`: use one like `X-Gateway-Caller`"
         )
-    if told is not None and told.header is None and not told.user_agent:
+    if attribution is not None and attribution.header is None and not attribution.user_agent:
         yield _warning(("upstream", "attribution"), "has no effect: give `header`, `user_agent: true`, or both")
     if upstream.rewrite_json and listen.public_url is None:
         yield _warning(("upstream", "rewrite_json"), "has no effect without `listen.public_url`")

@@ -15,7 +15,7 @@ from .problems import Path, Problem
 from .references import ReferenceResolver, check_secret, is_reference
 from .section import Section
 from .tree import Mapping, Node, Scalar, Sequence, Tree
-from .units import Scalar as Unit
+from .units import ValueType
 from .vocabulary import Keywords
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -37,12 +37,12 @@ def fields_of(section: type[Section]) -> dict[str, tuple[msgspec.structs.FieldIn
     return {field.encode_name: (field, hints[field.name]) for field in msgspec.structs.fields(section)}
 
 
-def unwrap(annotation: Any) -> tuple[Any, Unit | Keywords | None]:
-    """The bare type of an annotation, and the unit or keywords attached to it."""
+def unwrap(annotation: Any) -> tuple[Any, ValueType | Keywords | None]:
+    """The bare type of an annotation, and the value type or keywords attached to it."""
     if get_origin(annotation) is Annotated:
         bare, *markers = get_args(annotation)
         for marker in markers:
-            if isinstance(marker, Unit | Keywords):
+            if isinstance(marker, ValueType | Keywords):
                 return bare, marker
     return annotation, None
 
@@ -99,8 +99,8 @@ class Decoder:
             return self.section(bare, node, path)
         if not isinstance(node, Scalar):
             return self._report(path, f"is {_kind(node)} where a single value belongs")
-        if isinstance(marker, Unit):
-            return self._unit(marker, node, path)
+        if isinstance(marker, ValueType):
+            return self._of_type(marker, node, path)
         if isinstance(bare, type) and issubclass(bare, enum.StrEnum):
             return self._enum(bare, node, path)
         return self._plain(bare, node, path)
@@ -126,11 +126,11 @@ class Decoder:
         found = {key: self.value(item, below, (*path, key)) for key, below in node.entries.items()}
         return {key: value for key, value in found.items() if value is not UNREADABLE}
 
-    def _unit(self, unit: Unit, node: Scalar, path: Path) -> Any:
+    def _of_type(self, kind: ValueType, node: Scalar, path: Path) -> Any:
         if node.tag == "bool":
             return self._report(path, f"reads as a yes or no in YAML: put `{node.text}` in quotes")
         try:
-            return unit.parse(self._resolver.resolve(node.text))
+            return kind.parse(self._resolver.resolve(node.text))
         except ValueError as error:
             return self._report(path, str(error))
 
@@ -246,7 +246,7 @@ def _fits(annotation: Any, node: Node) -> bool:
 def _stand_in(annotation: Any) -> Any:
     """A value of the right type, so that a configuration that is already refused can still be checked as a whole."""
     bare, marker = unwrap(union_members(annotation)[0])
-    if isinstance(marker, Unit):
+    if isinstance(marker, ValueType):
         return marker.stand_in
     if get_origin(bare) in {tuple, dict}:
         return get_origin(bare)()

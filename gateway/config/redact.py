@@ -11,7 +11,7 @@ from ..core.secret import Secret
 from .decode import fields_of, union_members, unwrap
 from .model import Config
 from .section import Section
-from .units import Scalar
+from .units import ValueType
 from .vocabulary import HIDDEN, Keywords
 
 
@@ -53,6 +53,6 @@ def _value(annotation: Any, value: Any) -> Any:
             return [_value(get_args(bare)[0], item) for item in value]
         if isinstance(value, dict) and get_origin(bare) is dict:
             return {key: _value(get_args(bare)[1], item) for key, item in value.items()}
-        if isinstance(marker, Scalar) and not isinstance(value, tuple):
+        if isinstance(marker, ValueType) and not isinstance(value, tuple):
             return marker.show(value)
     return value

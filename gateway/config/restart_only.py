@@ -29,7 +29,7 @@ def restart_only(before: Config, after: Config) -> list[str]:
     """The keys that differ, but can be changed only by a restart."""
     rotated = {credential.id: credential.rotate is not None for credential in before.credentials}
     # A worker that does not know that a token is rotated would go on using one that the others have revoked.
-    return [name for name, of in _RESTART_ONLY if of(before) != of(after)] + [
+    return [key for key, value_of in _RESTART_ONLY if value_of(before) != value_of(after)] + [
         f"credentials.{credential.id}.rotate (present or not)"
         for credential in after.credentials
         if rotated.get(credential.id, credential.rotate is not None) is not (credential.rotate is not None)

@@ -12,7 +12,7 @@ from ..core.secret import Secret
 from .decode import fields_of, union_members, unwrap
 from .model import Config
 from .section import Section
-from .units import Scalar
+from .units import ValueType
 from .vocabulary import Keywords
 
 _REFERENCE = {"type": "string", "pattern": r"^\$\{(env:[A-Za-z_][A-Za-z0-9_]*|file:[^{}]+)\}$"}
@@ -96,8 +96,8 @@ def _value(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return several
     if get_origin(bare) is dict:
         return {"type": "object", "additionalProperties": _value(get_args(bare)[1], definitions)}
-    if isinstance(marker, Scalar):
-        return _scalar(marker)
+    if isinstance(marker, ValueType):
+        return _value_type(marker)
     if issubclass(bare, Section):
         if bare.__name__ not in definitions:
             definitions[bare.__name__] = {}  # defined before it is filled, because a struct may contain itself
@@ -110,10 +110,10 @@ def _value(annotation: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     return {"type": {bool: "boolean", int: "integer", float: "number", str: "string"}[bare]}
 
 
-def _scalar(scalar: Scalar) -> dict[str, Any]:
-    text: dict[str, Any] = {"type": "string", "title": scalar.name}
-    if scalar.pattern:
-        text = {"anyOf": [{**text, "pattern": scalar.pattern}, _REFERENCE]}
-    if scalar.number:
+def _value_type(kind: ValueType) -> dict[str, Any]:
+    text: dict[str, Any] = {"type": "string", "title": kind.name}
+    if kind.pattern:
+        text = {"anyOf": [{**text, "pattern": kind.pattern}, _REFERENCE]}
+    if kind.number:
         return {"anyOf": [text, {"type": "integer", "minimum": 0}]}
     return text

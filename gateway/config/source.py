@@ -21,10 +21,10 @@ class ConfigSource(msgspec.Struct, frozen=True):
     """The contents of ``${file:…}`` references and certificate files, by the path under which each was read."""
 
     def __repr__(self) -> str:
-        return f"Given({self.file or 'the options'})"
+        return f"ConfigSource({self.file or 'the options'})"
 
     def recording(self, read_file: Callable[[str], str]) -> Callable[[str], str]:
-        """``read_file``, with everything it reads remembered here."""
+        """``read_file``, with everything it reads recorded here."""
 
         def read(path: str) -> str:
             text = self.files[path] = read_file(path)
@@ -33,7 +33,7 @@ class ConfigSource(msgspec.Struct, frozen=True):
         return read
 
     def load(self, env: Mapping[str, str], read_file: Callable[[str], str] | None = None) -> Loaded:
-        """Load the configuration: the first time with ``read_file``; in another process from what was remembered."""
+        """Load the configuration: the first time with ``read_file``; in another process from what was recorded."""
         read = self._read_recorded if read_file is None else self.recording(read_file)
         return load(self.text, env, read, file=self.file, overrides=dict(self.overrides), without=self.without)
 

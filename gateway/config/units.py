@@ -49,7 +49,7 @@ _WEB_URL = re.compile(r"https?://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]
 _METHOD = re.compile(r"[A-Z]{1,20}")
 
 
-class Scalar(msgspec.Struct, frozen=True):
+class ValueType(msgspec.Struct, frozen=True):
     """How one kind of value is read, shown and described; attached to a field's annotation."""
 
     name: str

@@ -8,42 +8,48 @@ from typing import Annotated
 import msgspec
 
 from . import units
-from .units import BaseUrl, HostPort, Network, Rate, Scalar, StoreUrl
+from .units import BaseUrl, HostPort, Network, Rate, StoreUrl, ValueType
 
 Duration = Annotated[
     float,
-    Scalar("duration", units.parse_duration, units.show_duration, 1.0, r"^(0|[0-9]+(\.[0-9]+)?(ms|s|m|h|d))$"),
+    ValueType("duration", units.parse_duration, units.show_duration, 1.0, r"^(0|[0-9]+(\.[0-9]+)?(ms|s|m|h|d))$"),
 ]
-Size = Annotated[int, Scalar("size", units.parse_size, units.show_size, 1 << 20, r"^[0-9]+(B|KiB|MiB|GiB)?$", number=True)]
+Size = Annotated[
+    int, ValueType("size", units.parse_size, units.show_size, 1 << 20, r"^[0-9]+(B|KiB|MiB|GiB)?$", number=True)
+]
 RateWords = Annotated[
     Rate,
-    Scalar(
+    ValueType(
         "rate", units.parse_rate, units.show_rate, Rate(1.0, 1.0), r"^[0-9.]+/(s|sec|second|m|min|minute|h|hour|d|day)$"
     ),
 ]
 Bandwidth = Annotated[
     int,
-    Scalar("bandwidth", units.parse_byte_rate, units.show_byte_rate, 1 << 20, r"^[0-9]+(B|KiB|MiB|GiB)?/(s|sec|second)$"),
+    ValueType(
+        "bandwidth", units.parse_byte_rate, units.show_byte_rate, 1 << 20, r"^[0-9]+(B|KiB|MiB|GiB)?/(s|sec|second)$"
+    ),
 ]
-Address = Annotated[HostPort, Scalar("host:port", units.parse_host_port, str, HostPort("127.0.0.1", 0))]
-Url = Annotated[BaseUrl, Scalar("URL", units.parse_base_url, str, BaseUrl("http", "localhost", 80), r"^(https?://|\$\{)")]
+Address = Annotated[HostPort, ValueType("host:port", units.parse_host_port, str, HostPort("127.0.0.1", 0))]
+Url = Annotated[
+    BaseUrl, ValueType("URL", units.parse_base_url, str, BaseUrl("http", "localhost", 80), r"^(https?://|\$\{)")
+]
 Store = Annotated[
-    StoreUrl, Scalar("store URL", units.parse_store_url, lambda store: store.shown, units.parse_store_url("memory:"))
+    StoreUrl, ValueType("store URL", units.parse_store_url, lambda store: store.shown, units.parse_store_url("memory:"))
 ]
-Cidr = Annotated[Network, Scalar("CIDR", units.parse_network, str, units.parse_network("::1/128"))]
-HookPath = Annotated[str, Scalar("path", units.parse_hook_path, str, "/", r"^/[!-~]+$")]
-Host = Annotated[str, Scalar("host", units.parse_host, str, "")]
-Id = Annotated[str, Scalar("id", units.parse_identifier, str, "", r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", number=True)]
-OptionalId = Annotated[str, Scalar("id", units.parse_identifier, str, "", number=True)]
-FieldName = Annotated[str, Scalar("header name", units.parse_field_name, str, "", r"^[A-Za-z0-9-]{1,64}$")]
-Sha256 = Annotated[str, Scalar("SHA-256", units.parse_sha256, lambda _: HIDDEN, "", r"^[0-9a-f]{64}$")]
-Route = Annotated[str, Scalar("route", units.parse_route, str, "")]
-Method = Annotated[str, Scalar("method", units.parse_method, str, "", r"^[A-Z]{1,20}$")]
-Sink = Annotated[str, Scalar("sink", units.parse_sink, str, "stdout", r"^(stdout|stderr|file:/.+)$")]
-Path = Annotated[str, Scalar("path", units.parse_path, str, "/", r"^(/|\$\{)")]
-WebUrl = Annotated[str, Scalar("URL", units.parse_web_url, str, "https://localhost", r"^https?://")]
-Claim = Annotated[str, Scalar("claim pattern", units.parse_claim, str, "", number=True)]
-Project = Annotated[str, Scalar("project", units.parse_project, str, "", number=True)]
+Cidr = Annotated[Network, ValueType("CIDR", units.parse_network, str, units.parse_network("::1/128"))]
+HookPath = Annotated[str, ValueType("path", units.parse_hook_path, str, "/", r"^/[!-~]+$")]
+Host = Annotated[str, ValueType("host", units.parse_host, str, "")]
+Id = Annotated[str, ValueType("id", units.parse_identifier, str, "", r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", number=True)]
+OptionalId = Annotated[str, ValueType("id", units.parse_identifier, str, "", number=True)]
+FieldName = Annotated[str, ValueType("header name", units.parse_field_name, str, "", r"^[A-Za-z0-9-]{1,64}$")]
+Sha256 = Annotated[str, ValueType("SHA-256", units.parse_sha256, lambda _: HIDDEN, "", r"^[0-9a-f]{64}$")]
+Route = Annotated[str, ValueType("route", units.parse_route, str, "")]
+Method = Annotated[str, ValueType("method", units.parse_method, str, "", r"^[A-Z]{1,20}$")]
+Sink = Annotated[str, ValueType("sink", units.parse_sink, str, "stdout", r"^(stdout|stderr|file:/.+)$")]
+Path = Annotated[str, ValueType("path", units.parse_path, str, "/", r"^(/|\$\{)")]
+WebUrl = Annotated[str, ValueType("URL", units.parse_web_url, str, "https://localhost", r"^https?://")]
+Claim = Annotated[str, ValueType("claim pattern", units.parse_claim, str, "", number=True)]
+Project = Annotated[str, ValueType("project", units.parse_project, str, "", number=True)]
 
 HIDDEN = "(hidden)"
 

@@ -146,7 +146,7 @@ class Explanation(msgspec.Struct, frozen=True):
     rule: str = ""
     """The rule that decided; empty when none did."""
     lookups: tuple[PlaceLookup, ...] = ()
-    """Questions to GitLab whose answers could change the decision."""
+    """Look-ups at GitLab whose answers could change the decision."""
 
 
 class _Compiled:
@@ -244,7 +244,7 @@ class Rules:
         """Permission to forward ``method`` (the effective one) on ``target``, or a Rejection.
 
         ``sudo`` is the user that the caller wants to act as. ``resolved`` holds GitLab's answers to :meth:`lookups`; what
-        depends on an unanswered question is not allowed. ``screened`` is the pipeline's promise to refuse a body that names
+        depends on an unanswered look-up is not allowed. ``screened`` is the pipeline's promise to refuse a body that names
         another project wherever the permit is ``confined``: without it, a clause with projects allows no operation whose
         body could name one.
         """
@@ -268,7 +268,7 @@ class Rules:
     def lookups(
         self, principal: Principal, operation: Operation, target: Target, method: str, *, screened: bool = False
     ) -> tuple[PlaceLookup, ...]:
-        """The questions that GitLab must answer before the decision is final; usually none."""
+        """The look-ups at GitLab that must be answered before the decision is final; usually none."""
         own = self._sets.get(principal.identity)
         if own is None or not own.by_project or operation.blocked:
             return ()
@@ -319,9 +319,9 @@ class Rules:
     ) -> _Outcome:
         brokered = principal.brokered
         # An unknown route has no name of its own, so its path is used instead.
-        asked = operation.name if operation.known else target.segments
-        of_what = named_places_key(operation, target) if own.by_project else None
-        key = (principal.identity, brokered, asked, operation.access is _READ, method, of_what, screened)
+        operation_key = operation.name if operation.known else target.segments
+        places_key = named_places_key(operation, target) if own.by_project else None
+        key = (principal.identity, brokered, operation_key, operation.access is _READ, method, places_key, screened)
         outcome = self._memo.get(key)
         if outcome is None:
             outcome = _judge_indexed(own, brokered, operation, target, method, screened)
@@ -437,9 +437,9 @@ def _judge(
     # GitLab is asked about a place that may have moved, although its path as spelt is allowed. If the credential may not
     # know the place, that decision stands.
     moves = outcome is not refusal and brokered and own.by_project
-    asked = dict.fromkeys(thing.lookup for thing in things if unsure or (moves and thing.follows))
-    open_questions = tuple(lookup for lookup in asked if lookup is not None and lookup not in resolved)
-    return msgspec.structs.replace(outcome, shadow=shadow, considered=tuple(considered), lookups=open_questions)
+    needed = dict.fromkeys(thing.lookup for thing in things if unsure or (moves and thing.follows))
+    open_lookups = tuple(lookup for lookup in needed if lookup is not None and lookup not in resolved)
+    return msgspec.structs.replace(outcome, shadow=shadow, considered=tuple(considered), lookups=open_lookups)
 
 
 def _place_denies(own: _RuleSet, operation: Operation, access: Access, target: Target, method: str) -> tuple[Matcher, ...]:

@@ -235,11 +235,16 @@ def body_claim(claim: Claim, verdict: BodyVerdict) -> tuple[Claim, Finding] | No
     if _VISIBLE.fullmatch(finding.value) is None:
         raise unauthenticated()
     octets = finding.value.encode("utf-8", "surrogateescape")
-    kind, passing = CredentialKind.OPAQUE, claim.passing
+    kind, upstream_fields = CredentialKind.OPAQUE, claim.upstream_fields
     if finding.name in CREDENTIAL_PARAMETERS:
-        kind, passing = moved_parameter(finding.name, octets)
+        kind, upstream_fields = moved_parameter(finding.name, octets)
     moved = msgspec.structs.replace(
-        claim, kind=kind, secret=Secret(finding.value), carrier=Carrier.BODY, parameter=finding.name, passing=passing
+        claim,
+        kind=kind,
+        secret=Secret(finding.value),
+        carrier=Carrier.BODY,
+        parameter=finding.name,
+        upstream_fields=upstream_fields,
     )
     return moved, finding
 

@@ -10,7 +10,7 @@ another."""
 
 
 class BodyTimeout:
-    """The patience with one body. ``rate``: octets per second that it must reach in the long run; 0: no minimum."""
+    """The timeout of one body. ``rate``: octets per second that it must reach in the long run; 0: no minimum."""
 
     __slots__ = ("_most_s", "_rate", "left_s")
 

@@ -150,23 +150,23 @@ def make_entry(
         selecting: The request's side of ``Vary``.
         asked_range: For a 206: the request's ``Range``.
     """
-    fields, telling, shape, has_length = _select_fields(head, directives, dropped)
+    fields, describing, shape, has_length = _select_fields(head, directives, dropped)
     if not has_length and head.status != 204:
         fields = (*fields, (b"Content-Length", b"%d" % len(body)))
     place = shape.place
-    etag = telling[place[b"etag"]][1].strip() if b"etag" in place else b""
-    date_at = _date(telling, shape, b"date", received_at)
-    modified_at = _date(telling, shape, b"last-modified", received_at) if b"last-modified" in place else None
+    etag = describing[place[b"etag"]][1].strip() if b"etag" in place else b""
+    date_at = _date(describing, shape, b"date", received_at)
+    modified_at = _date(describing, shape, b"last-modified", received_at) if b"last-modified" in place else None
     language = b""
     if selecting and any(name == b"accept-language" for name, _ in selecting):
-        language = shape.first(telling, b"content-language") or b""
+        language = shape.first(describing, b"content-language") or b""
     piece = None
     if head.status == 206:
-        piece = parse_content_range(shape.first(telling, b"content-range") or b"")
+        piece = parse_content_range(shape.first(describing, b"content-range") or b"")
     lifetime_s = directives.max_age_s
     if lifetime_s is None:
-        lifetime_s = lifetime(head.status, telling, directives, received_at)
-    age_s = age_value(telling) if b"age" in place else 0.0
+        lifetime_s = lifetime(head.status, describing, directives, received_at)
+    age_s = age_value(describing) if b"age" in place else 0.0
     revalidate_s, if_error_s = directives.stale_while_revalidate_s, directives.stale_if_error_s
     return Entry(
         status=head.status,
@@ -178,7 +178,7 @@ def make_entry(
         lifetime_s=lifetime_s,
         etag=etag if is_etag(etag) else b"",
         modified_at=-1.0 if modified_at is None else modified_at,
-        last_modified=b"" if modified_at is None else shape.first(telling, b"last-modified") or b"",
+        last_modified=b"" if modified_at is None else shape.first(describing, b"last-modified") or b"",
         date_at=-1.0 if date_at is None else date_at,
         selecting=selecting,
         language=language.strip().lower() if language else b"",
@@ -211,8 +211,8 @@ def _select_fields(
     hop = nominated(fields)
     unkept = _together(hop, dropped) | directives.no_cache_fields | directives.private_fields
     kept = [field for field in fields if lower(field[0]) not in unkept]
-    told = tuple([field for field in fields if lower(field[0]) not in hop])
-    return tuple(kept), told, shape_of(told), any(lower(field[0]) == b"content-length" for field in kept)
+    describing = tuple([field for field in fields if lower(field[0]) not in hop])
+    return tuple(kept), describing, shape_of(describing), any(lower(field[0]) == b"content-length" for field in kept)
 
 
 def pick_kept(shape: Shape, directives: ResponseDirectives, dropped: frozenset[bytes]) -> Pick | None:

@@ -80,7 +80,7 @@ class RequestTraits(msgspec.Struct, frozen=True, gc=False):
 
 _KEYED, _INERT, _CODING, _CACHE_CONTROL, _IF_NONE_MATCH, _REFUSED = range(6)
 _ROLES_BOUND = 4096
-_READINGS_BOUND = 2048
+_TRAITS_BOUND = 2048
 
 
 class RequestReader(dict[bytes, int]):
@@ -98,8 +98,8 @@ class RequestReader(dict[bytes, int]):
             b"cache-control": _CACHE_CONTROL,
             b"if-none-match": _IF_NONE_MATCH,
         }
-        self.read = lru_cache(_READINGS_BOUND)(self._read)
-        """Read a request's fields in one pass. Readings are remembered, because clients repeat their fields."""
+        self.read = lru_cache(_TRAITS_BOUND)(self._read)
+        """Read a request's fields in one pass. Results are remembered, because clients repeat their fields."""
 
     def __missing__(self, name: bytes) -> int:
         role = self._known.get(name.lower(), _KEYED)
@@ -204,17 +204,17 @@ def selects(stored: tuple[tuple[bytes, bytes], ...], language: bytes, fields: Fi
         fields: The fields of the request at hand.
     """
     for name, value in stored:
-        asked = joined(fields, name)
-        if normalise(name, asked) == value:
+        requested = joined(fields, name)
+        if normalise(name, requested) == value:
             continue
-        if name == b"accept-language" and language and asked is not None and _prefers(asked, language):
+        if name == b"accept-language" and language and requested is not None and _prefers(requested, language):
             continue
         return False
     return True
 
 
-def _prefers(asked: bytes, language: bytes) -> bool:
+def _prefers(requested: bytes, language: bytes) -> bool:
     """Whether ``language`` alone has the highest weight."""
-    weighted = _weighted(asked)
+    weighted = _weighted(requested)
     best = max((quality for _, quality in weighted), default=0.0)
     return best > 0 and [name for name, quality in weighted if quality == best] == [language]

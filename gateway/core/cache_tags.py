@@ -78,29 +78,29 @@ def partition_tag(partition: bytes) -> bytes:
 
 def answer_tags(partition: bytes, target: bytes, names: ProjectNames) -> tuple[bytes, ...]:
     """The tags of a stored answer."""
-    place = resource_of(target)
+    resource = resource_of(target)
     everybody = (partition_tag(partition), ALL)
-    if place.owner == b"project":
-        number = names.number_of(place.spelt)
-        others = names.others(place.spelt)
-        part = b"%b:%b%b" % (place.area, number or place.spelt, place.within)
+    if resource.owner == b"project":
+        number = names.number_of(resource.spelt)
+        others = names.others(resource.spelt)
+        part = b"%b:%b%b" % (resource.area, number or resource.spelt, resource.within)
         if others:
-            return (*everybody, *(b"project:" + name for name in (place.spelt, *others)), part)
-        return (*everybody, b"project:" + place.spelt, PATH_UNKNOWN if number else NUMBER_UNKNOWN, part)
-    kinds = tuple(dict.fromkeys(b"kind:" + kind for kind in (*place.kinds[:1], *place.kinds[-1:])))
-    if place.owner:
-        return (*everybody, b"%b:%b" % (place.owner, place.spelt), *kinds[-1:])
+            return (*everybody, *(b"project:" + name for name in (resource.spelt, *others)), part)
+        return (*everybody, b"project:" + resource.spelt, PATH_UNKNOWN if number else NUMBER_UNKNOWN, part)
+    kinds = tuple(dict.fromkeys(b"kind:" + kind for kind in (*resource.kinds[:1], *resource.kinds[-1:])))
+    if resource.owner:
+        return (*everybody, b"%b:%b" % (resource.owner, resource.spelt), *kinds[-1:])
     return (*everybody, *kinds)
 
 
 def write_tags(target: bytes, names: ProjectNames) -> tuple[bytes, ...]:
     """The tags of what a write to ``target`` makes doubtful, in every partition."""
-    place = resource_of(target)
-    shown = [other for kind in place.kinds for other in _SHOWN_IN.get(kind, ())]
-    kinds = tuple(dict.fromkeys([b"kind:" + kind for kind in (*place.kinds, *shown)]))
-    if place.owner == b"project":
-        return (*project_tags((place.spelt,), names), *kinds)
-    return ((b"%b:%b" % (place.owner, place.spelt), *kinds)) if place.owner else kinds
+    resource = resource_of(target)
+    shown = [other for kind in resource.kinds for other in _SHOWN_IN.get(kind, ())]
+    kinds = tuple(dict.fromkeys([b"kind:" + kind for kind in (*resource.kinds, *shown)]))
+    if resource.owner == b"project":
+        return (*project_tags((resource.spelt,), names), *kinds)
+    return ((b"%b:%b" % (resource.owner, resource.spelt), *kinds)) if resource.owner else kinds
 
 
 def extra_write_tags(

@@ -392,11 +392,11 @@ _PULLS = re.compile(_PULLED + rb"(?: " + _PULLED + rb")*")
 
 def asks_to_pull(query: bytes) -> bool:
     """Whether the token allows only pulls of images from the container registry or, when a client logs in, nothing."""
-    asked = [parameter for parameter in query_parameters(query) if parameter.name in {"service", "scope"}]
+    parameters = [parameter for parameter in query_parameters(query) if parameter.name in {"service", "scope"}]
     return (
-        all(parameter.plain for parameter in asked)
-        and [parameter.value for parameter in asked if parameter.name == "service"] == [b"container_registry"]
-        and all(_PULLS.fullmatch(parameter.value) for parameter in asked if parameter.name == "scope")
+        all(parameter.plain for parameter in parameters)
+        and [parameter.value for parameter in parameters if parameter.name == "service"] == [b"container_registry"]
+        and all(_PULLS.fullmatch(parameter.value) for parameter in parameters if parameter.name == "scope")
     )
 
 

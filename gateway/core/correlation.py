@@ -142,7 +142,7 @@ def without_correlation(fields: Fields, correlation: Fields) -> Fields | None:
     return tuple([field for field in fields if lower(field[0]) not in CORRELATION_FIELDS])
 
 
-def mark(x: Exchange, head: RequestHead, *, trusted: bool) -> bool:
+def record_ids(x: Exchange, head: RequestHead, *, trusted: bool) -> bool:
     """Note a request's id and trace: the id that a trusted peer gave it, else the one that it has already.
 
     Returns:

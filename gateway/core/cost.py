@@ -109,10 +109,10 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     per_mebibyte: float = 0.0
     """Tokens for each MiB of the answer."""
 
-    def change(self, cost: float, spent: Usage) -> float:
+    def change(self, cost: float, usage: Usage) -> float:
         """Tokens owed beyond ``cost``, which has been taken already; if negative, tokens to give back."""
-        share = self.cached if not spent.asked else self.not_modified if spent.not_modified else 1.0
-        used = cost * share + self.per_mebibyte * spent.sent_bytes / (1 << 20)
-        if spent.asked and isfinite(spent.runtime_s):
-            used += self.per_second * max(0.0, spent.runtime_s)
+        share = self.cached if not usage.asked else self.not_modified if usage.not_modified else 1.0
+        used = cost * share + self.per_mebibyte * usage.sent_bytes / (1 << 20)
+        if usage.asked and isfinite(usage.runtime_s):
+            used += self.per_second * max(0.0, usage.runtime_s)
         return used - cost

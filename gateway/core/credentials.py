@@ -68,11 +68,11 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     """The raw target without credential parameters: what is forwarded, and what cache keys are made of. A ``sudo``
     parameter stays, because GitLab repeats it in ``Link``; if it is not granted, the request is refused: it is never just
     removed."""
-    passing: Fields = ()
+    upstream_fields: Fields = ()
     """The fields with which this credential goes up, if it does: as received, or moved from a parameter."""
     sudo_fields: Fields = ()
     """``Sudo`` as received, if it came as a field."""
-    beside: tuple[Secret, ...] = ()
+    other_tokens: tuple[Secret, ...] = ()
     """The values of ``token`` in the query that are not this credential; ``is_second_token`` says what they are."""
 
     def __repr__(self) -> str:
@@ -312,9 +312,9 @@ def _judge(found: _GatheredCredentials, target: Target, operation: Operation, me
         username=username,
         sudo=sudo,
         target=raw,
-        passing=(field, *found.surface, *found.dpop),
+        upstream_fields=(field, *found.surface, *found.dpop),
         sudo_fields=tuple(found.sudo_fields[:1]),
-        beside=_other_tokens(found),
+        other_tokens=_other_tokens(found),
     )
 
 
@@ -325,7 +325,7 @@ def _leaks_key(found: _GatheredCredentials, claim: Claim) -> bool:
     if is_gateway_key(claim.secret.reveal()):
         return False
     beside = (*found.surface, *found.dpop, *found.cookies)
-    return any(field in claim.passing and holds_gateway_key(_text(field[1])) for field in beside)
+    return any(field in claim.upstream_fields and holds_gateway_key(_text(field[1])) for field in beside)
 
 
 def _one_parameter(found: _GatheredCredentials) -> Parameter | None:
@@ -346,9 +346,9 @@ def _from_parameter(parameter: Parameter, found: _GatheredCredentials, sudo: str
     if _VISIBLE.fullmatch(parameter.value) is None:
         # No token holds a blank or a control octet, which in a field could end the line.
         raise unauthenticated()
-    kind, passing = CredentialKind.OPAQUE, tuple[Field, ...]()
+    kind, upstream_fields = CredentialKind.OPAQUE, tuple[Field, ...]()
     if parameter.name in CREDENTIAL_PARAMETERS:
-        kind, passing = moved_parameter(parameter.name, parameter.value)
+        kind, upstream_fields = moved_parameter(parameter.name, parameter.value)
     return Claim(
         kind,
         Secret(_text(parameter.value)),
@@ -356,9 +356,9 @@ def _from_parameter(parameter: Parameter, found: _GatheredCredentials, sudo: str
         parameter.name,
         sudo=sudo,
         target=raw,
-        passing=passing + tuple(found.dpop),
+        upstream_fields=upstream_fields + tuple(found.dpop),
         sudo_fields=tuple(found.sudo_fields[:1]),
-        beside=_other_tokens(found),
+        other_tokens=_other_tokens(found),
     )
 
 
@@ -414,20 +414,20 @@ def _claim_without_credential(
     """The claim of a head without a user's credential: a surface's own, a session, one GitLab will find in the body, or
     none."""
     surface = operation.surface
-    kind, carrier, parameter, secret, passing = CredentialKind.NONE, None, "", b"", tuple[Field, ...]()
+    kind, carrier, parameter, secret, upstream_fields = CredentialKind.NONE, None, "", b"", tuple[Field, ...]()
     token = next((each for each in found.parameters if each.name == "token" and each.value), None)
     trigger = operation.name.endswith(_TRIGGER)
     if found.surface:
         kind, carrier, secret = CredentialKind.OPAQUE, Carrier.SURFACE, found.surface[0][1]
-        passing = tuple(found.surface)
+        upstream_fields = tuple(found.surface)
     elif token is not None and (trigger or surface in _TOKEN_PARAMETER):
         kind, carrier, parameter, secret = CredentialKind.OPAQUE, Carrier.QUERY, "token", token.value
     elif found.session:
-        kind, carrier, secret, passing = CredentialKind.SESSION, Carrier.COOKIE, found.session, tuple(found.cookies)
+        kind, carrier, secret, upstream_fields = CredentialKind.SESSION, Carrier.COOKIE, found.session, tuple(found.cookies)
     elif surface in _JUDGED_BY_GITLAB or (trigger and method == "POST"):
         kind, carrier, parameter = CredentialKind.OPAQUE, Carrier.BODY, "token"
     elif surface in _COOKIES_WITHOUT_LOGIN:
-        passing = tuple(found.cookies)
+        upstream_fields = tuple(found.cookies)
     return Claim(
         kind,
         Secret(_text(secret)),
@@ -435,9 +435,9 @@ def _claim_without_credential(
         parameter,
         sudo=sudo,
         target=raw,
-        passing=passing,
+        upstream_fields=upstream_fields,
         sudo_fields=tuple(found.sudo_fields[:1]),
-        beside=_other_tokens(found) if parameter != "token" or carrier is Carrier.BODY else (),
+        other_tokens=_other_tokens(found) if parameter != "token" or carrier is Carrier.BODY else (),
     )
 
 
@@ -447,7 +447,7 @@ def _other_tokens(found: _GatheredCredentials) -> tuple[Secret, ...]:
 
 def credential_fields(claim: Claim) -> Fields:
     """The fields with which a caller's own credential goes up, including ``Sudo``."""
-    return claim.passing + claim.sudo_fields
+    return claim.upstream_fields + claim.sudo_fields
 
 
 def moved_parameter(name: str, value: bytes) -> tuple[CredentialKind, Fields]:

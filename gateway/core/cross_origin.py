@@ -23,6 +23,6 @@ def is_preflight(head: RequestHead, target: Target) -> bool:
     )
 
 
-def asker(address: str) -> Principal:
+def preflight_principal(address: str) -> Principal:
     """The principal of a preflight: nobody in particular, at an address."""
     return Principal(id=f"passthrough:{subject(address)}", kind=PrincipalKind.PASSTHROUGH, identity="passthrough")

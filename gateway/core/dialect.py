@@ -26,7 +26,7 @@ class LimitDialect:
         """See ``core.limit_plan.Limits.takes_for``."""
         return self._limits.takes_for(principal, operation, target, method, peer)
 
-    def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
+    def own_fields(self, decision: Decision | None, principal: Principal | None) -> Fields:
         """The limit fields of an answer that the gateway makes itself: the decision's numbers, or without a decision the
         nominal quota."""
         if decision is None or principal is None:
@@ -34,7 +34,7 @@ class LimitDialect:
         return self._headers.fields_for(decision, principal.id)
 
     def lines(self, decision: Decision | None, principal: Principal) -> bytes:
-        """The same as ``told``, ready for the wire."""
+        """The same as ``own_fields``, ready for the wire."""
         if decision is None:
             return self._nominal_lines
         return self._headers.lines_for(decision, principal.id)
@@ -54,7 +54,7 @@ class LimitDialect:
 
         ``stored``: GitLab was not asked, and no stored answer keeps GitLab's limit fields.
         """
-        ours = self.told(decision, principal)
+        ours = self.own_fields(decision, principal)
         if stored:
             return fields + ours
         merge = replace_limit_fields if principal.brokered else merge_limit_fields
@@ -83,7 +83,7 @@ class NoDialect:
         del principal, operation, target, method, peer
         return _NOTHING
 
-    def told(self, decision: Decision | None, principal: Principal | None) -> Fields:
+    def own_fields(self, decision: Decision | None, principal: Principal | None) -> Fields:
         del decision, principal
         return ()
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import msgspec
 
 
-class Kin:
-    """Requests that are alike in all that is recorded of them, except for id, instants, octets and the limit's numbers.
+class ObserverMemo:
+    """What observers made of the first of several requests that are alike in all that is recorded of them, except for id,
+    instants, octets and the limit's numbers.
 
-    Observers keep here what they made of the first such request. The code that sets an exchange's kin vouches for it, and
-    therefore does so last: requests refused by one limit are not kin of those refused by another, and requests near a
-    limit, or beyond a shadow limit, have no kin.
+    The code that sets an exchange's memo vouches for that likeness, and therefore does so last: requests refused by one
+    limit share no memo with those refused by another, and requests near a limit, or beyond a shadow limit, have none.
     """
 
-    __slots__ = ("counted", "told")
+    __slots__ = ("audit_template", "metrics_row")
 
     def __init__(self) -> None:
-        self.counted: object = None
-        self.told: object = None
+        self.metrics_row: object = None
+        self.audit_template: object = None
 
 
 class Exchange(msgspec.Struct, gc=False):
@@ -64,4 +64,4 @@ class Exchange(msgspec.Struct, gc=False):
     bytes_out: int = 0
     aborted: str = ""
     """``client`` or ``upstream`` if the answer was cut off after its first octet."""
-    kin: Kin | None = None
+    observer_memo: ObserverMemo | None = None

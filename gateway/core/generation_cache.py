@@ -12,12 +12,12 @@ V = TypeVar("V")
 class _Generations(dict[K, V]):
     """The current generation, and the one before it. What is in the current one is found without a Python call."""
 
-    __slots__ = ("half", "old")
+    __slots__ = ("half", "previous")
 
     def __init__(self, half: int) -> None:
         super().__init__()
         self.half = half
-        self.old: dict[K, V] = {}
+        self.previous: dict[K, V] = {}
 
     def put(self, key: K, value: V) -> None:
         if len(self) >= self.half:
@@ -25,11 +25,11 @@ class _Generations(dict[K, V]):
         self[key] = value
 
     def age(self) -> None:
-        self.old = self.copy()
+        self.previous = self.copy()
         self.clear()
 
     def __missing__(self, key: K) -> V | None:
-        found = self.old.pop(key, None)
+        found = self.previous.pop(key, None)
         if found is not None:
             self.put(key, found)
         return found
@@ -46,11 +46,11 @@ class GenerationCache(Generic[K, V]):
     """
 
     def __init__(self, most: int) -> None:
-        self._young: _Generations[K, V] = _Generations(most // 2)
-        self.get: Callable[[K], V | None] = self._young.__getitem__
-        self.put: Callable[[K, V], None] = self._young.put
-        self.age: Callable[[], None] = self._young.age
+        self._current: _Generations[K, V] = _Generations(most // 2)
+        self.get: Callable[[K], V | None] = self._current.__getitem__
+        self.put: Callable[[K, V], None] = self._current.put
+        self.age: Callable[[], None] = self._current.age
         """Begin a generation now, though there is room: what was not used since the last one is forgotten."""
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._young.old)
+        return len(self._current) + len(self._current.previous)

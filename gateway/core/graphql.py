@@ -51,17 +51,17 @@ _memo: dict[bytes, _Kinds] = {}
 def parse_query_intent(target: Target, *, parse: bool = True) -> RequestIntent:
     """What a GET without a body asks for. (GitLab refuses mutations there, but only after it has parsed them.)
 
-    Without ``parse``, raises Unread for a document that was not read lately.
+    Without ``parse``, raises ParsingDeferred for a document that was not read lately.
     """
     found: dict[str, bytes] = {}
-    told_once = True
+    is_unambiguous = True
     for parameter in query_parameters(target.query or b""):
         name = parameter.name.partition("[")[0]
         if name in _BATCHES:
             return UNCOUNTED
-        told_once &= parameter.name not in found and (name not in _PARAMETERS or parameter.plain)
+        is_unambiguous &= parameter.name not in found and (name not in _PARAMETERS or parameter.plain)
         found[parameter.name] = parameter.value
-    if "query" not in found or not told_once:
+    if "query" not in found or not is_unambiguous:
         return UNKNOWN
     name = found.get("operationName", b"").decode("utf-8", "replace")
     return RequestIntent(_access(found["query"], name, parse=parse))
@@ -70,8 +70,8 @@ def parse_query_intent(target: Target, *, parse: bool = True) -> RequestIntent:
 def parse_body_intent(head: RequestHead, target: Target, body: bytes, *, room: int = MOST_TOGETHER) -> RequestIntent:
     """What a POST asks for. A multipart request carries an upload, and only mutations take uploads.
 
-    Raises Unread for a long body without any ``room``, and for documents that were not read lately in a body that holds
-    more requests than there is ``room`` for.
+    Raises ParsingDeferred for a long body without any ``room``, and for documents that were not read lately in a body that
+    holds more requests than there is ``room`` for.
     """
     beside = {parameter.name.partition("[")[0] for parameter in query_parameters(target.query or b"")}
     if not beside.isdisjoint(_BATCHES):
@@ -84,12 +84,12 @@ def parse_body_intent(head: RequestHead, target: Target, body: bytes, *, room: i
     if len(body) > LIGHT_BYTES and not room:
         raise ParsingDeferred
     try:
-        asked = parse_json(body)
+        parsed = parse_json(body)
     except ValueError:
         return UNCOUNTED
-    if isinstance(asked, dict) and "_json" in asked:
+    if isinstance(parsed, dict) and "_json" in parsed:
         return UNCOUNTED
-    requests = asked if isinstance(asked, list) else [asked]
+    requests = parsed if isinstance(parsed, list) else [parsed]
     count = max(1, len(requests))
     few = 0 < len(requests) <= MOST_TOGETHER and _tokens_in(requests) <= _MAX_TOKENS
     try:

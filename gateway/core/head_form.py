@@ -44,7 +44,7 @@ class HeadForm:
     __slots__ = (
         "_common",
         "_lines",
-        "_met",
+        "_matches",
         "_opening",
         "_own",
         "_own_lines",
@@ -89,7 +89,7 @@ class HeadForm:
         self.fields = tuple([(name, b"") if at in places else (name, value) for at, (name, value) in enumerate(fields)])
         """All fields; the values of those that differ are empty."""
         self._places = places
-        self._met = 0
+        self._matches = 0
         self._opening: Callable[[bytes], re.Match[bytes] | None] | None = None
 
     def read(self, lines: Sequence[bytes]) -> Values | None:
@@ -101,13 +101,13 @@ class HeadForm:
 
     def count_match(self, instead: bytes) -> None:
         """Count one more head of this form. ``instead``: a line, always the same, that may stand in place of the length."""
-        self._met += 1
-        if self._met == _OFTEN and sum(map(len, self._common)) <= _LONGEST_PATTERN:
+        self._matches += 1
+        if self._matches == _OFTEN and sum(map(len, self._common)) <= _LONGEST_PATTERN:
             self._opening = re.compile(self._pattern(instead)).match
 
     def match_start(self, data: bytes) -> tuple[Values, bytes] | None:
         """If ``data`` starts with a head of this form: its values, and the data after its blank line. The length is empty
-        where the other line stands in its place. None if it doesn't, or while the form has been met too seldom."""
+        where the other line stands in its place. None if it doesn't, or while too few such heads have come."""
         opening = self._opening
         found = opening(data) if opening is not None else None
         return None if found is None else (found.groups(b""), data[found.end() :])
@@ -152,27 +152,27 @@ class HeadForm:
 
 
 class HeadPlaceholders:
-    """A head with a blank for each differing value: passed through code that transforms heads, it shows where each goes."""
+    """A head with a placeholder for each differing value: code that transforms heads shows with it where each goes."""
 
     def __init__(self, form: HeadForm) -> None:
         self.form = form
-        # No value contains a NUL, so a blank can't be mistaken for a constant value.
+        # No value contains a NUL, so a placeholder can't be mistaken for a constant value.
         self._marks = [b"\0%d" % number for number in range(len(form.names))]
         self.head = form.head(self._marks)
 
     def filler_for(self, fields: Fields) -> Callable[[Sequence[bytes]], Fields]:
-        """A function that puts another head's values, as picked by ``picker_for``, into the blanks of ``fields``.
+        """A function that puts another head's values, as picked by ``picker_for``, into the placeholders of ``fields``.
 
         ``fields`` were made from ``self.head``.
 
         Raises:
-            ValueError: A blank is no longer there as a whole value.
+            ValueError: A placeholder is no longer there as a whole value.
         """
         self.picker_for(fields)
-        blank = [at for at, (_, value) in enumerate(fields) if b"\0" in value]
-        names = [fields[at][0] for at in blank]
+        places = [at for at, (_, value) in enumerate(fields) if b"\0" in value]
+        names = [fields[at][0] for at in places]
         # Picks from ``fields`` followed by the new ones.
-        arranged = make_picker([len(fields) + blank.index(at) if at in blank else at for at in range(len(fields))])
+        arranged = make_picker([len(fields) + places.index(at) if at in places else at for at in range(len(fields))])
 
         def filled(picked: Sequence[bytes]) -> Fields:
             return arranged((*fields, *zip(names, picked)))  # noqa: B905 — `strict` costs as much again

@@ -80,7 +80,7 @@ class HeaderRules:
         rules = self._up_trusted if admitted.trusted_peer else self._up
         return rules.forwardable_correlation(head.correlation) if head.correlation else ()
 
-    def upward(
+    def request_fields(
         self, fields: Fields, head: RequestHead, admitted: AdmittedRequest, credential: Fields, caller: str = ""
     ) -> tuple[Fields, Fields]:
         """All fields that go up except those of the single request, its conditions and correlation: the fields before
@@ -94,7 +94,7 @@ class HeaderRules:
         )
         return (host, *fields, *forwarded), (*self._bypass, *credential)
 
-    def downward(self, reply: ResponseHead, head: RequestHead, admitted: AdmittedRequest) -> ResponseHead:
+    def response_head(self, reply: ResponseHead, head: RequestHead, admitted: AdmittedRequest) -> ResponseHead:
         """The head of GitLab's answer as the client may see it. Raises Rejection UPSTREAM_PROTOCOL."""
         rules = self._rules(admitted, head)
         if reply.status not in {503, 101}:
@@ -108,14 +108,14 @@ class HeaderRules:
             forwarded.fields.append(RETRY_AFTER)
         return ResponseHead(reply.status, tuple(forwarded.fields), reply.reason)
 
-    def looked_at(self, head: RequestHead, admitted: AdmittedRequest) -> Callable[[bytes, bytes], bytes]:
+    def field_rewriter(self, head: RequestHead, admitted: AdmittedRequest) -> Callable[[bytes, bytes], bytes]:
         """A function of the name (in lower case) and value of a field that may lead to GitLab: the value to pass on."""
-        return self._rules(admitted, head).looked_at
+        return self._rules(admitted, head).rewritten_field
 
     def url_rewriter(self, head: RequestHead, admitted: AdmittedRequest) -> Callable[[bytes], bytes | None]:
         """A function that turns an address of GitLab's into the one by which this request's caller reaches it
-        (``ResponseHeaderRules.turned``)."""
-        return self._rules(admitted, head).turned
+        (``ResponseHeaderRules.rewritten_url``)."""
+        return self._rules(admitted, head).rewritten_url
 
     def _rules(self, admitted: AdmittedRequest, head: RequestHead) -> ResponseHeaderRules:
         key = (b"", False) if self._public_url or self._shared else (admitted.host, head.tls)

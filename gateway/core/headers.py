@@ -89,7 +89,7 @@ _NEVER_NOMINATED = frozenset({b"content-type", b"content-encoding"})
 PSEUDONYM = b"gateway"
 """What this gateway calls itself in ``Via`` (RFC 9110 §7.6.3)."""
 _OWN_VIA = ((b"Via", b"1.1 " + PSEUDONYM), (b"Via", b"1.0 " + PSEUDONYM))
-_VERDICTS_BOUND = 2048
+_ACTIONS_BOUND = 2048
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PLAIN_CONNECTION = frozenset({b"keep-alive", b"close", b""})
@@ -106,7 +106,7 @@ class FieldAction(enum.IntEnum):
 
 
 class _FieldActions(dict[bytes, int]):
-    """Name as spelt → judgement, made when the name is first seen and remembered up to a bound."""
+    """Name as spelt → action, decided when the name is first seen and remembered up to a bound."""
 
     __slots__ = ("_judge",)
 
@@ -115,12 +115,12 @@ class _FieldActions(dict[bytes, int]):
         self._judge = rules.judge
 
     def __missing__(self, name: bytes) -> int:
-        verdict = self._judge(name)
+        action = self._judge(name)
         if len(name) <= 64:
-            if len(self) >= _VERDICTS_BOUND:
+            if len(self) >= _ACTIONS_BOUND:
                 self.clear()
-            self[name] = verdict
-        return verdict
+            self[name] = action
+        return action
 
 
 class RequestHeaderRules:
@@ -134,7 +134,7 @@ class RequestHeaderRules:
             believes, are end-to-end fields like any other.
     """
 
-    __slots__ = ("_drop", "_judgements", "_trusted", "shared")
+    __slots__ = ("_actions", "_drop", "_trusted", "shared")
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class RequestHeaderRules:
         self._drop = frozenset(drop)
         self.shared = shared
         self._trusted = trusted
-        self._judgements = _FieldActions(self)
+        self._actions = _FieldActions(self)
 
     def judge(self, name: bytes) -> FieldAction:
         """What becomes of fields named ``name``."""
@@ -186,19 +186,19 @@ class RequestHeaderRules:
         kept: list[Field] = []
         nominated: set[bytes] | None = None
         traced: list[Field] = []
-        judgements = self._judgements
+        actions = self._actions
         for field in fields:
-            judgement = judgements[field[0]]
-            if judgement == 1:
+            action = actions[field[0]]
+            if action == 1:
                 kept.append(field)
-            elif judgement == 0:
+            elif action == 0:
                 continue
-            elif judgement == FieldAction.CONNECTION:
+            elif action == FieldAction.CONNECTION:
                 value = field[1]
                 if value not in _PLAIN_CONNECTION:
                     names = _nominated(value)
                     nominated = names if nominated is None else nominated | names
-            elif judgement == FieldAction.VIA:
+            elif action == FieldAction.VIA:
                 _check_loop(field[1])
                 kept.append(field)
             else:
@@ -209,16 +209,16 @@ class RequestHeaderRules:
                 raise bad_request(close=True)
             kept = [field for field in kept if lower(field[0]) not in nominated]
         if traced and not _is_sound_trace(values(traced, b"traceparent")):
-            kept = [field for field in kept if judgements[field[0]] != FieldAction.TRACE]
+            kept = [field for field in kept if actions[field[0]] != FieldAction.TRACE]
         kept.append(_OWN_VIA[http_10])
         return kept
 
     def forwardable_correlation(self, fields: Fields) -> Fields:
         """Those of a request's correlation fields that are forwarded."""
-        judgements = self._judgements
+        actions = self._actions
         traced = _is_sound_trace(values(fields, b"traceparent"))
         passing = {int(FieldAction.KEEP), int(FieldAction.TRACE)} if traced else {int(FieldAction.KEEP)}
-        return tuple([field for field in fields if judgements[field[0]] in passing])
+        return tuple([field for field in fields if actions[field[0]] in passing])
 
 
 def _check_loop(value: bytes) -> None:

@@ -30,7 +30,7 @@ _PARTIAL = {
 _WHOLE = {"release": (b"releases",), "milestone": (b"milestones",)}
 
 
-class _Place(msgspec.Struct):
+class _Project(msgspec.Struct):
     id: int | None = None
     path_with_namespace: str | None = None
 
@@ -38,7 +38,7 @@ class _Place(msgspec.Struct):
 class _Attributes(msgspec.Struct):
     iid: int | None = None
     source_project_id: int | None = None
-    source: _Place | str | None = None
+    source: _Project | str | None = None
     """For a merge request, its source project; for a pipeline, a word for what triggered it."""
 
 
@@ -51,7 +51,7 @@ class _Event(msgspec.Struct):
     object_kind: str = ""
     event_name: str = ""
     event_type: str = ""
-    project: _Place | None = None
+    project: _Project | None = None
     project_id: int | None = None
     path_with_namespace: str | None = None
     old_path_with_namespace: str | None = None
@@ -93,9 +93,9 @@ def read_event(body: bytes, names: ProjectNames) -> HookEvent:
 
 
 def _spellings(event: _Event, names: ProjectNames) -> tuple[bytes, ...]:
-    place = event.project or _Place()
-    number = place.id if place.id is not None else event.project_id
-    path = place.path_with_namespace or event.path_with_namespace or event.project_path_with_namespace
+    project = event.project or _Project()
+    number = project.id if project.id is not None else event.project_id
+    path = project.path_with_namespace or event.path_with_namespace or event.project_path_with_namespace
     found: list[bytes] = []
     if number is not None:
         found.append(b"%d" % number)
@@ -120,7 +120,7 @@ def _project_event_tags(name: str, event: _Event, spelt: tuple[bytes, ...], name
     about = event.object_attributes or _Attributes()
     if about.source_project_id is not None:
         source = b"%d" % about.source_project_id
-        if isinstance(about.source, _Place) and about.source.path_with_namespace:
+        if isinstance(about.source, _Project) and about.source.path_with_namespace:
             names.learn(source, about.source.path_with_namespace.encode())
         found += part_tags(b"rest", (source, *names.others(source)))
     target = event.merge_request.target_project_id if event.merge_request is not None else None

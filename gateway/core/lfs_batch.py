@@ -38,25 +38,25 @@ def parse_batch_intent(head: RequestHead, target: Target, body: bytes, *, room: 
     """Whether a batch only asks for objects: ``"operation": "download"``, as git-lfs writes it. In Rails a parameter in the
     query wins over one in the body, so a batch with a query does not count as a download.
 
-    Raises Unread for a long body if there is no ``room``.
+    Raises ParsingDeferred for a long body if there is no ``room``.
     """
     if target.query or not is_plain_json(head, _TYPES):
         return UNKNOWN
     if len(body) > LIGHT_BYTES and not room:
         raise ParsingDeferred
     try:
-        asked = parse_json(body)
+        parsed = parse_json(body)
     except ValueError:
         return UNKNOWN
-    return _DOWNLOAD if isinstance(asked, dict) and asked.get("operation") == "download" else UNKNOWN
+    return _DOWNLOAD if isinstance(parsed, dict) and parsed.get("operation") == "download" else UNKNOWN
 
 
-def rewrite_batch(body: bytes, turn: Callable[[str], str | None], own: str | None, *, brokered: bool) -> bytes:
+def rewrite_batch(body: bytes, rewrite_url: Callable[[str], str | None], own: str | None, *, brokered: bool) -> bytes:
     """The answer as its caller may see it.
 
     Args:
         body: The whole answer.
-        turn: Turns an address into the one that clients use through the gateway; None if it doesn't lead to GitLab.
+        rewrite_url: Turns a URL into the one that clients use through the gateway; None if it doesn't lead to GitLab.
         own: The caller's own ``Authorization``, to continue with. Without one, git-lfs finds a credential by itself.
         brokered: Credentials in the answer are the gateway's, and are all removed.
 
@@ -75,25 +75,27 @@ def rewrite_batch(body: bytes, turn: Callable[[str], str | None], own: str | Non
         for name in ("actions", "_links"):
             for action in _members(item, name).values():
                 if isinstance(action, dict):
-                    kept = _turn(action, turn, own, brokered=brokered)
+                    kept = _rewrite_action(action, rewrite_url, own, brokered=brokered)
                     if not kept:
                         item.pop("authenticated", None)
     return msgspec.json.encode(answer)
 
 
-def _turn(action: dict[str, Any], turn: Callable[[str], str | None], own: str | None, *, brokered: bool) -> bool:
+def _rewrite_action(
+    action: dict[str, Any], rewrite_url: Callable[[str], str | None], own: str | None, *, brokered: bool
+) -> bool:
     """Rewrite one action. False: its credential has been removed, and the client must find one."""
     href = action.get("href")
-    turned = turn(href) if isinstance(href, str) else None
-    if turned is not None:
-        action["href"] = turned
+    rewritten = rewrite_url(href) if isinstance(href, str) else None
+    if rewritten is not None:
+        action["href"] = rewritten
     if not brokered:
         return True
     fields = _members(action, "header")
     held = [name for name in fields if name.lower().encode("utf-8", "replace") in CREDENTIAL_FIELDS]
     for name in held:
         del fields[name]
-    if held and turned is not None and own is not None:
+    if held and rewritten is not None and own is not None:
         # The address leads back to us, so the caller's own credential is right for it. Nobody else gets to see that either.
         fields["Authorization"] = own
         return True

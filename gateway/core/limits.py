@@ -134,16 +134,16 @@ class Takes(tuple[Take, ...]):
     validity: Validity
     """Once it is over, the takes of the same request may be different."""
     caller_fields: object
-    """A place for ``LimitHeaders`` to keep what stays the same in the fields it writes for these takes."""
+    """Where ``LimitHeaders`` keeps what stays the same in the fields it writes for these takes."""
     packed: tuple[bytes, bytes] | None
     """Keys and wanted tokens in the encoding of a store that asks over the network."""
 
     def __init__(self, takes: Iterable[Take] = (), validity: Validity = _ALWAYS) -> None:
         del takes  # they are in place by now
-        strange = any(
+        special = any(
             take.limit.shadow or take.limit.concurrent or not 0.0 <= take.cost <= take.limit.burst for take in self
         )
-        self.plain = () if strange else tuple([_plain(take) for take in self])
+        self.plain = () if special else tuple([_plain(take) for take in self])
         self.keys = tuple([one[0] for one in self.plain])
         self.limits = tuple([one[1] for one in self.plain])
         self.settles_later = any(take.limit.concurrent or take.limit.settlement is not None for take in self)
@@ -152,7 +152,7 @@ class Takes(tuple[Take, ...]):
         self.packed = None
 
     def __new__(cls, takes: Iterable[Take] = (), validity: Validity = _ALWAYS) -> Self:
-        """As a tuple's ``__new__``, which takes no era."""
+        """As a tuple's ``__new__``, which takes no validity."""
         return super().__new__(cls, takes)
 
 

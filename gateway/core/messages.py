@@ -49,7 +49,7 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False, eq=False):
     fields: Fields
     reason: bytes = b""
     shape: Shape | None = None
-    """The shape of ``fields``, if it was known when the head was made (``answer_shape.shaped``)."""
+    """The shape of ``fields``, if it was known when the head was made (``answer_shape.shape_of_head``)."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ResponseHead):

@@ -107,18 +107,18 @@ class Pace:
                 self._slow(max(SPEND * remaining, 0.5) / (reset - now), reset)
         return self._blocked_until >= blocked_until + _WORTH_TELLING_S or self.limit(now) is not limit
 
-    def hear(self, told: PaceReport, now: float) -> None:
+    def hear(self, report: PaceReport, now: float) -> None:
         """Learn what another gateway has learnt. A wait counts as if learnt here; of several rates the latest counts."""
-        self._block(told.blocked_s, now)
-        learnt_at = now - max(0.0, told.age_s)
+        self._block(report.blocked_s, now)
+        learnt_at = now - max(0.0, report.age_s)
         if not learnt_at > self._learnt_at:
             return
         self._learnt_at = learnt_at
-        if 0 < told.rate < _FASTEST and told.window_s > 0:
-            until = now + min(LONGEST_S, told.window_s)
+        if 0 < report.rate < _FASTEST and report.window_s > 0:
+            until = now + min(LONGEST_S, report.window_s)
             # The same window, reported with a little jitter, keeps its bucket.
-            self._remaining, self._reset = told.rate * told.window_s / SPEND, until
-            self._slow(told.rate, self._until if abs(until - self._until) < _WORTH_TELLING_S else until)
+            self._remaining, self._reset = report.rate * report.window_s / SPEND, until
+            self._slow(report.rate, self._until if abs(until - self._until) < _WORTH_TELLING_S else until)
         else:
             self._limit = None
 

@@ -44,7 +44,7 @@ PER_ANSWER = frozenset(
 )
 _CODINGS = frozenset({b"gzip", b"x-gzip", b"br", b"deflate", b"zstd", b"identity"})
 # Statuses that say that the caller may not, or no longer, have the stored answer.
-_TAKES_ENTRY = frozenset({401, 403, 404, 410})
+_DROPPING_STATUSES = frozenset({401, 403, 404, 410})
 _FAILURES = frozenset({429, 500, 502, 503, 504})
 
 
@@ -154,12 +154,12 @@ class _StorageVerdicts:
         self._known: dict[Fields, StorageVerdict] = {}
 
     def of(self, fields: Fields) -> StorageVerdict:
-        saying = self._pick(fields)
-        verdict = self._known.get(saying)
+        storage_fields = self._pick(fields)
+        verdict = self._known.get(storage_fields)
         if verdict is None:
             if len(self._known) >= _VERDICTS_BOUND:
                 self._known.clear()
-            verdict = self._known[saying] = self._judged(fields)
+            verdict = self._known[storage_fields] = self._judged(fields)
         return verdict
 
     def _judged(self, fields: Fields) -> StorageVerdict:
@@ -241,7 +241,7 @@ def is_failure(status: int) -> bool:
 
 def must_drop_entry(status: int) -> bool:
     """Whether the status says that this caller may no longer have the stored answer."""
-    return status in _TAKES_ENTRY
+    return status in _DROPPING_STATUSES
 
 
 def per_answer_fields(fields: Fields) -> Fields:

@@ -23,7 +23,7 @@ _MAX_NESTS = 20_000
 """The most objects and lists in a body that is read: they are its most expensive octets, since each object is checked for
 duplicate members."""
 
-_TOLD_BY_BODY = ("/api/graphql", "/api/glql", "/info/lfs/objects/batch")
+_DECIDED_BY_BODY = ("/api/graphql", "/api/glql", "/info/lfs/objects/batch")
 
 
 class RequestIntent(msgspec.Struct, frozen=True, gc=False):
@@ -49,7 +49,7 @@ UNCOUNTED = RequestIntent(operations=MOST_TOGETHER)
 
 def is_decided_by_body(operation: Operation) -> bool:
     """Whether the body decides what the operation does. (GLQL's own controller is GraphQL's with another limit.)"""
-    return operation.name.endswith(_TOLD_BY_BODY)
+    return operation.name.endswith(_DECIDED_BY_BODY)
 
 
 def possible_operations(operation: Operation) -> tuple[Operation, ...]:

@@ -70,7 +70,7 @@ _REPEATED_BOUND = 4096
 _REPEATED_BYTES = 2048
 
 
-class _Said(msgspec.Struct, frozen=True, gc=False):
+class _FieldTraits(msgspec.Struct, frozen=True, gc=False):
     """What the fields say, apart from the credential."""
 
     user_agent: bytes
@@ -78,16 +78,16 @@ class _Said(msgspec.Struct, frozen=True, gc=False):
     upgrades: bool
 
 
-class _Sound(msgspec.Struct, frozen=True, gc=False):
+class _SoundFields(msgspec.Struct, frozen=True, gc=False):
     """Fields that have been judged before, and the host they name."""
 
     fields: Fields
     host: bytes
-    said: _Said
+    traits: _FieldTraits
 
 
 class GitLabRequestValidator:
-    """The door in front of GitLab."""
+    """The head stages of a gateway in front of GitLab."""
 
     def __init__(self, settings: ValidationSettings, catalogue: Catalogue, peers: TrustedPeers) -> None:
         self._settings = settings
@@ -95,9 +95,9 @@ class GitLabRequestValidator:
         self._peers = peers
         # A client repeats its fields, and judging them and finding their host is a fifth of a cached answer's cost. Keyed
         # by the fields without those of the credential, so that no secret is kept.
-        self._known: dict[Fields, _Sound] = {}
+        self._known: dict[Fields, _SoundFields] = {}
         self._remembers = settings.header_bytes >= 4 * _REPEATED_BYTES and settings.field_bytes >= 2 * _REPEATED_BYTES
-        self._judged: tuple[RequestHead, _Sound, list[Field]] | None = None
+        self._judged: tuple[RequestHead, _SoundFields, list[Field]] | None = None
         """The head that ``target`` judged last, if its fields are remembered: ``admit`` follows without a pause."""
 
     def target(self, head: RequestHead) -> Target:
@@ -142,10 +142,10 @@ class GitLabRequestValidator:
         try:
             host = judge_host(fields)
         except Rejection:
-            return  # ``admit`` will refuse it when its turn comes
+            return  # ``admit`` will refuse it in its turn
         if len(self._known) >= _REPEATED_BOUND:
             self._known.clear()
-        self._known[fields] = _Sound(fields, host, _said(fields))
+        self._known[fields] = _SoundFields(fields, host, _traits_of(fields))
 
     def operation(self, head: RequestHead, target: Target) -> Operation:
         """Stage two: which operation the request is."""
@@ -174,10 +174,10 @@ class GitLabRequestValidator:
         carriers: Iterable[Field] = head.fields
         if self._judged is not None and self._judged[0] is head and target.authority is None:
             _, sound, carriers = self._judged
-            repeated, host, said = sound.fields, sound.host, sound.said
-            _judge_ours(host, self._settings)
+            repeated, host, traits = sound.fields, sound.host, sound.traits
+            _judge_own_host(host, self._settings)
         else:
-            host, said = _judge_whom(head, target, self._settings), _said(head.fields)
+            host, traits = _judge_request_host(head, target, self._settings), _traits_of(head.fields)
         if operation.blocked:
             # Before any credential is read: a blocked route gives nobody an oracle, and costs nothing.
             raise Rejection(Code.BLOCKED_ROUTE, 404, "404 Not Found")
@@ -188,15 +188,15 @@ class GitLabRequestValidator:
             host,
             self._peers.client(head.peer, head.fields),
             self._peers.trusts(head.peer),
-            websocket_key(head, operation) if said.upgrades else b"",
+            websocket_key(head, operation) if traits.upgrades else b"",
             repeated,
-            said.user_agent,
-            said.wait_s,
+            traits.user_agent,
+            traits.wait_s,
         )
 
 
 class SharedRequestValidator:
-    """The door of a plain shared cache: no routes, no credentials, every method (RFC 9110 §9.1)."""
+    """The head stages of a plain shared cache: no routes, no credentials, every method (RFC 9110 §9.1)."""
 
     def __init__(self, settings: ValidationSettings, peers: TrustedPeers) -> None:
         self._settings = settings
@@ -217,17 +217,17 @@ class SharedRequestValidator:
             target,
             operation,
             Claim(CredentialKind.NONE, _NO_CLAIM_SECRET, target=target.raw),
-            _judge_whom(head, target, self._settings),
+            _judge_request_host(head, target, self._settings),
             self._peers.client(head.peer, head.fields),
             self._peers.trusts(head.peer),
             user_agent=first(head.fields, b"user-agent") or b"",
         )
 
 
-def _said(fields: Fields) -> _Said:
+def _traits_of(fields: Fields) -> _FieldTraits:
     # Whether `websocket_key` may have something to judge.
     upgrades = first(fields, b"upgrade") is not None or first(fields, b"content-type") is not None
-    return _Said(first(fields, b"user-agent") or b"", preferred_wait_s(fields), upgrades)
+    return _FieldTraits(first(fields, b"user-agent") or b"", preferred_wait_s(fields), upgrades)
 
 
 def _judge_message(head: RequestHead, settings: ValidationSettings) -> None:
@@ -243,12 +243,12 @@ def _judge_message(head: RequestHead, settings: ValidationSettings) -> None:
         raise Rejection(Code.EXPECTATION_FAILED, 417, "417 Expectation Failed", close=True)
 
 
-def _judge_whom(head: RequestHead, target: Target, settings: ValidationSettings) -> bytes:
+def _judge_request_host(head: RequestHead, target: Target, settings: ValidationSettings) -> bytes:
     host = judge_host(head.fields, target.authority, http_10=head.http_10)
-    _judge_ours(host, settings)
+    _judge_own_host(host, settings)
     return host
 
 
-def _judge_ours(host: bytes, settings: ValidationSettings) -> None:
+def _judge_own_host(host: bytes, settings: ValidationSettings) -> None:
     if settings.hosts and host_name(host) not in settings.hosts:
         raise Rejection(Code.MISDIRECTED, 421, "421 Misdirected Request", close=True, proxy_error="http_request_error")

@@ -24,9 +24,9 @@ SENDFILE_FIELDS = frozenset({b"gitlab-workhorse-send-data", b"x-sendfile", b"x-a
 _DROPPED = HOP_BY_HOP | SENDFILE_FIELDS | {b"server", b"proxy-connection", b"proxy-authenticate"}
 
 _OWN_VIA = (b"Via", b"1.1 " + PSEUDONYM)
-_PASS, _DROP, _LOOK = 1, 0, 2
+_PASS, _DROP, _REWRITE = 1, 0, 2
 _NAMES_BOUND = 2048
-_PASSING_BOUND = 256
+_FILTERS_BOUND = 256
 _NOMINATES_NOTHING = frozenset({b"close", b"keep-alive"})
 URL_FIELDS = frozenset({b"link", b"links", b"location", b"content-location", b"www-authenticate"})
 """The fields, in lower case, whose values may lead to GitLab."""
@@ -69,10 +69,10 @@ class ResponseHeaderRules:
 
     __slots__ = (
         "_drop",
+        "_filters",
         "_link_origins",
         "_names",
         "_origins",
-        "_passing",
         "_public",
         "_realm",
         "_rewrites",
@@ -93,7 +93,7 @@ class ResponseHeaderRules:
         self._shared = shared
         self._drop = (_DROPPED - {b"server"}) if shared else _DROPPED
         self._names: dict[bytes, int] = {}
-        self._passing: dict[Shape, _ShapeFilter | None] = {}
+        self._filters: dict[Shape, _ShapeFilter | None] = {}
         self._link_origins: tuple[bytes, ...] = ()
         if self._rewrites:
             self._link_origins = tuple(origin for url in external_urls for origin in _link_origins(url))
@@ -113,12 +113,12 @@ class ResponseHeaderRules:
         names = self._names
         for field in fields:
             name, value = field
-            judgement = names.get(name)
-            if judgement is None:
-                judgement = self._judge(name)
-            if judgement == _PASS:
+            action = names.get(name)
+            if action is None:
+                action = self._judge(name)
+            if action == _PASS:
                 kept.append(field)
-            elif judgement == _LOOK:
+            elif action == _REWRITE:
                 kept.append((name, self._rewritten(lower(name), value)))
             else:
                 key = lower(name)
@@ -141,61 +141,61 @@ class ResponseHeaderRules:
         ``forwardable``.
         """
         fields, shape = head.fields, head.shape or shape_of_head(head)
-        passing = self._passing.get(shape, _UNKNOWN)
-        if passing is _UNKNOWN:
-            if len(self._passing) >= _PASSING_BOUND:
-                self._passing.clear()
-            passing = self._passing[shape] = self._filter_for(shape)
-        if passing is None:
+        shape_filter = self._filters.get(shape, _UNKNOWN)
+        if shape_filter is _UNKNOWN:
+            if len(self._filters) >= _FILTERS_BOUND:
+                self._filters.clear()
+            shape_filter = self._filters[shape] = self._filter_for(shape)
+        if shape_filter is None:
             return None
-        connection = passing.connection
+        connection = shape_filter.connection
         if connection >= 0 and fields[connection][1].lower() not in _NOMINATES_NOTHING:
             return None
-        kept = passing.pick(fields)
-        if passing.looks:
+        kept = shape_filter.pick(fields)
+        if shape_filter.looks:
             looked_at = list(kept)
-            for place in passing.looks:
+            for place in shape_filter.looks:
                 name, value = kept[place]
                 looked_at[place] = (name, self._rewritten(lower(name), value))
             kept = tuple(looked_at)
-        return ResponseHead(head.status, (*kept, _OWN_VIA), head.reason, passing.shape)
+        return ResponseHead(head.status, (*kept, _OWN_VIA), head.reason, shape_filter.shape)
 
     def _filter_for(self, shape: Shape) -> _ShapeFilter | None:
         judged = [self._judge(name) for name in shape.names]
         if shape.has_any(SENDFILE_FIELDS) or shape.names.count(b"connection") > 1:
             return None
-        kept = [place for place, judgement in enumerate(judged) if judgement != _DROP]
-        looks = tuple([at for at, place in enumerate(kept) if judged[place] == _LOOK])
+        kept = [place for place, action in enumerate(judged) if action != _DROP]
+        looks = tuple([at for at, place in enumerate(kept) if judged[place] == _REWRITE])
         pick = make_picker(kept)
         stays = shape.picked(kept).with_names(_OWN_VIA[0])
         return _ShapeFilter(pick, looks, shape.place.get(b"connection", -1), stays)
 
-    def looked_at(self, name: bytes, value: bytes) -> bytes:
+    def rewritten_field(self, name: bytes, value: bytes) -> bytes:
         """The value to pass on for a field of ``URL_FIELDS``."""
         return value if self._shared else self._rewritten(name, value)
 
-    def turned(self, address: bytes) -> bytes | None:
+    def rewritten_url(self, address: bytes) -> bytes | None:
         """The address that leads through the gateway to where ``address`` leads; None if that is not GitLab."""
         if address.startswith(self._public) and address[len(self._public) :][:1] in {b"", b"/", b"?", b"#"}:
             return address
-        turned = self._replace_origin(address, self._origins)
-        return turned if turned is not address else None
+        rewritten = self._replace_origin(address, self._origins)
+        return rewritten if rewritten is not address else None
 
     def _judge(self, name: bytes) -> int:
         if not is_token(name):
             raise _malformed("a field name")
         key = name.lower()
         if key in self._drop:
-            judgement = _DROP
+            action = _DROP
         elif key in URL_FIELDS and not self._shared:
-            judgement = _LOOK
+            action = _REWRITE
         else:
-            judgement = _PASS
+            action = _PASS
         if len(name) <= 64:
             if len(self._names) >= _NAMES_BOUND:
                 self._names.clear()
-            self._names[name] = judgement
-        return judgement
+            self._names[name] = action
+        return action
 
     def _rewritten(self, key: bytes, value: bytes) -> bytes:
         if key in {b"link", b"links"}:

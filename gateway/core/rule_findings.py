@@ -35,9 +35,9 @@ def review_rules(rules: Sequence[Rule], catalogue: Catalogue) -> list[RuleFindin
     return list(_Review(catalogue).look(rules))
 
 
-def suggestion(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
+def suggestion(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """The end of a message about ``name``, suggesting which of ``names`` may be meant; empty if none resembles it."""
-    found = difflib.get_close_matches(name, list(names), 1, likeness)
+    found = difflib.get_close_matches(name, list(names), 1, cutoff)
     return f"; did you mean `{found[0]}`?" if found else ""
 
 
@@ -63,8 +63,10 @@ class _Review:
         self._permissions = sorted({name for operation in self._operations for name in operation.permissions})
         self._selected: dict[tuple[bytes, bool], frozenset[str]] = {}
         self._picked: dict[tuple[bytes, bool], tuple[Operation, ...]] = {}
-        self._idle = cache(partial(unmatched_route_message, catalogue=catalogue, hint="name projects in `projects`"))
-        self._near = cache(partial(suggestion, names=self._permissions))
+        self._unmatched_route = cache(
+            partial(unmatched_route_message, catalogue=catalogue, hint="name projects in `projects`")
+        )
+        self._suggestion = cache(partial(suggestion, names=self._permissions))
         self._far = frozenset(one.name for one in self._operations if reaches_beyond(one) and not is_list(one))
         """Names of the operations that a deny by project always refuses, if its other conditions hold for them."""
 
@@ -79,11 +81,11 @@ class _Review:
                 by_identity.setdefault(identity, [])
                 if not rule.shadow:
                     by_identity[identity].append((number, rule))
-        told: set[RuleFinding] = set()
+        reported: set[RuleFinding] = set()
         for together in by_identity.values():
             for finding in self._review_identity(together):
-                if finding not in told:
-                    told.add(finding)
+                if finding not in reported:
+                    reported.add(finding)
                     yield finding
 
     # One clause
@@ -91,9 +93,9 @@ class _Review:
     def _clause(self, clause: Clause, deny: bool) -> Iterator[str]:
         for permission in clause.permissions or ():
             if permission not in self._permissions:
-                yield f"permission `{permission}` belongs to no operation of the catalogue{self._near(permission)}"
+                yield f"permission `{permission}` belongs to no operation of the catalogue{self._suggestion(permission)}"
         for route in clause.routes or ():
-            found = self._idle(route)
+            found = self._unmatched_route(route)
             if found:
                 yield found
         if clause.lists is Lists.FILTER:

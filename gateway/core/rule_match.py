@@ -66,7 +66,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class PlaceLookup(msgspec.Struct, frozen=True):
-    """A question that only GitLab can answer: what is the other name of this project or group?"""
+    """What only GitLab can tell: the other name of this project or group."""
 
     kind: ReferenceKind
     spelt: str
@@ -105,7 +105,7 @@ class NamedPlace(msgspec.Struct, frozen=True):
 
     @property
     def lookup(self) -> PlaceLookup | None:
-        """The question to GitLab about it; None if there is nothing to ask."""
+        """Its look-up at GitLab; None if there is nothing to look up."""
         return None if self.spelt is None else PlaceLookup(self.kind, self.spelt)
 
 
@@ -183,9 +183,9 @@ def named(operation: Operation, target: Target) -> tuple[NamedPlace, ...]:
 
 
 def lookups_of(operation: Operation, target: Target) -> tuple[PlaceLookup, ...]:
-    """The questions to GitLab about the places that the request names, because its body may use their other names."""
-    asked = dict.fromkeys(thing.lookup for thing in named(operation, target))
-    return tuple(lookup for lookup in asked if lookup is not None)
+    """The look-ups at GitLab of the places that the request names, because its body may use their other names."""
+    lookups = dict.fromkeys(thing.lookup for thing in named(operation, target))
+    return tuple(lookup for lookup in lookups if lookup is not None)
 
 
 PlaceSpelling = tuple[bool, str]

@@ -57,7 +57,7 @@ class TokenRecord(msgspec.Struct, frozen=True):
     rotation: Rotation | None = None
 
     def __repr__(self) -> str:
-        return f"KeptToken({self.id}, version {self.version})"
+        return f"TokenRecord({self.id}, version {self.version})"
 
 
 def record_id(key: bytes, credential: str, configured: Secret) -> str:

@@ -38,7 +38,7 @@ class UnverifiedToken(msgspec.Struct, frozen=True, gc=False):
     """It can be read in one way only, and requires no extension (``crit``) that isn't understood here."""
 
     def __repr__(self) -> str:
-        return f"Peeked({self.algorithm})"
+        return f"UnverifiedToken({self.algorithm})"
 
 
 def looks_like_jwt(text: str) -> bool:

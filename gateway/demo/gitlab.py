@@ -71,7 +71,8 @@ class Recorded:
 
 
 class DemoGitLab:
-    """The demo server: start it on a host and port, ask it, close it. ``state`` and ``journal`` are open to its owner."""
+    """The demo server: start it on a host and port, send it requests, close it. ``state`` and ``journal``
+    are open to its owner."""
 
     def __init__(
         self,
@@ -309,8 +310,8 @@ def _add_validators(answer: Answer, incoming: web.BaseRequest) -> Answer:
     if answer.status not in {200, 201} or answer.stream is not None or not answer.body:
         return answer
     headers = {"ETag": etag(answer.body), "Cache-Control": "max-age=0, private, must-revalidate", **answer.headers}
-    asked = incoming.headers.get("If-None-Match")
-    if asked is not None and incoming.method in SAFE and matches(asked, headers["ETag"]):
+    if_none_match = incoming.headers.get("If-None-Match")
+    if if_none_match is not None and incoming.method in SAFE and matches(if_none_match, headers["ETag"]):
         return Answer(304, b"", {name: value for name, value in headers.items() if name != "Content-Type"})
     return Answer(answer.status, answer.body, headers)
 

@@ -20,13 +20,13 @@ _PATTERN = bytes(range(256)) * (CHUNK_BYTES // 256 + 1)
 
 
 def download(call: Call) -> Answer:
-    owner, name = call.project(), f"{call['name']}/{call['version']}/{call['file']}"
-    made = re.fullmatch(r"stream/1\.0\.0/([0-9]{1,11})\.bin", name)
-    if made is not None and int(made[1]) <= LARGEST_BYTES:
-        size = int(made[1])
+    project, name = call.project(), f"{call['name']}/{call['version']}/{call['file']}"
+    stream = re.fullmatch(r"stream/1\.0\.0/([0-9]{1,11})\.bin", name)
+    if stream is not None and int(stream[1]) <= LARGEST_BYTES:
+        size = int(stream[1])
         first, last, status, headers = _range(call.request.headers.get("range"), size)
         return Answer(status, b"", headers, None if status == 416 else pattern(first, last + 1))
-    content = owner.packages.get(name)
+    content = project.packages.get(name)
     if content is None:
         raise not_found("Package")
     first, last, status, headers = _range(call.request.headers.get("range"), len(content))
@@ -37,9 +37,9 @@ def download(call: Call) -> Answer:
 
 def upload(call: Call) -> Answer:
     """Upload a file, which is the whole body. A file larger than the demo keeps is only counted and hashed."""
-    owner, content = call.project(Level.DEVELOPER), call.request.content
+    project, content = call.project(Level.DEVELOPER), call.request.content
     if content.size == len(content.octets):
-        owner.packages[f"{call['name']}/{call['version']}/{call['file']}"] = content.octets
+        project.packages[f"{call['name']}/{call['version']}/{call['file']}"] = content.octets
     body = {"message": "201 Created", "size": content.size, "file_sha256": content.sha256}
     return as_json(body, 201)
 
@@ -56,13 +56,13 @@ async def pattern(start: int, end: int) -> AsyncIterator[bytes]:
 def _range(header: str | None, size: int) -> tuple[int, int, int, dict[str, str]]:
     """One range (RFC 9110 §14.1.2) as first and last octet, with status and headers; several get the whole file."""
     headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", "Content-Length": str(size)}
-    asked = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", header or "")
-    if asked is None or not (asked[1] or asked[2]):
+    wanted = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", header or "")
+    if wanted is None or not (wanted[1] or wanted[2]):
         return 0, size - 1, 200, headers
-    if asked[1]:
-        first, last = int(asked[1]), min(int(asked[2] or size), size - 1)
+    if wanted[1]:
+        first, last = int(wanted[1]), min(int(wanted[2] or size), size - 1)
     else:
-        first, last = max(0, size - int(asked[2])), size - 1
+        first, last = max(0, size - int(wanted[2])), size - 1
     if first > last:
         return 0, -1, 416, {"Content-Range": f"bytes */{size}", "Content-Length": "0"}
     length = {"Content-Range": f"bytes {first}-{last}/{size}", "Content-Length": str(last - first + 1)}
@@ -70,10 +70,10 @@ def _range(header: str | None, size: int) -> tuple[int, int, int, dict[str, str]
 
 
 def list_packages(call: Call) -> Answer:
-    owner = call.project()
+    project = call.project()
     if call.request.text("package_type") not in {None, "generic"}:
         raise framework_error(400, "package_type does not have a valid value")
-    return as_json([{"name": name, "size": len(content)} for name, content in sorted(owner.packages.items())])
+    return as_json([{"name": name, "size": len(content)} for name, content in sorted(project.packages.items())])
 
 
 _REGISTRY = Surface(job_token=True, deploy_token=True, basic=True)

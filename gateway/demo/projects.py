@@ -56,14 +56,14 @@ def create_project(call: Call) -> Answer:
     path = f"{user.username}/{name.lower().replace(' ', '-')}"
     if call.state.find_project(path) is not None:
         raise api_error(400, {"project_namespace.name": ["has already been taken"], "name": ["has already been taken"]})
-    asked = call.request.text("visibility") or "private"
-    if asked not in {one.value for one in Visibility}:
+    visibility = call.request.text("visibility") or "private"
+    if visibility not in {one.value for one in Visibility}:
         raise framework_error(400, "visibility does not have a valid value")
     number = max(call.state.projects) + 1
-    made = Project(number, path, Visibility(asked), call.state.now(), {user.id: Level.OWNER})
-    made.branches["main"] = Branch({}, [])
-    call.state.projects[number] = made
-    return as_json(_show(call, made), 201)
+    created = Project(number, path, Visibility(visibility), call.state.now(), {user.id: Level.OWNER})
+    created.branches["main"] = Branch({}, [])
+    call.state.projects[number] = created
+    return as_json(_show(call, created), 201)
 
 
 def update_project(call: Call) -> Answer:
@@ -161,10 +161,10 @@ def variable(call: Call) -> Answer:
 
 
 def create_variable(call: Call) -> Answer:
-    owner, key = call.project(Level.MAINTAINER), call.required("key")
-    if key in owner.variables:
+    project, key = call.project(Level.MAINTAINER), call.required("key")
+    if key in project.variables:
         raise api_error(400, {"key": [f"({key}) has already been taken"]})
-    owner.variables[key] = {
+    project.variables[key] = {
         "variable_type": "env_var",
         "key": key,
         "value": call.required("value"),
@@ -173,7 +173,7 @@ def create_variable(call: Call) -> Answer:
         "raw": False,
         "environment_scope": call.request.text("environment_scope") or "*",
     }
-    return as_json(owner.variables[key], 201)
+    return as_json(project.variables[key], 201)
 
 
 def update_variable(call: Call) -> Answer:
@@ -207,27 +207,27 @@ def label(call: Call) -> Answer:
 
 
 def create_label(call: Call) -> Answer:
-    owner = call.project(Level.REPORTER)
+    project = call.project(Level.REPORTER)
     name = call.required("name")
     color = call.request.text("color")
     if color is None:
         raise missing("color")
-    if name in owner.labels:
+    if name in project.labels:
         raise api_error(409, "Label already exists")
     fields: Json = {"id": call.state.number("label"), "name": name, "color": color, "description": None, "priority": None}
-    owner.labels[name] = Entry(fields)
+    project.labels[name] = Entry(fields)
     return as_json(fields, 201)
 
 
 def delete_label(call: Call) -> Answer:
-    owner = call.project(Level.REPORTER)
-    del owner.labels[str(_label(call, owner).fields["name"])]
+    project = call.project(Level.REPORTER)
+    del project.labels[str(_label(call, project).fields["name"])]
     return no_content()
 
 
-def _label(call: Call, owner: Project) -> Entry:
+def _label(call: Call, project: Project) -> Entry:
     wanted = call["name"]
-    for name, entry in owner.labels.items():
+    for name, entry in project.labels.items():
         if wanted in {name, str(entry.fields["id"])}:
             return entry
     raise not_found("Label")

@@ -9,8 +9,8 @@ from .state import Branch, Json, Level
 
 
 def releases(call: Call) -> Answer:
-    owner = call.project()
-    return offset_page(call.request, list(reversed(owner.releases.values())), call.base_url)
+    project = call.project()
+    return offset_page(call.request, list(reversed(project.releases.values())), call.base_url)
 
 
 def release(call: Call) -> Answer:
@@ -22,27 +22,27 @@ def release(call: Call) -> Answer:
 
 def create_release(call: Call) -> Answer:
     """Create a release of an existing tag, or of one made now from ``ref``."""
-    owner, tag = call.project(Level.DEVELOPER), call.required("tag_name")
-    if tag in owner.releases:
+    project, tag = call.project(Level.DEVELOPER), call.required("tag_name")
+    if tag in project.releases:
         raise api_error(409, "Release already exists")
-    if tag not in owner.tags:
-        start = owner.branches.get(call.request.text("ref") or "")
+    if tag not in project.tags:
+        start = project.branches.get(call.request.text("ref") or "")
         if start is None:
             raise api_error(422, "Ref is not specified")
-        owner.tags[tag] = Branch(dict(start.files), list(start.commits))
+        project.tags[tag] = Branch(dict(start.files), list(start.commits))
     at = call.state.now()
-    made: Json = {
+    release: Json = {
         "tag_name": tag,
         "name": call.request.text("name") or tag,
         "description": call.request.text("description"),
         "created_at": at,
         "released_at": at,
         "author": {"id": call.caller.require_user().id, "username": call.caller.require_user().username},
-        "commit": {"id": owner.tags[tag].commits[0].id},
+        "commit": {"id": project.tags[tag].commits[0].id},
         "assets": {"links": _links(call)},
     }
-    owner.releases[tag] = made
-    return as_json(made, 201)
+    project.releases[tag] = release
+    return as_json(release, 201)
 
 
 def _links(call: Call) -> list[Json]:

@@ -20,8 +20,8 @@ UNCACHED = {
 
 
 def branches(call: Call) -> Answer:
-    owner, search = call.project(), call.request.text("search") or ""
-    rows = [_show_branch(call, owner, name) for name in sorted(owner.branches) if search in name]
+    project, search = call.project(), call.request.text("search") or ""
+    rows = [_show_branch(call, project, name) for name in sorted(project.branches) if search in name]
     return offset_page(call.request, rows, call.base_url)
 
 
@@ -30,37 +30,37 @@ def branch(call: Call) -> Answer:
 
 
 def create_branch(call: Call) -> Answer:
-    owner = call.project(Level.DEVELOPER)
+    project = call.project(Level.DEVELOPER)
     name, ref = call.required("branch"), call.required("ref")
-    if name in owner.branches:
+    if name in project.branches:
         raise api_error(400, "Branch already exists")
     if not re.fullmatch(r"[^\s~^:?*\[\\]+", name) or not name.isprintable():
         raise api_error(400, f"Branch name is invalid: {name}")
-    start = _find(owner, ref)
+    start = _find(project, ref)
     if start is None:
         raise api_error(400, f"Invalid reference name: {ref}")
-    owner.branches[name] = Branch(dict(start.files), list(start.commits))
-    return as_json(_show_branch(call, owner, name), 201)
+    project.branches[name] = Branch(dict(start.files), list(start.commits))
+    return as_json(_show_branch(call, project, name), 201)
 
 
 def delete_branch(call: Call) -> Answer:
-    owner = call.project(Level.DEVELOPER)
-    if call["branch"] not in owner.branches:
+    project = call.project(Level.DEVELOPER)
+    if call["branch"] not in project.branches:
         raise not_found("Branch")
-    del owner.branches[call["branch"]]
+    del project.branches[call["branch"]]
     return no_content()
 
 
 def tags(call: Call) -> Answer:
-    owner = call.project()
-    return offset_page(call.request, [_show_tag(owner, name) for name in sorted(owner.tags)], call.base_url)
+    project = call.project()
+    return offset_page(call.request, [_show_tag(project, name) for name in sorted(project.tags)], call.base_url)
 
 
 def tag(call: Call) -> Answer:
-    owner = call.project()
-    if call["tag"] not in owner.tags:
+    project = call.project()
+    if call["tag"] not in project.tags:
         raise not_found("Tag")
-    return as_json(_show_tag(owner, call["tag"]))
+    return as_json(_show_tag(project, call["tag"]))
 
 
 def tree(call: Call) -> Answer:
@@ -83,19 +83,19 @@ def tree(call: Call) -> Answer:
 
 
 def commits(call: Call) -> Answer:
-    owner = call.project()
-    chosen = _find(owner, call.request.text("ref_name") or "main")
+    project = call.project()
+    chosen = _find(project, call.request.text("ref_name") or "main")
     if chosen is None:
         raise not_found("Ref")
     return offset_page(call.request, [_show_commit(one) for one in chosen.commits], call.base_url)
 
 
 def commit(call: Call) -> Answer:
-    owner, wanted = call.project(), call["sha"]
-    chosen = _find(owner, wanted)
+    project, wanted = call.project(), call["sha"]
+    chosen = _find(project, wanted)
     if chosen is not None and chosen.commits:
         return as_json(_show_commit(chosen.commits[0]))
-    for one in (each for revision in owner.branches.values() for each in revision.commits):
+    for one in (each for revision in project.branches.values() for each in revision.commits):
         if len(wanted) >= 7 and one.id.startswith(wanted):
             return as_json(_show_commit(one))
     raise not_found("Commit")
@@ -103,11 +103,11 @@ def commit(call: Call) -> Answer:
 
 def commit_merge_requests(call: Call) -> Answer:
     """The merge requests that brought a commit in: those whose source branch holds it."""
-    owner, wanted = call.project(), call["sha"]
-    holding = [name for name, revision in owner.branches.items() if any(one.id == wanted for one in revision.commits)]
+    project, wanted = call.project(), call["sha"]
+    holding = [name for name, revision in project.branches.items() if any(one.id == wanted for one in revision.commits)]
     if not holding:
         raise not_found("Commit")
-    rows = [one.fields for one in owner.merge_requests.values() if one.fields["source_branch"] in holding]
+    rows = [one.fields for one in project.merge_requests.values() if one.fields["source_branch"] in holding]
     return offset_page(call.request, rows, call.base_url)
 
 
@@ -175,10 +175,10 @@ def delete_file(call: Call) -> Answer:
 
 
 def _writable(call: Call) -> tuple[Branch, str]:
-    owner, path, name = call.project(Level.DEVELOPER), _file_path(call), call.required("branch")
-    if name not in owner.branches:
+    project, path, name = call.project(Level.DEVELOPER), _file_path(call), call.required("branch")
+    if name not in project.branches:
         raise api_error(400, "You can only create or edit files when you are on a branch")
-    return owner.branches[name], path
+    return project.branches[name], path
 
 
 def _write(call: Call, revision: Branch, path: str, status: int) -> Answer:
@@ -208,7 +208,7 @@ def _file(call: Call) -> tuple[str, bytes, Branch]:
 
 
 def _file_headers(call: Call, path: str, content: bytes, revision: Branch) -> dict[str, str]:
-    """The facts about a file, as headers. Their values are UTF-8 octets on the wire."""
+    """What describes a file, as headers. Their values are UTF-8 octets on the wire."""
     tip = revision.commits[0].id
     return {
         "X-Gitlab-Blob-Id": _blob_id(content),
@@ -226,17 +226,17 @@ def _file_headers(call: Call, path: str, content: bytes, revision: Branch) -> di
 
 def archive(call: Call) -> Answer:
     """A tar archive, small and the same every time; its validator is strong, unlike those of JSON."""
-    owner, revision = call.project(), _ref(call, "sha")
+    project, revision = call.project(), _ref(call, "sha")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for path in sorted(revision.files):
-            entry = tarfile.TarInfo(f"{owner.path}-main/{path}")
+            entry = tarfile.TarInfo(f"{project.path}-main/{path}")
             entry.size = len(revision.files[path])
             tar.addfile(entry, io.BytesIO(revision.files[path]))
     body = packed.getvalue()
     headers = {
         "Content-Type": "application/octet-stream",
-        "Content-Disposition": f'attachment; filename="{owner.path}-main.tar"',
+        "Content-Disposition": f'attachment; filename="{project.path}-main.tar"',
         "ETag": f'"{hashlib.sha256(body).hexdigest()}"',
         "Cache-Control": "max-age=0, private, must-revalidate, stale-while-revalidate=60, stale-if-error=300, s-maxage=60",
     }
@@ -252,14 +252,14 @@ def _ref(call: Call, parameter: str = "ref") -> Branch:
     return found
 
 
-def _find(owner: Project, ref: str) -> Branch | None:
+def _find(project: Project, ref: str) -> Branch | None:
     if ref == "HEAD":
         ref = "main"
-    named = owner.branches.get(ref) or owner.tags.get(ref)
+    named = project.branches.get(ref) or project.tags.get(ref)
     if named is not None:
         return named
     return next(
-        (revision for revision in owner.branches.values() if revision.commits and revision.commits[0].id == ref), None
+        (revision for revision in project.branches.values() if revision.commits and revision.commits[0].id == ref), None
     )
 
 
@@ -267,8 +267,8 @@ def _blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _show_branch(call: Call, owner: Project, name: str) -> Json:
-    revision = owner.branches.get(name)
+def _show_branch(call: Call, project: Project, name: str) -> Json:
+    revision = project.branches.get(name)
     if revision is None:
         raise not_found("Branch")
     return {
@@ -277,13 +277,13 @@ def _show_branch(call: Call, owner: Project, name: str) -> Json:
         "protected": name == "main",
         "default": name == "main",
         "can_push": call.caller.user is not None,
-        "web_url": f"{call.base_url}/{owner.full_path}/-/tree/{name}",
+        "web_url": f"{call.base_url}/{project.full_path}/-/tree/{name}",
         "commit": _show_commit(revision.commits[0]) if revision.commits else None,
     }
 
 
-def _show_tag(owner: Project, name: str) -> Json:
-    tip = owner.tags[name].commits[0]
+def _show_tag(project: Project, name: str) -> Json:
+    tip = project.tags[name].commits[0]
     return {"name": name, "message": "", "target": tip.id, "commit": _show_commit(tip), "release": None, "protected": False}
 
 

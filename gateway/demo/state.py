@@ -172,9 +172,9 @@ class State:
         """Make a personal token, with a value that nobody could guess."""
         number = self.number("token")
         value = prefix + secrets.token_urlsafe(15)
-        made = Token(number, Kind.PERSONAL, user, name, value, scopes, expires_on, family=family or number)
-        self.tokens[value] = made
-        return made
+        token = Token(number, Kind.PERSONAL, user, name, value, scopes, expires_on, family=family or number)
+        self.tokens[value] = token
+        return token
 
     def find_token(self, number: int) -> Token | None:
         return next((one for one in self.tokens.values() if one.id == number and one.kind is Kind.PERSONAL), None)
@@ -219,10 +219,10 @@ class State:
         )
         return max(members.get(user.id, Level.NONE), *inherited, Level.NONE)
 
-    def may_see(self, user: User | None, owner: Project | Group) -> bool:
-        if owner.visibility is Visibility.PUBLIC or self.level(user, owner.full_path, owner.members):
+    def may_see(self, user: User | None, resource: Project | Group) -> bool:
+        if resource.visibility is Visibility.PUBLIC or self.level(user, resource.full_path, resource.members):
             return True
-        return owner.visibility is Visibility.INTERNAL and user is not None
+        return resource.visibility is Visibility.INTERNAL and user is not None
 
     def visible_projects(self, user: User | None) -> Iterable[Project]:
         return (project for project in self.projects.values() if self.may_see(user, project))
@@ -234,9 +234,9 @@ class State:
         digest = hashlib.sha1("\0".join((title, author, at, *parents)).encode(), usedforsecurity=False)
         for path in sorted(branch.files):
             digest.update(path.encode() + b"\0" + branch.files[path])
-        made = Commit(digest.hexdigest(), title, author, at, parents)
-        branch.commits.insert(0, made)
-        return made
+        commit = Commit(digest.hexdigest(), title, author, at, parents)
+        branch.commits.insert(0, commit)
+        return commit
 
 
 def _today() -> datetime.date:

@@ -1,4 +1,4 @@
-"""Personal access tokens: read, made for others, revoked, and rotated with GitLab's detection of reuse.
+"""Personal access tokens: read, created for others, revoked, and rotated with GitLab's detection of reuse.
 
 Tokens expire by the day: from the first second of its day (UTC), a token is dead. A token that was rotated and then asks to
 be rotated again has its whole family revoked, because two parties hold it.
@@ -138,8 +138,8 @@ def _revoke(token: Token) -> None:
 def _rotate(call: Call, token: Token) -> Json:
     expires_on = _expiry_date(call, DEFAULT_DAYS)
     token.revoked = True
-    made = call.state.mint(token.user, token.name, token.scopes, PERSONAL_PREFIX, expires_on, family=token.family)
-    return _token_json(call, made) | {"token": made.value}
+    created = call.state.mint(token.user, token.name, token.scopes, PERSONAL_PREFIX, expires_on, family=token.family)
+    return _token_json(call, created) | {"token": created.value}
 
 
 def _create(call: Call, user: User) -> Json:
@@ -147,10 +147,10 @@ def _create(call: Call, user: User) -> Json:
     if not isinstance(scopes, list) or not scopes:
         raise missing("scopes")
     name = call.required("name")
-    made = call.state.mint(
+    created = call.state.mint(
         user, name, tuple(str(scope) for scope in scopes), PERSONAL_PREFIX, _expiry_date(call, LONGEST_DAYS)
     )
-    return _token_json(call, made) | {"token": made.value}
+    return _token_json(call, created) | {"token": created.value}
 
 
 def _expiry_date(call: Call, days: int) -> datetime.date:

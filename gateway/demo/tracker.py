@@ -77,7 +77,7 @@ def issue(call: Call) -> Answer:
 
 
 def create_issue(call: Call) -> Answer:
-    owner, user = call.project(), call.caller.require_user()
+    project, user = call.project(), call.caller.require_user()
     title = _title(call)
     if SPAM in title and "x-gitlab-captcha-response" not in call.request.headers:
         raise Refusal(
@@ -94,10 +94,10 @@ def create_issue(call: Call) -> Answer:
                 409,
             )
         )
-    made = add_issue(call.state, owner, user, title, call.request.text("description"))
+    issue = add_issue(call.state, project, user, title, call.request.text("description"))
     if (labels := call.request.params.get("labels")) is not None:
-        made.fields["labels"] = _words(labels)
-    return as_json(made.fields, 201)
+        issue.fields["labels"] = _words(labels)
+    return as_json(issue.fields, 201)
 
 
 def update_issue(call: Call) -> Answer:
@@ -119,12 +119,12 @@ def update_issue(call: Call) -> Answer:
 
 def delete_issue(call: Call) -> Answer:
     """Delete an issue. Honours If-Unmodified-Since; a date that can't be parsed is ignored."""
-    owner = call.project(Level.MAINTAINER)
+    project = call.project(Level.MAINTAINER)
     found = _issue(call)
     since = _instant(call.request.headers.get("if-unmodified-since"))
     if since is not None and datetime.fromisoformat(str(found.fields["updated_at"])) > since:
         raise api_error(412, "412 Precondition Failed")
-    del owner.issues[_iid(call)]
+    del project.issues[_iid(call)]
     return no_content()
 
 
@@ -165,19 +165,19 @@ def merge_request(call: Call) -> Answer:
 
 
 def create_merge_request(call: Call) -> Answer:
-    owner, user = call.project(Level.DEVELOPER), call.caller.require_user()
+    project, user = call.project(Level.DEVELOPER), call.caller.require_user()
     for name in ("source_branch", "target_branch", "title"):
         call.required(name)
     source, target = call.required("source_branch"), call.required("target_branch")
-    if source not in owner.branches:
+    if source not in project.branches:
         raise api_error(400, {"source_branch": ["does not exist"]})
-    if any(one.fields["source_branch"] == source for one in owner.merge_requests.values()):
+    if any(one.fields["source_branch"] == source for one in project.merge_requests.values()):
         raise api_error(409, [f"Another open merge request already exists for this source branch: {source}"])
-    iid = len(owner.merge_requests) + 1
+    iid = len(project.merge_requests) + 1
     fields: Json = {
         "id": call.state.number("merge_request"),
         "iid": iid,
-        "project_id": owner.id,
+        "project_id": project.id,
         "title": _title(call),
         "state": "opened",
         "source_branch": source,
@@ -186,24 +186,24 @@ def create_merge_request(call: Call) -> Answer:
         "created_at": call.state.now(),
         "detailed_merge_status": "mergeable",
     }
-    owner.merge_requests[iid] = Entry(fields)
+    project.merge_requests[iid] = Entry(fields)
     return as_json(fields, 201)
 
 
 def upload(call: Call) -> Answer:
-    owner = call.project(Level.GUEST)
+    project = call.project(Level.GUEST)
     sent = call.request.params.get("file")
     if not isinstance(sent, Upload):
         raise missing("file")
     secret = hashlib.sha256(sent.content).hexdigest()[:32]
     place = f"/uploads/{secret}/{sent.filename}"
-    owner.uploads[place] = sent.content
+    project.uploads[place] = sent.content
     return as_json(
         {
-            "id": len(owner.uploads),
+            "id": len(project.uploads),
             "alt": sent.filename.rpartition(".")[0] or sent.filename,
             "url": place,
-            "full_path": f"/-/project/{owner.id}{place}",
+            "full_path": f"/-/project/{project.id}{place}",
             "markdown": f"[{sent.filename}]({place})",
         },
         201,
@@ -219,11 +219,11 @@ def trigger(call: Call) -> Answer:
     """Start a pipeline with a trigger token, which is no user's credential."""
     token = call.state.tokens.get(call.required("token"))
     ref = call.required("ref")
-    owner = call.state.find_project(call["id"])
-    if token is None or token.kind is not Kind.TRIGGER or owner is None or owner.id != token.project_id:
+    project = call.state.find_project(call["id"])
+    if token is None or token.kind is not Kind.TRIGGER or project is None or project.id != token.project_id:
         raise not_found()
     number = call.state.number("pipeline")
-    fields = {"id": number, "project_id": owner.id, "ref": ref, "status": "created", "source": "trigger"}
+    fields = {"id": number, "project_id": project.id, "ref": ref, "status": "created", "source": "trigger"}
     return as_json(fields | {"variables": call.request.params.get("variables", {})}, 201)
 
 

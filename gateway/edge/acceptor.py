@@ -22,12 +22,12 @@ from .settings import TLSTimeouts
 
 log = logging.getLogger("gateway.edge")
 
-_MOMENT_S = 0.005
+_DEFER_S = 0.005
 """How long a connection is left to the others: a process that is about to accept has begun by then."""
-_IN_VAIN = 4
-"""If no other process accepts in so many such moments in a row, they hang or are very busy: nothing is left to them until
-one of them does accept, or for ``_ALONE_S``."""
-_ALONE_S = 1.0
+_MOST_DEFERRED = 4
+"""If no other process accepts in so many such times in a row, they hang or are very busy: nothing is left to them until one
+of them does accept, or for ``_NOT_DEFERRED_S``."""
+_NOT_DEFERRED_S = 1.0
 _PAUSE_S = 0.05
 """How long to wait before accepting again where file descriptors or memory ran out."""
 _NOTHING_TO_ACCEPT = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EINTR})
@@ -37,12 +37,12 @@ _NOTHING_TO_ACCEPT = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EINTR})
 Client = TypeVar("Client", bound=asyncio.BaseProtocol)
 
 
-class OtherWorkers(Protocol):
-    """The other processes that accept at the same sockets, and what this one lets them know."""
+class SharedCounts(Protocol):
+    """The counts that the processes which accept at the same sockets share, as one of them sees them."""
 
     @property
     def is_busier(self) -> bool:
-        """Whether one of them has fewer connections than this process."""
+        """Whether another process has fewer connections than this one."""
         ...
 
     @property
@@ -69,10 +69,10 @@ class Acceptor(Generic[Client]):
     Args:
         sockets: The bound sockets. They are closed with the acceptor; the other processes' own stay open.
         make: Makes the protocol for each connection.
-        missed: Called with the protocol of each connection whose TLS handshake never succeeded.
-        others: The other processes that accept there.
+        on_failed_handshake: Called with the protocol of each connection whose TLS handshake never succeeded.
+        counts: Those that the processes which accept there share.
         context: The TLS context; None: no TLS.
-        times: The timeouts for TLS, from ``EdgeSettings.of_tls``.
+        times: The timeouts for TLS, from ``EdgeSettings.tls_timeouts``.
         clock: Seconds.
     """
 
@@ -80,9 +80,9 @@ class Acceptor(Generic[Client]):
         self,
         sockets: Sequence[socket.socket],
         make: Callable[[], Client],
-        others: OtherWorkers,
+        counts: SharedCounts,
         *,
-        missed: Callable[[Client], None],
+        on_failed_handshake: Callable[[Client], None],
         context: ssl.SSLContext | None = None,
         times: TLSTimeouts | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -90,17 +90,17 @@ class Acceptor(Generic[Client]):
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
         self._make = make
-        self._others = others
-        self._missed = missed
+        self._counts = counts
+        self._on_failed_handshake = on_failed_handshake
         self._context = context
         self._times = times or TLSTimeouts()
         self._clock = clock
-        self._left_since: float | None = None
+        self._deferred_since: float | None = None
         """Since when a waiting connection has been left to the others; None: none is."""
         self._accepted_before = 0
         """How many connections the others had accepted when that was last looked up."""
-        self._in_vain = 0
-        self._alone_until = 0.0
+        self._deferred = 0
+        self._not_deferred_until = 0.0
         self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
         self._has_warned = False
         self._beginning: set[asyncio.Task[None]] = set()
@@ -111,18 +111,18 @@ class Acceptor(Generic[Client]):
             bound.setblocking(False)
             bound.listen(backlog)
             self._loop.add_reader(bound, self._accept_one, bound)
-        self._others.join()
+        self._counts.join()
 
     def close(self) -> None:
         """Accept no more. Open connections stay, and so do handshakes that have begun."""
         while self._sockets:
             bound = self._sockets.pop()
-            short = self._paused.pop(bound, None)
-            if short is not None:
-                short.cancel()
+            timer = self._paused.pop(bound, None)
+            if timer is not None:
+                timer.cancel()
             self._loop.remove_reader(bound)
             bound.close()
-        self._others.leave()
+        self._counts.leave()
 
     def _accept_one(self, bound: socket.socket) -> None:
         """Accept one connection that waits there, or leave it. Called in every turn of the loop as long as one waits."""
@@ -135,7 +135,7 @@ class Acceptor(Generic[Client]):
             if error.errno not in _NOTHING_TO_ACCEPT:
                 self._pause_accepting(bound, error)
             return
-        self._others.accepted()
+        self._counts.accepted()
         self._has_warned = False
         # The protocol is made here, so that the connection is counted before the next one is looked for.
         beginning = self._loop.create_task(self._begin(accepted, self._make()), name="accepted")
@@ -144,24 +144,24 @@ class Acceptor(Generic[Client]):
 
     def _should_defer(self) -> bool:
         """Whether the waiting connection is left to another process."""
-        others = self._others
-        if not others.is_busier:
-            self._left_since = None
+        counts = self._counts
+        if not counts.is_busier:
+            self._deferred_since = None
             return False
-        now, accepted = self._clock(), others.accepted_by_others
+        now, accepted = self._clock(), counts.accepted_by_others
         if accepted != self._accepted_before:  # one of them has accepted: they are alive
-            self._accepted_before, self._left_since = accepted, None
-            self._in_vain, self._alone_until = 0, 0.0
-        if now < self._alone_until:
+            self._accepted_before, self._deferred_since = accepted, None
+            self._deferred, self._not_deferred_until = 0, 0.0
+        if now < self._not_deferred_until:
             return False
-        if self._left_since is None:
-            self._left_since = now
-        if now - self._left_since < _MOMENT_S:
+        if self._deferred_since is None:
+            self._deferred_since = now
+        if now - self._deferred_since < _DEFER_S:
             return True
-        self._left_since = None
-        self._in_vain += 1
-        if self._in_vain >= _IN_VAIN:
-            self._in_vain, self._alone_until = 0, now + _ALONE_S
+        self._deferred_since = None
+        self._deferred += 1
+        if self._deferred >= _MOST_DEFERRED:
+            self._deferred, self._not_deferred_until = 0, now + _NOT_DEFERRED_S
         return False
 
     async def _begin(self, accepted: socket.socket, client: Client) -> None:
@@ -169,7 +169,7 @@ class Acceptor(Generic[Client]):
         try:
             await self._loop.connect_accepted_socket(lambda: client, accepted, ssl=self._context, **self._times)
         except OSError:  # the client's doing: it left, speaks something other than TLS, or took too long
-            self._missed(client)
+            self._on_failed_handshake(client)
 
     def _pause_accepting(self, bound: socket.socket, error: OSError) -> None:
         """Stop accepting there for ``_PAUSE_S``: connections wait meanwhile, for this process or another."""

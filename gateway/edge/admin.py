@@ -225,9 +225,9 @@ class Admin:
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     return _refuse(400, "the body is not a JSON object")
             names, query = dict(request.match_info), dict(request.query)
-            asked = AdminRequest(_caller_name(request), request.remote or "", endpoint.method, names, query, body)
+            admin_request = AdminRequest(_caller_name(request), request.remote or "", endpoint.method, names, query, body)
             try:
-                answer = await endpoint.answer(asked)
+                answer = await endpoint.answer(admin_request)
             except AdminRefused as refused:
                 return _refuse(refused.status, str(refused))
             except (ValueError, msgspec.ValidationError) as wrong:
@@ -240,9 +240,9 @@ class Admin:
 
 
 class AdminServer:
-    """The server at the admin port. ``patience_s`` takes the place of ``SHUTDOWN_TIMEOUT_S``."""
+    """The server at the admin port. ``shutdown_timeout_s`` takes the place of ``SHUTDOWN_TIMEOUT_S``."""
 
-    def __init__(self, admin: Admin, *, patience_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+    def __init__(self, admin: Admin, *, shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
         application = admin.application()
         application.on_response_prepare.append(self._end_connection)
         self._stopped = False
@@ -253,7 +253,7 @@ class AdminServer:
             access_log=None,
             handler_cancellation=True,
             auto_decompress=False,
-            shutdown_timeout=patience_s,
+            shutdown_timeout=shutdown_timeout_s,
         )
 
     async def listen(self, host: str | None, port: int, bound: Iterable[socket.socket] = ()) -> tuple[str, int]:
@@ -290,12 +290,12 @@ def _host_name(host: str) -> str:
 
 def _presented_key(request: web.Request) -> str:
     """The key in either of the two headers that GitLab's clients use; empty if there is none, or more than one."""
-    shown = request.headers.getall("Authorization", []) + request.headers.getall("PRIVATE-TOKEN", [])
-    if len(shown) != 1:
+    presented = request.headers.getall("Authorization", []) + request.headers.getall("PRIVATE-TOKEN", [])
+    if len(presented) != 1:
         return ""
     if "PRIVATE-TOKEN" in request.headers:
-        return shown[0].strip()
-    scheme, _, key = shown[0].partition(" ")
+        return presented[0].strip()
+    scheme, _, key = presented[0].partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 

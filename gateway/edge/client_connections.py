@@ -14,10 +14,10 @@ from typing import Protocol
 from .client_socket import SendProgress, cut, send_progress, unsent_bytes
 from .settings import EdgeSettings
 
-_LAST_WORD_S = 1.0
+_LAST_OCTETS_S = 1.0
 """How long to wait at the end for octets that a transport may hold without telling, and for clients slow to close (TLS)."""
-_LOOK_S = 0.01
-_GOODBYE_S = 30.0
+_POLL_S = 0.01
+_CLOSE_S = 30.0
 """How long a client that has been sent everything may take to close its side, too (TLS): one that pools connections may not
 look out for our close."""
 
@@ -50,14 +50,14 @@ class ClientConnections:
         self._closing: OrderedDict[int, tuple[float, asyncio.Transport]] = OrderedDict()
         """Ticket → until when the client may take to leave, earliest first, of connections that are closed and have been
         sent everything, as far as is known."""
-        self._parting_timer: asyncio.TimerHandle | None = None
+        self._closing_timer: asyncio.TimerHandle | None = None
         self.open = 0
         self.refused = 0
-        self.tell: Callable[[int], None] | None = None
+        self.on_count_change: Callable[[int], None] | None = None
         """Called with the number of connections whenever it changes, so that several processes can share them out."""
 
     @property
-    def deserted(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether no client is connected or about to be."""
         self._expire_handshakes()
         return not (self.open or self._handshaking)
@@ -67,13 +67,13 @@ class ClientConnections:
         self._expire_handshakes()
         ticket = next(self._tickets)
         self._handshaking[ticket] = self._loop.time()
-        self._tell()
+        self._report_count()
         return ticket
 
     def forget_failed_handshake(self, connection: ClientConnection) -> None:
         """Forget a connection whose TLS handshake never succeeded."""
         self._handshaking.pop(connection.ticket, None)
-        self._tell()
+        self._report_count()
 
     def admit(self, connection: ClientConnection) -> bool:
         """Count a connection in; False if it is one too many."""
@@ -84,11 +84,11 @@ class ClientConnections:
         self._per_peer[connection.peer] = count
         most = settings.max_connections_per_peer
         if settings.max_connections and self.open > settings.max_connections:
-            welcome = False
+            admitted = False
         else:
-            welcome = not most or count <= most or settings.uncounted_peer(connection.peer)
-        self.refused += not welcome
-        return welcome
+            admitted = not most or count <= most or settings.uncounted_peer(connection.peer)
+        self.refused += not admitted
+        return admitted
 
     def leave(self, connection: ClientConnection) -> None:
         """Count a connection out."""
@@ -100,11 +100,11 @@ class ClientConnections:
             self._per_peer[connection.peer] = count
         else:
             self._per_peer.pop(connection.peer, None)
-        self._tell()
+        self._report_count()
 
-    def _tell(self) -> None:
-        if self.tell is not None:
-            self.tell(self.open + len(self._handshaking))
+    def _report_count(self) -> None:
+        if self.on_count_change is not None:
+            self.on_count_change(self.open + len(self._handshaking))
 
     def close_gracefully(self, connection: ClientConnection, transport: asyncio.Transport) -> None:
         """Close the connection once all is sent. A client that takes nothing for ``write_stall_s``, or that has been sent
@@ -119,9 +119,9 @@ class ClientConnections:
                 self._settings.write_stall_s, self._check_progress, connection, transport, send_progress(transport)
             )
         elif not connection.left:
-            self._closing.setdefault(connection.ticket, (self._loop.time() + _GOODBYE_S, transport))
-            if self._parting_timer is None:
-                self._parting_timer = self._loop.call_later(_GOODBYE_S, self._cut_overdue)
+            self._closing.setdefault(connection.ticket, (self._loop.time() + _CLOSE_S, transport))
+            if self._closing_timer is None:
+                self._closing_timer = self._loop.call_later(_CLOSE_S, self._cut_overdue)
 
     def _check_progress(self, connection: ClientConnection, transport: asyncio.Transport, before: SendProgress) -> None:
         if connection.left:
@@ -133,31 +133,31 @@ class ClientConnections:
 
     def _cut_overdue(self) -> None:
         """Cut off the clients that have not left in time. One timer serves all of them, since most leave at once."""
-        self._parting_timer = None
-        parting, now = self._closing, self._loop.time()
-        while parting:
-            until, transport = next(iter(parting.values()))
+        self._closing_timer = None
+        closing, now = self._closing, self._loop.time()
+        while closing:
+            until, transport = next(iter(closing.values()))
             if until > now:
-                self._parting_timer = self._loop.call_later(until - now, self._cut_overdue)
+                self._closing_timer = self._loop.call_later(until - now, self._cut_overdue)
                 return
-            parting.popitem(last=False)
+            closing.popitem(last=False)
             cut(transport)
 
     async def wait_closed(
-        self, owed: Collection[ClientConnection], here: Collection[ClientConnection], ends_at: float
+        self, pending: Collection[ClientConnection], here: Collection[ClientConnection], ends_at: float
     ) -> None:
-        """Wait until all clients have left: until ``ends_at``, by the loop's clock, for those ``owed`` octets, and then a
-        moment for all that are ``here``."""
-        await self._wait_all_left(owed, ends_at)
+        """Wait until all clients have left: until ``ends_at``, by the loop's clock, for those with ``pending`` answers, and
+        then a moment for all that are ``here``."""
+        await self._wait_all_left(pending, ends_at)
         # TLS does not tell all that it holds. A client at rest has been sent everything, or is slow to close.
-        await self._wait_all_left(here, self._loop.time() + _LAST_WORD_S)
+        await self._wait_all_left(here, self._loop.time() + _LAST_OCTETS_S)
 
     async def _wait_all_left(self, client_connections: Collection[ClientConnection], ends_at: float) -> None:
         while not all(connection.left for connection in client_connections) and self._loop.time() < ends_at:  # noqa: ASYNC110 — thousands
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
 
     def _expire_handshakes(self) -> None:
         """Forget connections whose time for a handshake has passed: asyncio's own server does not report that it failed."""
-        coming, before = self._handshaking, self._loop.time() - self._settings.request_head_s
-        while coming and next(iter(coming.values())) < before:
-            coming.popitem(last=False)
+        handshaking, before = self._handshaking, self._loop.time() - self._settings.request_head_s
+        while handshaking and next(iter(handshaking.values())) < before:
+            handshaking.popitem(last=False)

@@ -14,7 +14,7 @@ _ACKED = struct.Struct("120xQ")
 """From Linux's ``struct tcp_info``: how many octets the peer has acknowledged (``tcpi_bytes_acked``, Linux 4.2)."""
 
 
-LOOK_S = 1.0
+CHECK_EVERY_S = 1.0
 """The time between two checks whether a client is still there, while its connection isn't read."""
 _PEER_EOF = getattr(select, "POLLRDHUP", 0)
 """The other side will send no more; only Linux tells."""
@@ -42,8 +42,8 @@ def send_progress(transport: asyncio.Transport) -> SendProgress:
     if hasattr(socket, "TCP_INFO"):
         # Respectively: closed, not TCP, closed (uvloop), an older kernel.
         with contextlib.suppress(AttributeError, OSError, ValueError, struct.error):
-            told = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
-            (acked,) = _ACKED.unpack(told)
+            tcp_info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
+            (acked,) = _ACKED.unpack(tcp_info)
     return SendProgress(acked, unsent_bytes(transport))
 
 
@@ -84,8 +84,8 @@ def has_left(transport: asyncio.Transport, *, whole: bool) -> bool:
         return False
     poll = select.poll()
     with contextlib.suppress(AttributeError, OSError, ValueError):  # it is closed, and its protocol hears of that
-        poll.register(transport.get_extra_info("socket"), _PEER_EOF if whole else 0)  # _LEFT is always reported
-        return any(told & (_PEER_GONE | _PEER_EOF) for _, told in poll.poll(0))
+        poll.register(transport.get_extra_info("socket"), _PEER_EOF if whole else 0)  # _PEER_GONE is always reported
+        return any(events & (_PEER_GONE | _PEER_EOF) for _, events in poll.poll(0))
     return False
 
 

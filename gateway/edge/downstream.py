@@ -58,7 +58,7 @@ class ClientGone(ConnectionError):  # noqa: N818 — a state of the world, not a
 class ClientBody:
     """The request's body, pulled from aiohttp's stream reader (framing already undone by its parser)."""
 
-    __slots__ = ("_downstream", "_expects", "_idle_s", "_patience", "_payload", "content_length")
+    __slots__ = ("_downstream", "_expects", "_idle_s", "_payload", "_timeout", "content_length")
 
     def __init__(
         self, downstream: AiohttpDownstream, payload: StreamReader, size: int | None, settings: EdgeSettings
@@ -66,7 +66,7 @@ class ClientBody:
         self._downstream = downstream
         self._payload = payload
         self._idle_s = settings.body_idle_s
-        self._patience = BodyTimeout(settings.body_rate, settings.body_slack_s)
+        self._timeout = BodyTimeout(settings.body_rate, settings.body_slack_s)
         self.content_length = size
         self._expects = downstream.expects_continue
 
@@ -80,11 +80,11 @@ class ClientBody:
         try:
             if payload.at_eof() and payload.exception() is None:
                 return b""
-            patience, now = self._patience, asyncio.get_running_loop().time
+            timeout, now = self._timeout, asyncio.get_running_loop().time
             began = now()
-            async with asyncio.timeout(min(self._idle_s, patience.left_s)):
+            async with asyncio.timeout(min(self._idle_s, timeout.left_s)):
                 chunk = await payload.readany()
-            patience.note(now() - began, len(chunk))
+            timeout.note(now() - began, len(chunk))
         except TimeoutError as error:
             raise Rejection(Code.REQUEST_TIMEOUT, 408, "408 Request Timeout", close=True) from error
         except (RequestPayloadError, HttpProcessingError) as error:

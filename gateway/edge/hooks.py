@@ -41,20 +41,20 @@ class HookReceiver:
 
     Args:
         path: The path of the hooks, as configured in GitLab.
-        proof: Checks that a hook comes from GitLab.
+        verifier: Checks that a hook comes from GitLab.
         store: The cache's store: a purge there reaches every gateway that shares it.
-        watch: Told of each hook that arrives.
+        watch: Records each hook that arrives.
         names: The project names known: a hook carries both a project's number and its path.
         wall: Unix seconds.
         hold_s: How long after a purge nothing that it removed is stored again.
-        ledger: The gateway, which records the exchanges.
+        recorder: The gateway, which records the exchanges.
         handle: Handles every other request.
     """
 
     def __init__(
         self,
         path: str,
-        proof: HookVerifier,
+        verifier: HookVerifier,
         *,
         store: CacheStore,
         watch: HookWatch,
@@ -65,7 +65,7 @@ class HookReceiver:
         handle: Callable[[Downstream], Awaitable[None]],
     ) -> None:
         self._path = path.encode("ascii")
-        self._proof = proof
+        self._verifier = verifier
         self._store = store
         self._watch = watch
         self._names = names
@@ -86,9 +86,9 @@ class HookReceiver:
         x = Exchange(self._recorder.mint_id(), self._recorder.monotonic(), down.head.method, down.head.peer)
         x.operation, x.target = OPERATION, self._path
         try:
-            x.status, said, unread = await self._receive(down, x)
+            x.status, body, unread = await self._receive(down, x)
             fields = (_JSON, (b"Allow", b"POST")) if x.status == 405 else (_JSON,)
-            await down.respond(ResponseHead(x.status, fields, b""), said, close=unread)
+            await down.respond(ResponseHead(x.status, fields, b""), body, close=unread)
         except (ConnectionError, asyncio.CancelledError):
             x.status, x.aborted = 499, "client"
             raise
@@ -104,14 +104,14 @@ class HookReceiver:
         if down.head.method != "POST":
             return 405, b'{"message":"405 Method Not Allowed"}', True
         fields, now = down.head.fields, self._wall()
-        if not self._proof.needs_body and not self._proof.is_authentic(fields, b"", now):
+        if not self._verifier.needs_body and not self._verifier.is_authentic(fields, b"", now):
             return self._refused(x)
         try:
             body = await _read_body(down)
         except Rejection as broken:
             x.code = broken.code.value
             return broken.status, b'{"message":"the webhook did not arrive whole"}', True
-        if self._proof.needs_body and (body is None or not self._proof.is_authentic(fields, body, now)):
+        if self._verifier.needs_body and (body is None or not self._verifier.is_authentic(fields, body, now)):
             return self._refused(x)
         name = Deliveries.name(fields, body or b"")
         if body is not None and name is not None and name in self._seen:

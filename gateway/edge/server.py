@@ -28,7 +28,7 @@ from ..outbox import Outbox
 from ..pending_answer import AnswerSink, Handover, PendingAnswer
 from ..ports import DRAINED
 from .client_connections import ClientConnections
-from .client_socket import LOOK_S, StallTimer, cut, has_left, unsent_bytes
+from .client_socket import CHECK_EVERY_S, StallTimer, cut, has_left, unsent_bytes
 from .downstream import AiohttpDownstream, ClientGone, Handle, build_head
 from .head_cache import HeadCache
 from .parsing import RenderEarly, rejection_of, render_closing_response, version_not_supported
@@ -38,12 +38,12 @@ from .tunnel import ClientTunnel
 log = logging.getLogger("gateway.edge")
 
 _BLANK_LINE = b"\r\n\r\n"
-_LAST_WORD_S = 1.0  # how long it may take to refuse a request that draining has ended
+_REFUSAL_S = 1.0  # how long it may take to refuse a request that draining has ended
 _OVER = PayloadAccessError()  # raised to a late reader of an answered request's body
 
 AtOnce = Callable[[RequestHead, AnswerSink], bytes | PendingAnswer | None]
 """Answers a head like one answered before, without a task: with the whole answer, counted and audited, if nothing has to be
-waited for; else with an ``PendingAnswer`` that will tell it to the connection, or with None: the head must be handled."""
+waited for; else with a ``PendingAnswer`` that will hand it to the connection, or with None: the head must be handled."""
 
 
 def _not_at_once(_: RequestHead, __: AnswerSink) -> None:
@@ -54,7 +54,6 @@ class Connection(RequestHandler):
     """One client connection."""
 
     __slots__ = (
-        "_asking",
         "_at_boundary",
         "_first_waiter",
         "_handover",
@@ -62,6 +61,7 @@ class Connection(RequestHandler):
         "_idle_waiter",
         "_liveness_timer",
         "_octets",
+        "_pending",
         "_server",
         "_tunnel",
         "is_tls",
@@ -84,12 +84,12 @@ class Connection(RequestHandler):
         self._tunnel: ClientTunnel | None = None
         self._at_boundary = True
         """Whether every octet given to the parser belongs to a request that it has reported, and that has no body."""
-        self._asking: tuple[PendingAnswer, RequestHead] | None = None
+        self._pending: tuple[PendingAnswer, RequestHead] | None = None
         """A request that ``start`` knows nothing of: buckets or GitLab are being asked on its behalf."""
         self._handover: Handover | None = None
         """The request in the queue, if it has come some way already."""
         self._idle_waiter: asyncio.Future[None] | None = None
-        """The waiter during ``_asking``, out of the parser's reach: that request must be answered before any other."""
+        """The waiter during ``_pending``, out of the parser's reach: that request must be answered before any other."""
         self._octets: bytes | None = None
         """All octets of the one request that waits to be served, where they are known."""
         self._first_waiter: asyncio.Future[None] | None = None
@@ -117,10 +117,10 @@ class Connection(RequestHandler):
             self._liveness_timer.cancel()
         if self._tunnel is not None:
             self._tunnel.lost()
-            self._task_handler = None  # not cancelled: the relay has been told, and may know better which side ended it
-        asking, self._asking = self._asking, None
-        if asking is not None:
-            asking[0].leave()
+            self._task_handler = None  # not cancelled: the relay knows, perhaps better, which side ended it
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending[0].leave()
         handover, self._handover = self._handover, None
         if handover is not None:
             handover.leave()
@@ -173,26 +173,26 @@ class Connection(RequestHandler):
                 self._go_idle()
                 return True
             if answer is not None:
-                self._asking = (answer, head)
+                self._pending = (answer, head)
                 self._idle_waiter, self._waiter = waiter, None
                 return True
         self._messages.append((head, EMPTY_PAYLOAD))  # type: ignore[arg-type]  # ``start`` tells the two apart
         waiter.set_result(None)
         return True
 
-    # ports.Asker
+    # pending_answer.AnswerSink
 
     def is_gone(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
-    def told(self, octets: bytes | None, handover: Handover | None = None) -> None:
-        asking, self._asking = self._asking, None
+    def deliver(self, octets: bytes | None, handover: Handover | None = None) -> None:
+        pending, self._pending = self._pending, None
         waiter = self._waiter = self._idle_waiter
-        if asking is None or waiter is None or waiter.done():
+        if pending is None or waiter is None or waiter.done():
             return  # the connection was lost meanwhile
         if octets is None:
             self._handover = handover
-            self._messages.appendleft((asking[1], EMPTY_PAYLOAD))  # type: ignore[arg-type]  # as above
+            self._messages.appendleft((pending[1], EMPTY_PAYLOAD))  # type: ignore[arg-type]  # as above
             waiter.set_result(None)
             return
         server = self._server
@@ -257,7 +257,7 @@ class Connection(RequestHandler):
         """Pause as aiohttp does, for whatever reason; from now on, check now and then whether the client is still there."""
         super()._pause_transport_reading()
         if self._liveness_timer is None:
-            self._liveness_timer = self._loop.call_later(LOOK_S, self._check_liveness)
+            self._liveness_timer = self._loop.call_later(CHECK_EVERY_S, self._check_liveness)
 
     def _check_liveness(self) -> None:
         self._liveness_timer = None
@@ -265,10 +265,10 @@ class Connection(RequestHandler):
         if transport is None or transport.is_closing() or not (self._reading_paused or self._buffer_paused):
             return
         current: Any = self._current_request
-        if has_left(transport, whole=current.whole if current is not None else self._asking is not None):
+        if has_left(transport, whole=current.whole if current is not None else self._pending is not None):
             self.abort()
         else:
-            self._liveness_timer = self._loop.call_later(LOOK_S, self._check_liveness)
+            self._liveness_timer = self._loop.call_later(CHECK_EVERY_S, self._check_liveness)
 
     def take_over(self) -> ClientTunnel:
         """Make the connection a tunnel: all further octets are the tunnel's, beginning with those behind the handshake."""
@@ -291,11 +291,11 @@ class Connection(RequestHandler):
         self._server.outbox.flush()
         self.close()
         task = self._task_handler
-        if task is not None and (self._request_in_progress or self._asking is not None or self._handover is not None):
+        if task is not None and (self._request_in_progress or self._pending is not None or self._handover is not None):
             done, _ = await asyncio.wait([task], timeout=timeout)
-            asking, self._asking = self._asking, None
-            if asking is not None:
-                octets = asking[0].drained()
+            pending, self._pending = self._pending, None
+            if pending is not None:
+                octets = pending[0].drained()
                 if self.transport is not None:
                     self.transport.write(octets)
             elif not done:
@@ -304,12 +304,12 @@ class Connection(RequestHandler):
                 if current is not None and current.started:  # type: ignore[attr-defined]  # a stand-in, see start()
                     self.abort()
                 else:
-                    await asyncio.wait([task], timeout=_LAST_WORD_S)
+                    await asyncio.wait([task], timeout=_REFUSAL_S)
         self.force_close()
 
     def has_pending_answer(self, transport: asyncio.Transport) -> bool:
         """See ``client_connections.ClientConnection``."""
-        busy = self._request_in_progress or self._asking is not None or self._handover is not None
+        busy = self._request_in_progress or self._pending is not None or self._handover is not None
         return busy or self._task_handler is None or unsent_bytes(transport) > 0
 
     def force_close(self) -> None:
@@ -321,7 +321,7 @@ class Connection(RequestHandler):
             self._server.client_connections.close_gracefully(self, transport)
 
     def abort(self) -> None:
-        """Cut the connection; framing or a reset (``presence``) keeps an answer cut short from passing for whole."""
+        """Cut the connection; framing or a reset (``client_socket``) keeps an answer cut short from passing for whole."""
         transport = self.transport
         self._force_close = True
         if transport is not None:
@@ -345,12 +345,12 @@ class Connection(RequestHandler):
         loop = self._loop
         server = self._server
         while not self._force_close:
-            opening, self._first_waiter = self._first_waiter, None
-            if opening is None and not self._messages:
-                opening = self._waiter = loop.create_future()
-            if opening is not None:
+            waiter, self._first_waiter = self._first_waiter, None
+            if waiter is None and not self._messages:
+                waiter = self._waiter = loop.create_future()
+            if waiter is not None:
                 try:
-                    await opening
+                    await waiter
                 finally:
                     self._waiter = None
             server.outbox.flush()  # answers made without this task go out before what it will write
@@ -473,9 +473,9 @@ class TrafficServer(web.Server):
         answers slowly: what a transport still holds would be lost with the process."""
         ends_at = self._loop.time() + (timeout or 0.0)
         here: dict[Any, Any] = dict(self._connections)
-        owed = [connection for connection, transport in here.items() if connection.has_pending_answer(transport)]
+        pending = [connection for connection, transport in here.items() if connection.has_pending_answer(transport)]
         await super().shutdown(timeout)
-        await self.client_connections.wait_closed(owed, here, ends_at)
+        await self.client_connections.wait_closed(pending, here, ends_at)
         for transport in here.values():
             cut(transport)  # not closed: an answer cut short must not pass for whole
 

@@ -46,14 +46,14 @@ _UNAVAILABLE = "temporarily_unavailable"
 class Exchanger(Protocol):
     """Judges workloads' tokens and issues credentials for them."""
 
-    async def exchange(self, asked: TokenRequest, peer: str) -> TokenGrant:
-        """Issue a credential for the token in ``asked``. Raises Rejection, KeyRefused or StoreUnavailable."""
+    async def exchange(self, request: TokenRequest, peer: str) -> TokenGrant:
+        """Issue a credential for the token in ``request``. Raises Rejection, KeyRefused or StoreUnavailable."""
         ...
 
 
 class _Answer(msgspec.Struct, frozen=True):
     status: int
-    said: dict[str, object]
+    body: dict[str, object]
     fields: Fields = ()
 
 
@@ -65,7 +65,7 @@ class TokenEndpoint:
         peers: The proxies that are trusted to name the client's address.
         hosts: The Host names that are answered, in lower case; empty: any.
         admit: Makes sure that the exchange can be recorded; raises Rejection where it can't.
-        ledger: The gateway, which records the exchanges.
+        recorder: The gateway, which records the exchanges.
         handle: Handles every other request.
     """
 
@@ -118,7 +118,7 @@ class TokenEndpoint:
     async def _send_answer(self, down: Downstream, x: Exchange, answer: _Answer) -> None:
         x.status = answer.status
         fields = (*_FIELDS, *answer.fields, (b"X-Gateway-Request-Id", x.request_id.encode("ascii")))
-        await down.respond(ResponseHead(answer.status, fields), msgspec.json.encode(answer.said), close=True)
+        await down.respond(ResponseHead(answer.status, fields), msgspec.json.encode(answer.body), close=True)
 
     async def _answer(self, down: Downstream, peer: str, x: Exchange) -> _Answer:
         if down.head.method != "POST":
@@ -139,13 +139,13 @@ class TokenEndpoint:
         x.identity, x.team = granted.principal.identity, granted.principal.team
         x.credential_fingerprint = granted.principal.fingerprint
         x.target = PATH + f"?id={granted.key_id}&expires_in={granted.lifetime_s:.0f}".encode("ascii")
-        said = {
+        body = {
             "access_token": granted.key.reveal(),
             "issued_token_type": ACCESS_TOKEN,
             "token_type": "Bearer",
             "expires_in": int(granted.lifetime_s),
         }
-        return _Answer(200, said)
+        return _Answer(200, body)
 
     async def _grant(self, down: Downstream, peer: str, x: Exchange) -> TokenGrant:
         head = down.head
@@ -156,9 +156,9 @@ class TokenEndpoint:
         if head.target != PATH:
             raise TokenRefused("invalid_request", "parameters must be in the body, where no log shows them")
         body = await _read_body(down)
-        asked = read_token_request((first(head.fields, b"content-type") or b"").decode("latin-1"), body)
+        request = read_token_request((first(head.fields, b"content-type") or b"").decode("latin-1"), body)
         await self._admit(x)
-        return await self._exchanger.exchange(asked, peer)
+        return await self._exchanger.exchange(request, peer)
 
 
 async def _read_body(down: Downstream) -> bytes:

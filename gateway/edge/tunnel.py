@@ -107,7 +107,7 @@ class ClientTunnel:
         self.buffered = 0
         transport = self._connection.transport
         if transport is not None and not transport.is_closing():
-            transport.close()  # the connection sees its client off, which may take a while
+            transport.close()  # the connection then closes gracefully, which may take a while
 
     # The connection's side
 

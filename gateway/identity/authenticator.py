@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # a JOSE library, for those who configured an issuer
 
 _MAX_FLIGHTS = 1000
 """How many credentials may be looked up or wait for their turn; beyond that, nobody would be answered in time."""
-_MAX_BOUNDS = 1000
+_MAX_NETWORK_LISTS = 1000
 """How many different lists of keys' networks are remembered in parsed form."""
 _RETRY_AFTER_S = 5
 _NONE = CredentialKind.NONE  # bound once: looking up an enum's member takes as long as looking into memory
@@ -67,7 +67,7 @@ class PrincipalAuthenticator:
     """An Authenticator.
 
     ``process_key`` is 32 random octets of this process alone: the keys of its memory mean nothing elsewhere. At most
-    ``in_flight`` lookups of each sort run at once, and nobody waits longer than ``patience_s`` for one.
+    ``in_flight`` lookups of each sort run at once, and nobody waits longer than ``timeout_s`` for one.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class PrincipalAuthenticator:
         fingerprint_key: bytes,
         monotonic: Callable[[], float],
         in_flight: int = 20,
-        patience_s: float = 10.0,
+        timeout_s: float = 10.0,
     ) -> None:
         self._settings = settings
         self._networks = {identity.id: identity.networks for identity in settings.keys}
         self._networks |= {identity.id: identity.networks for identity in settings.workloads}
         self._keys = keys
-        self._key_networks: Memo[tuple[str, ...], Networks] = Memo(_MAX_BOUNDS)
+        self._key_networks: Memo[tuple[str, ...], Networks] = Memo(_MAX_NETWORK_LISTS)
         self._tokens = tokens
         self._token_networks = Networks() if settings.gitlab_token is None else settings.gitlab_token.networks
         self._guard = guard
@@ -104,12 +104,12 @@ class PrincipalAuthenticator:
             lambda: asyncio.Semaphore(in_flight)
         )
         self._refresh_slots = asyncio.Semaphore(in_flight)
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._flights: Lookups[tuple[bytes, bool], Principal | None] = Lookups()
 
     async def authenticate(self, claim: Claim, operation: Operation, head: RequestHead) -> Principal:
         kind = claim.kind
-        if claim.beside:
+        if claim.other_tokens:
             self._judge_query_tokens(claim, operation, head.peer)
         if kind is _NONE:
             return self._without_credential(operation, head.peer)
@@ -134,13 +134,13 @@ class PrincipalAuthenticator:
         raise self._failure(head.peer)
 
     def proof(self, claim: Claim, operation: Operation, principal: Principal) -> Callable[[], object] | None:
-        if claim.beside:
+        if claim.other_tokens:
             return None
         if claim.kind is _NONE:
-            named = principal.kind is PrincipalKind.ANONYMOUS and not self._allows_passthrough(
+            is_anonymous = principal.kind is PrincipalKind.ANONYMOUS and not self._allows_passthrough(
                 passthrough_for(_NONE, operation)
             )
-            return (lambda: principal) if named else None
+            return (lambda: principal) if is_anonymous else None
         text = claim.secret.reveal()
         if is_gateway_key(text):
             return functools.partial(self._keys.recall, claim.secret.keyed(self._process_key))
@@ -199,7 +199,7 @@ class PrincipalAuthenticator:
 
     def _judge_query_tokens(self, claim: Claim, operation: Operation, peer: str) -> None:
         """Judge the query's tokens beside the claim. They go up, so none may be one of ours, or a second credential."""
-        if any(self._is_ours(token.reveal()) or self._holds_workloads(token.reveal()) for token in claim.beside):
+        if any(self._is_ours(token.reveal()) or self._holds_workloads(token.reveal()) for token in claim.other_tokens):
             raise self._failure(peer)
         if is_second_token(claim.kind, operation, brokered=self._is_ours(claim.secret.reveal())):
             raise two_credentials()
@@ -286,10 +286,10 @@ class PrincipalAuthenticator:
         if found is Recall.UNKNOWN or found is Recall.STALE:
             if self._holds_ours(claim):
                 raise self._failure(peer)
-            shown = presentation(claim)
+            presented = presentation(claim)
             lookup = _Lookup(
                 flight=(key, may_be_job),
-                ask=lambda: tokens.look_up(key, claim.secret, shown, may_be_job=may_be_job),
+                ask=lambda: tokens.look_up(key, claim.secret, presented, may_be_job=may_be_job),
                 last_known_good=lambda: tokens.last_known_good(key),
                 slots=self._token_slots if found is Recall.UNKNOWN else self._refresh_slots,
                 counts_as_failure=not may_be_deploy,
@@ -327,8 +327,8 @@ class PrincipalAuthenticator:
     def _holds_workloads(self, text: str) -> bool:
         return self._workloads is not None and self._workloads.holds_token(text)
 
-    def _allows_passthrough(self, door: Passthrough | None) -> bool:
-        return door is not None and door in self._settings.passthrough
+    def _allows_passthrough(self, passthrough: Passthrough | None) -> bool:
+        return passthrough is not None and passthrough in self._settings.passthrough
 
     def _token_key(self, claim: Claim) -> bytes:
         return keyed_hash(self._process_key, presentation(claim) + " " + claim.secret.reveal())
@@ -362,7 +362,7 @@ class PrincipalAuthenticator:
 
     async def _take_turn(self, lookup: _Lookup, stranger: str | None) -> Principal | None:
         try:
-            async with asyncio.timeout(self._patience_s), lookup.slots:
+            async with asyncio.timeout(self._timeout_s), lookup.slots:
                 # Once more, as other lookups of this peer may have failed meanwhile: those made in vain stay bounded by
                 # the failures allowed plus the lookups that run at once.
                 if stranger is not None and self._guard.wait_s(subject(stranger), self._monotonic()) > 0:

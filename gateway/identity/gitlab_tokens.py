@@ -81,18 +81,18 @@ class GitlabTokens:
         """The principal from memory, or why there is none; ``key`` is a keyed hash of the token and its presentation."""
         now = self._monotonic()
         known = self._known.get(key)
-        if known is not None and now < known.fresh_until and not self._is_over(known):
+        if known is not None and now < known.fresh_until and not self._is_expired(known):
             return known.principal
-        if known is not None and now < known.verified_at + self._lately_s and not self._is_over(known):
+        if known is not None and now < known.verified_at + self._lately_s and not self._is_expired(known):
             return Recall.STALE
         bad_until = self._bad_until.get((key, may_be_job))
         return Recall.REFUSED if bad_until is not None and now < bad_until else Recall.UNKNOWN
 
-    async def look_up(self, key: bytes, secret: Secret, shown: Presentation, *, may_be_job: bool) -> Principal | None:
+    async def look_up(self, key: bytes, secret: Secret, presented: Presentation, *, may_be_job: bool) -> Principal | None:
         """The principal from GitLab; None: the token is bad. Raises NotAnswering if GitLab cannot tell, and has not vouched
         for the token lately."""
         try:
-            verified = await self._verifier.verify(secret, shown, may_be_job=may_be_job)
+            verified = await self._verifier.verify(secret, presented, may_be_job=may_be_job)
         except NotAnswering:
             return self.last_known_good(key)
         now = self._monotonic()
@@ -106,7 +106,7 @@ class GitlabTokens:
             identity=self._identity.id,
             fingerprint=fingerprint(self._fingerprint_key, secret),
             team=self._identity.team,
-            token_hash=keyed_hash(self._partition_key, f"{shown.value} {secret.reveal()}"),
+            token_hash=keyed_hash(self._partition_key, f"{presented.value} {secret.reveal()}"),
             priority=self._identity.priority,
         )
         self._known.put(key, _Known(principal, now, now + self._identity.ttl_s, verified.expires_at))
@@ -116,7 +116,7 @@ class GitlabTokens:
         """The last judgement, while GitLab is silent. Raises NotAnswering if there is none, or if it is too old."""
         now = self._monotonic()
         known = self._known.get(key)
-        if known is None or not self._may_stand_in(known, now):
+        if known is None or not self._may_serve_stale(known, now):
             raise NotAnswering("GitLab does not answer, and has not vouched for this token lately")
         fresh_until = min(now + _RETRY_S, known.verified_at + self._identity.stale_s)
         self._known.put(key, msgspec.structs.replace(known, fresh_until=fresh_until))
@@ -128,8 +128,8 @@ class GitlabTokens:
         if known is not None and self._monotonic() - known.verified_at >= _KEEP_S:
             self._known.drop(key)
 
-    def _may_stand_in(self, known: _Known, now: float) -> bool:
-        return not self._is_over(known) and now < known.verified_at + self._identity.stale_s
+    def _may_serve_stale(self, known: _Known, now: float) -> bool:
+        return not self._is_expired(known) and now < known.verified_at + self._identity.stale_s
 
-    def _is_over(self, known: _Known) -> bool:
+    def _is_expired(self, known: _Known) -> bool:
         return known.expires_at is not None and known.expires_at <= self._wall()

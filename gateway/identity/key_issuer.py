@@ -80,8 +80,8 @@ class KeyIssuer:
         """
         return await self._new(identity, terms, KeyOrigin.ISSUED, before_put=before_put)
 
-    async def exchanged(self, identity: str, terms: KeyTerms) -> tuple[Secret, KeyRecord]:
-        """The same for a workload's token: the key is not one of the two. Raises KeyRefused if there are far too many."""
+    async def issue_exchanged(self, identity: str, terms: KeyTerms) -> tuple[Secret, KeyRecord]:
+        """As ``issue``, for a workload's token: the key is none of the two. Raises KeyRefused if there are too many."""
         return await self._new(identity, terms, KeyOrigin.EXCHANGED)
 
     async def import_key(

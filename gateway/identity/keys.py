@@ -32,7 +32,7 @@ TOUCH_S = 60.0
 """How coarsely last use is recorded."""
 REREAD_S = 60.0
 """How long a record is believed while the store says that no key was changed. Last use is recorded when it is read."""
-_TELL_EACH_S = 60.0
+_LOG_EVERY_S = 60.0
 """How often, at most, the log says that the store is away."""
 
 _NO_RECORD = KeyRecord(id="", identity="", digest=bytes(32), created_at=0.0, revoked_at=0.0)
@@ -96,7 +96,7 @@ class GatewayKeys:
         self._revocations = 0
         self._away = False
         """Whether the store is away, and the log has said so."""
-        self._told_at = float("-inf")
+        self._logged_at = float("-inf")
 
     def recall(self, key: bytes) -> Principal | Recall:
         """The principal from memory, or why there is none; ``key`` is a keyed hash of the gateway key."""
@@ -150,8 +150,8 @@ class GatewayKeys:
             if self._away:
                 log.warning("the key store can be read again")
             self._away = False
-        elif not self._away and now - self._told_at >= _TELL_EACH_S:
-            self._away, self._told_at = True, now
+        elif not self._away and now - self._logged_at >= _LOG_EVERY_S:
+            self._away, self._logged_at = True, now
             log.error("the key store can't be read, so revocations go unnoticed: %s", outage)
 
     def forget(self, key_id: str) -> None:

@@ -51,7 +51,7 @@ _TOKEN_SERVICE = "/jwt/auth"  # noqa: S105 — a path
 
 
 def passthrough_for(kind: CredentialKind, operation: Operation) -> Passthrough | None:
-    """The door that a credential of this kind may use on this operation; None: it means nothing there."""
+    """The passthrough by which a credential of this kind reaches this operation; None: it means nothing there."""
     surface = operation.surface
     if kind is _SESSION:
         return None if surface in _NO_SESSION else Passthrough.SESSION
@@ -64,21 +64,22 @@ def passthrough_for(kind: CredentialKind, operation: Operation) -> Passthrough |
             return Passthrough.RUNNER if operation.access is Access.WRITE else None
         if operation.name.endswith(_TOKEN_SERVICE):
             return None
-    door = _TABLE.get(surface)
-    if door is not None and kind in door[1]:
-        return door[0]
+    row = _TABLE.get(surface)
+    if row is not None and kind in row[1]:
+        return row[0]
     if operation.deploy_token and kind is CredentialKind.DEPLOY_TOKEN:
         return Passthrough.DEPLOY
     return None
 
 
 def all_passthroughs(operation: Operation) -> frozenset[Passthrough]:
-    """Every door by which a credential of some kind reaches this operation."""
-    return frozenset([door for kind in CredentialKind if (door := passthrough_for(kind, operation)) is not None])
+    """Every passthrough by which a credential of some kind reaches this operation."""
+    return frozenset([found for kind in CredentialKind if (found := passthrough_for(kind, operation)) is not None])
 
 
 def fallback_passthrough(kind: CredentialKind, operation: Operation) -> Passthrough | None:
-    """The door left to a token that GitLab did not recognise as a person's: package routes take deploy tokens as Bearer."""
+    """The passthrough left to a token that GitLab did not recognise as a person's: package routes take deploy tokens as
+    Bearer."""
     if kind is CredentialKind.TOKEN and (operation.deploy_token or operation.surface is Surface.PACKAGES):
         return Passthrough.DEPLOY
     return None

@@ -35,22 +35,22 @@ class Passthrough(enum.StrEnum):
 class Networks:
     """``bind.cidr``: where an identity may come from; empty means anywhere. Judgements are memoised with a bound."""
 
-    __slots__ = ("_judged", "_networks")
+    __slots__ = ("_allowed", "_networks")
 
     def __init__(self, cidr: tuple[str, ...] = ()) -> None:
         """Raises ValueError for text that is not a network."""
         self._networks = tuple(ipaddress.ip_network(text) for text in cidr)
-        self._judged: dict[str, bool] = {}
+        self._allowed: dict[str, bool] = {}
 
     def __contains__(self, address: str) -> bool:
         if not self._networks:
             return True
-        judged = self._judged.get(address)
-        if judged is None:
-            if len(self._judged) >= _MEMO_BOUND:
-                self._judged.clear()
-            judged = self._judged[address] = self._judge(address)
-        return judged
+        allowed = self._allowed.get(address)
+        if allowed is None:
+            if len(self._allowed) >= _MEMO_BOUND:
+                self._allowed.clear()
+            allowed = self._allowed[address] = self._judge(address)
+        return allowed
 
     def _judge(self, address: str) -> bool:
         try:
@@ -82,7 +82,7 @@ class WorkloadIdentity(msgspec.Struct, frozen=True):
     jwks_uri: str = ""
     """Empty: it is found by discovery."""
     algorithms: tuple[str, ...] = ()
-    """Empty: all of ``issuers.ALGORITHMS``."""
+    """Empty: all of ``oidc_issuer.ALGORITHMS``."""
     ca_file: str | None = None
     session_s: float = 900.0
     """How long, at most, a credential given in exchange lives."""

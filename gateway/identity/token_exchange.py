@@ -40,26 +40,26 @@ class TokenExchange:
         self._session_s = {identity.id: identity.session_s for identity in identities}
         self._wall = wall
         self._monotonic = monotonic
-        self._given = PeerGuard(failures=MOST_PER_MINUTE, window_s=60.0)
+        self._issued = PeerGuard(failures=MOST_PER_MINUTE, window_s=60.0)
 
-    async def exchange(self, asked: TokenRequest, peer: str) -> TokenGrant:
+    async def exchange(self, request: TokenRequest, peer: str) -> TokenGrant:
         """Exchange a token; ``peer`` is the client's own address.
 
         Raises Rejection as authenticating does, and RATE_LIMITED; KeyRefused if the store is full; StoreUnavailable.
         """
-        whom = subject(peer)
-        self._refuse_excess(whom)
-        principal = await self._authenticator.authenticate_workload(asked.subject, peer)
-        self._refuse_excess(whom)  # once more: many may have been judged at once
-        self._given.note_failure(whom, self._monotonic())
+        client = subject(peer)
+        self._refuse_excess(client)
+        principal = await self._authenticator.authenticate_workload(request.subject, peer)
+        self._refuse_excess(client)  # once more: many may have been judged at once
+        self._issued.note_failure(client, self._monotonic())
         longest_s = self._session_s[principal.identity]
-        lifetime_s = longest_s if asked.lifetime_s is None else min(asked.lifetime_s, longest_s)
-        terms = KeyTerms(expires_at=self._wall() + lifetime_s, note=_subject_of(asked.subject))
-        key, record = await self._issuer.exchanged(principal.identity, terms)
+        lifetime_s = longest_s if request.lifetime_s is None else min(request.lifetime_s, longest_s)
+        terms = KeyTerms(expires_at=self._wall() + lifetime_s, note=_subject_of(request.subject))
+        key, record = await self._issuer.issue_exchanged(principal.identity, terms)
         return TokenGrant(key, record.id, principal, lifetime_s)
 
-    def _refuse_excess(self, whom: str) -> None:
-        wait_s = self._given.wait_s(whom, self._monotonic())
+    def _refuse_excess(self, client: str) -> None:
+        wait_s = self._issued.wait_s(client, self._monotonic())
         if wait_s > 0:
             retry_after = str(max(1, math.ceil(wait_s))).encode("ascii")
             raise Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", headers=((b"Retry-After", retry_after),))

@@ -143,7 +143,7 @@ MAY_HOLD_SECRET = frozenset(
 )
 """The own page of a project or group holds ``runners_token`` for those who administer it.
 
-These are polled too much to be left out of the cache altogether: whether an answer has that member is told by its body.
+These are polled too much to be left out of the cache altogether: whether an answer has that member shows in its body.
 """
 
 BINARY = re.compile(

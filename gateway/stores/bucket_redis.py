@@ -61,7 +61,7 @@ class RedisBuckets:
         self._packer = TakePacker()
         self._name = secrets.token_hex(8)
         self._waiting: list[BatchItem] = []
-        """Work to be sent at the end of this turn of the event loop."""
+        """Items to be sent at the end of this turn of the event loop."""
         self._known: dict[str, tuple[float, float, float]] = {}
         self._known_before: dict[str, tuple[float, float, float]] = {}
         self._short: set[str] = set()
@@ -181,9 +181,9 @@ class RedisBuckets:
         octets = self._packer.command(self._take_script.in_full if in_full else self._take_script.by_hash, batch)
         sent_at = self._monotonic()
         try:
-            self._link.call(octets, partial(self._on_reply, batch, sent_at))
+            self._link.call_now(octets, partial(self._on_reply, batch, sent_at))
         except RedisUnavailable:
-            self._failed(batch)
+            self._on_failure(batch)
             return
         if sent_at - self._counted_at >= _COUNT_EVERY_S:
             self._counted_at = sent_at
@@ -199,18 +199,18 @@ class RedisBuckets:
             self._send(batch, in_full=True)
             return
         try:
-            found = decisions(batch, answer)
+            results = decisions(batch, answer)
         except ValueError:
             self._link.mark_unwell(answer)
-            self._failed(batch)
+            self._on_failure(batch)
             return
         if self._failures:
-            if any(map(_wrote, batch, found)):
-                self._succeeded()
+            if any(map(_proves_writable, batch, results)):
+                self._on_recovery()
             elif self._unreleased:
                 asyncio.get_running_loop().call_soon(self._release_rest)
-        self._learn(batch, found, sent_at)
-        for item, decision in zip(batch, found, strict=True):
+        self._learn(batch, results, sent_at)
+        for item, decision in zip(batch, results, strict=True):
             if item.lease and item.op is _TAKE:
                 if decision.allowed:
                     self._hold_places(item)
@@ -246,14 +246,14 @@ class RedisBuckets:
 
     # What the last answers said
 
-    def _learn(self, batch: list[BatchItem], found: list[Decision], sent_at: float) -> None:
+    def _learn(self, batch: list[BatchItem], results: list[Decision], sent_at: float) -> None:
         heard_at = self._monotonic()
-        self._redis_ahead = found[-1].now - sent_at
+        self._redis_ahead = results[-1].now - sent_at
         last: dict[str, float] = {}
         short: list[str] = []
         learnt: Takes | None = None
-        for at in range(len(found) - 1, -1, -1):  # the last decision about a bucket says what is left in it
-            decision = found[at]
+        for at in range(len(results) - 1, -1, -1):  # the last decision about a bucket says what is left in it
+            decision = results[at]
             takes = decision.takes
             if takes is not None:
                 if takes is not learnt:  # requests of one caller often come together
@@ -315,14 +315,14 @@ class RedisBuckets:
 
     # Without Redis
 
-    def _succeeded(self) -> None:
+    def _on_recovery(self) -> None:
         """Note that Redis accepts writes again."""
         self._failures = 0
         self._local.clear()
         if self._unreleased:
             asyncio.get_running_loop().call_soon(self._release_rest)
 
-    def _failed(self, batch: list[BatchItem]) -> None:
+    def _on_failure(self, batch: list[BatchItem]) -> None:
         self._failures += 1
         if self._failures >= _FAILURES_TO_OPEN and self._prober is None and not self._closed:
             self._prober = asyncio.get_running_loop().create_task(self._probe(), name="bucket-probe")
@@ -368,7 +368,7 @@ class RedisBuckets:
             except ValueError:
                 self._link.mark_unwell(answer)
                 continue
-            self._succeeded()
+            self._on_recovery()
         self._prober = None
 
     # How many share the buckets
@@ -387,9 +387,9 @@ class RedisBuckets:
             counted = self._link.submit([("EVAL", self._count_script.text, 1, _GATEWAYS, self._name, _SILENT_AFTER_S)])
         except RedisUnavailable:
             return
-        counted.add_done_callback(self._recounted)
+        counted.add_done_callback(self._on_count)
 
-    def _recounted(self, counted: asyncio.Future[list[RedisValue | RedisError]]) -> None:
+    def _on_count(self, counted: asyncio.Future[list[RedisValue | RedisError]]) -> None:
         if counted.cancelled() or counted.exception() is not None:
             return
         answer = counted.result()[0]
@@ -397,7 +397,7 @@ class RedisBuckets:
             self._gateways = answer
 
 
-def _wrote(item: BatchItem, decision: Decision) -> bool:
+def _proves_writable(item: BatchItem, decision: Decision) -> bool:
     """Whether the decision proves that Redis accepts writes. A replica or a full Redis still answers refusals, which write
     nothing; a full one also still frees places."""
     return decision.allowed and item.op is _TAKE

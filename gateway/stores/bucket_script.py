@@ -77,7 +77,7 @@ class TakePacker:
         self._packed: dict[tuple[int, float, bool], tuple[bytes, Limit]] = {}
 
     def arguments(self, batch: Sequence[BatchItem]) -> list[Argument]:
-        """The number of keys, the keys and the wishes: what follows the script in ``EVALSHA``."""
+        """The number of keys, the keys and the packed takes: what follows the script in ``EVALSHA``."""
         keys: list[Argument] = []
         packed_takes: list[Argument] = []
         for item in batch:
@@ -132,7 +132,7 @@ class TakePacker:
 
 
 def decisions(batch: Sequence[BatchItem], answer: object) -> list[Decision]:
-    """Decode the script's answer into one decision per request. Work that is not a take is always allowed.
+    """Decode the script's answer into one decision per request. An item that is not a take is always allowed.
 
     Raises:
         ValueError: ``answer`` is not an answer to these requests.
@@ -146,21 +146,21 @@ def decisions(batch: Sequence[BatchItem], answer: object) -> list[Decision]:
     now, tokens, enough = numbers[0] / 1_000_000, numbers[1::2], numbers[2::2]
     none_short = 0 not in enough
     at = 0
-    found = []
+    results = []
     for item in batch:
         takes = item.takes
         end = at + len(takes)
         if type(takes) is Takes and takes.plain and (none_short or 0 not in enough[at:end]):
-            found.append(admitted(takes, tokens[at:end], now))
+            results.append(admitted(takes, tokens[at:end], now))
         else:
             states: list[BucketState] = []
             allowed = True
             for take, had, left in zip(takes, enough[at:end], tokens[at:end], strict=True):
                 states.append(bucket_state(take.limit, had == 1, left, take.cost))
                 allowed = allowed and (had == 1 or take.limit.shadow)
-            found.append(Decision(allowed, tuple(states), now))
+            results.append(Decision(allowed, tuple(states), now))
         at = end
-    return found
+    return results
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""Which of the gateways on one Redis asks GitLab: one at a time for each question, and for a bounded time.
+"""Which of the gateways on one Redis asks GitLab: one at a time for each answer wanted, and for a bounded time.
 
 A lease is a shortcut, never a lock: a holder that fails frees it, one that dies or is slow loses it, and a gateway that
 cannot tell (Redis is away, or its messages are not heard) asks GitLab by itself.
@@ -19,7 +19,7 @@ from ..ports import Cancellable
 from .bucket_script import Script
 from .codec import Codec
 from .redis_link import RedisError, RedisLink, RedisUnavailable, RedisValue
-from .redis_wire import packed
+from .redis_wire import pack_commands
 
 LEASE_S = 2.0
 """How long one gateway may ask on behalf of all, and the longest that any waits for another's answer."""
@@ -38,7 +38,7 @@ class RedisLeases:
     Args:
         link: The cache's link to Redis.
         codec: Hides what is asked for.
-        heard: Whether messages of other gateways arrive, as far as is known.
+        is_subscribed: Whether messages of other gateways arrive, as far as is known.
         wait_s: The longest wait for another gateway's lease.
     """
 
@@ -65,9 +65,9 @@ class RedisLeases:
         if not self._is_subscribed():
             return _noop
         name, token = self._name_and_token(flight_key)
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Registered before the lease is asked for: another's may be over before we know that there is one.
-        self._waiting.setdefault(name, set()).add(over)
+        self._waiting.setdefault(name, set()).add(end)
         try:
             try:
                 taken = await self._link.execute("SET", name, token, "NX", "PX", int(LEASE_S * 1000))
@@ -83,11 +83,11 @@ class RedisLeases:
             self.followed += 1
             with contextlib.suppress(RedisUnavailable, RedisError):  # treated as if it were over
                 if await self._link.execute("EVAL", _WAIT.text, 2, name, name + _WAITED_FOR):
-                    await self._wait(over)
+                    await self._wait(end)
             return None
         finally:
             waiting = self._waiting.get(name, set())
-            waiting.discard(over)
+            waiting.discard(end)
             if not waiting:
                 self._waiting.pop(name, None)
 
@@ -99,7 +99,7 @@ class RedisLeases:
         name, token = self._name_and_token(flight_key)
         ended = functools.partial(self._end, name, token)
 
-        def taken(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+        def on_reply(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
             if isinstance(replies, RedisUnavailable) or isinstance(replies[0], RedisError):
                 ended()  # the lease may have been taken all the same: a late reply counts as none
                 then(_noop)
@@ -110,38 +110,38 @@ class RedisLeases:
                 then(ended)
 
         try:
-            octets = packed([("SET", name, token, "NX", "PX", int(LEASE_S * 1000))])
-            return _PendingLease(self._link.ask(octets, 1, taken), ended)
+            octets = pack_commands([("SET", name, token, "NX", "PX", int(LEASE_S * 1000))])
+            return _PendingLease(self._link.call_batched(octets, 1, on_reply), ended)
         except RedisUnavailable:
             return None
 
-    async def _wait(self, over: asyncio.Future[None]) -> None:
+    async def _wait(self, end: asyncio.Future[None]) -> None:
         """Wait until the lease is over, for ``wait_s`` at most, and only while messages are heard."""
         ends_at = asyncio.get_running_loop().time() + self._wait_s
-        while not over.done() and self._is_subscribed():
+        while not end.done() and self._is_subscribed():
             left = ends_at - asyncio.get_running_loop().time()
             if left <= 0:
                 return
-            await asyncio.wait((over,), timeout=min(left, _LOOK_S))
+            await asyncio.wait((end,), timeout=min(left, _LOOK_S))
 
-    def ended(self, name: bytes) -> None:
+    def wake_waiters(self, name: bytes) -> None:
         """Wake those who wait for a lease: Redis says that it is over."""
-        for over in self._waiting.pop(name, ()):
-            if not over.done():
-                over.set_result(None)
+        for end in self._waiting.pop(name, ()):
+            if not end.done():
+                end.set_result(None)
 
     def _name_and_token(self, flight_key: bytes) -> tuple[bytes, bytes]:
         """The name of a lease, and a token that only its holder knows."""
-        return LEASE_PREFIX + self._codec.name(flight_key), b"%b%d" % (self._own, next(self._numbers))
+        return LEASE_PREFIX + self._codec.hidden_name(flight_key), b"%b%d" % (self._own, next(self._numbers))
 
     def _end(self, name: bytes, token: bytes, *, in_full: bool = False) -> None:
-        def told(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+        def on_reply(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
             if isinstance(replies, list) and isinstance(replies[0], RedisError) and replies[0].kind == "NOSCRIPT":
                 self._end(name, token, in_full=True)
 
         script = ("EVAL", _END.text) if in_full else ("EVALSHA", _END.sha)
         with contextlib.suppress(RedisUnavailable):  # the lease expires by itself
-            self._link.ask(packed([(*script, 2, name, name + _WAITED_FOR, token)]), 1, told)
+            self._link.call_batched(pack_commands([(*script, 2, name, name + _WAITED_FOR, token)]), 1, on_reply)
 
 
 class _PendingLease(msgspec.Struct, eq=False):

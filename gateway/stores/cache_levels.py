@@ -30,10 +30,10 @@ class TwoLevelCacheStore:
 
     Args:
         far: The shared level; closed with this one.
-        ear: Listens on ``GONE_CHANNEL``; closed with this one.
+        subscriber: Listens on ``GONE_CHANNEL``; closed with this one.
         max_bytes: Bound on all copies together, as ``MemoryCacheStore`` counts them.
-        clock: Monotonic seconds; also the ear's clock.
-        leases: Told which leases are over: those messages share the channel.
+        clock: Monotonic seconds; also the subscriber's clock.
+        leases: Notified which leases are over: those messages share the channel.
     """
 
     copies = True
@@ -94,19 +94,19 @@ class TwoLevelCacheStore:
         try:
             lookup = await far.read(key, name, names)
             if lookup.entries and self._reading.get(name) is reading:
-                # Refused if one of the tags was purged since. If the ear began anew meanwhile, nobody reads this `near`.
+                # Refused if one of the tags was purged since. If copies were dropped meanwhile, nobody reads this `near`.
                 await near.put(name, lookup.entries, _LONGEST_S, names, copy.stamp)
         finally:
             if self._reading.get(name) is reading:
                 del self._reading[name]
         return lookup
 
-    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
+    def get_soon(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
         """As ``get`` where there is no copy here, without a coroutine; no copy is made of what is read."""
         far = self._far
         if not self.trusted or self.near.find(far.value_name(key), far.tag_names(tags)) is not None:
             return None
-        return far.look(key, tags, then)
+        return far.get_soon(key, tags, then)
 
     def put_now(self, key: bytes, entry: LazyEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         self._drop(self._far.value_name(key))
@@ -116,7 +116,7 @@ class TwoLevelCacheStore:
         self._drop(self._far.value_name(key))
         self._far.delete_now(key)
 
-    def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
+    def finder_for(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
         """A function that returns the copy's first entry, however often it is called; None: no copy may be used."""
         name, names = self._far.value_name(key), self._far.tag_names(tags)
 
@@ -142,10 +142,10 @@ class TwoLevelCacheStore:
 
     async def purge(self, tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
         self.near.purge_now(self._far.tag_names(tags))
-        told = await self._far.purge(tags, hold_s)
-        if told:
+        purged = await self._far.purge(tags, hold_s)
+        if purged:
             await self._far.wait_published()
-        return told
+        return purged
 
     async def close(self) -> None:
         await self._subscriber.close()
@@ -158,7 +158,7 @@ class TwoLevelCacheStore:
             self.near.purge_now((name,))
         elif name.startswith(LEASE_PREFIX):
             if self._leases is not None:
-                self._leases.ended(name)
+                self._leases.wake_waiters(name)
         else:
             self._drop(name)
 

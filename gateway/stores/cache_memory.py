@@ -81,7 +81,7 @@ class MemoryCacheStore:
         del anew  # there is no other store behind this one
         return self.get_now(key, tags)
 
-    def looking(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
+    def finder_for(self, key: bytes, tags: tuple[bytes, ...]) -> Callable[[], Entry | None]:
         """``find`` as a function of no arguments, to be called any number of times."""
         return functools.partial(self.find, key, tags)
 

@@ -29,7 +29,7 @@ from ..core.generation_cache import GenerationCache
 from ..ports import Cancellable, Lookup
 from .codec import Codec
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable, RedisValue
-from .redis_wire import packed
+from .redis_wire import pack_commands
 
 log = logging.getLogger("gateway.stores")
 
@@ -43,11 +43,11 @@ PURGED_PREFIX = b"{ggw:cache}:purged:"
 _VALUE_PREFIX = b"{ggw:cache}:value:"
 _MAX_UNCONFIRMED = 4096
 _RESEND_BATCH = 256
-"""Commands that are sent, and confirmed or not, together: a long list is struck off bit by bit."""
+"""Commands that are sent, and confirmed or not, together: a long list is confirmed bit by bit."""
 _RESEND_EVERY_S = 0.5
 """How often what Redis refused, or did not confirm in time, is sent again."""
 _PROBE_EVERY_S = 0.75
-_PROBE = packed([("EVAL", _PROBE_SCRIPT, 1, PURGED_PREFIX)])
+_PROBE = pack_commands([("EVAL", _PROBE_SCRIPT, 1, PURGED_PREFIX)])
 """Refused where a purge would be, by an ACL, too, but changes nothing: no tag has that name."""
 _MOST_DIGITS = 20
 _APART_S = 1.0
@@ -100,7 +100,7 @@ class RedisCacheStore:
         """Whether purges are published, as far as is known: an ACL may allow purging and not publishing."""
         self.on_publish_refused: Callable[[], None] = _noop
         """Called when purges turn out not to be published."""
-        link.on_connect = self._greet
+        link.on_connect = self._on_connect
 
     @property
     def refuses(self) -> bool:
@@ -113,7 +113,7 @@ class RedisCacheStore:
         if now - self._probed_at >= _PROBE_EVERY_S and not self._closed:
             self._probed_at = now
             with contextlib.suppress(RedisUnavailable):  # the next read finds that out
-                self._link.ask(_PROBE, 1, self._on_probe)
+                self._link.call_batched(_PROBE, 1, self._on_probe)
 
     def _on_probe(self, replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
         self._count_outage(replies)
@@ -144,33 +144,33 @@ class RedisCacheStore:
             return Lookup(available=False)
         if unconfirmed and not self._confirm(unconfirmed, replies[: len(unconfirmed)]):
             return Lookup(available=False)
-        return self._lookup(key, asked_at, *replies[len(unconfirmed) :])
+        return self._parse_lookup(key, asked_at, *replies[len(unconfirmed) :])
 
-    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
+    def get_soon(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
         """As ``get``, without a coroutine: ``then`` is called once, later. Returns None, with nothing asked, where Redis
-        must be told something first, or cannot be asked."""
+        must confirm something first, or cannot be asked."""
         self.probe()
         if self._unconfirmed or self._link.refuses:
             return None
         asked_at = self._wall()
 
-        def looked(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
+        def on_replies(replies: list[RedisValue | RedisError] | RedisUnavailable) -> None:
             lookup = Lookup(available=False)
             try:
                 if not isinstance(replies, RedisUnavailable):
-                    lookup = self._lookup(key, asked_at, *replies)
+                    lookup = self._parse_lookup(key, asked_at, *replies)
                 else:
                     self.outages += 1
             except Exception:
                 log.exception("fault in the cache's store")  # whoever asked would wait for ever
             then(lookup)
 
-        octets = packed([("TIME",), ("MGET", *self.tag_names(tags), self.value_name(key))])
+        octets = pack_commands([("TIME",), ("MGET", *self.tag_names(tags), self.value_name(key))])
         with contextlib.suppress(RedisUnavailable):  # a `get` instead finds that out
-            return self._link.ask(octets, 2, looked)
+            return self._link.call_batched(octets, 2, on_replies)
         return None
 
-    def _lookup(
+    def _parse_lookup(
         self, key: bytes, asked_at: float, clock: RedisValue | RedisError, values: RedisValue | RedisError
     ) -> Lookup:
         """Interpret Redis's answers to TIME and MGET."""
@@ -178,11 +178,11 @@ class RedisCacheStore:
         if stamp is None or not isinstance(values, list) or self._link.refuses:  # a probe was answered before
             self.outages += 1
             return Lookup(available=False)
-        told_at = stamp / 1_000_000
+        redis_at = stamp / 1_000_000
         # Redis read its clock some time between question and answer: the difference believed so far stays, unless that
         # rules it out. By the answer's arrival alone, stored answers would look younger by any time for which this gateway
         # was stopped meanwhile (its machine was moved, say).
-        self._ahead_s = max(min(self._ahead_s, told_at - asked_at), told_at - self._wall())
+        self._ahead_s = max(min(self._ahead_s, redis_at - asked_at), redis_at - self._wall())
         if self._lost_count:
             self._lost_count, self._believed_from = False, stamp
         *purges, value = values
@@ -226,7 +226,9 @@ class RedisCacheStore:
             return False
         try:
             # Sent at once: the client that gets this answer may ask another gateway the next moment.
-            self._link.call(packed([("SET", self.value_name(key), value, "PX", _milliseconds(ttl_s))]), self._count_outage)
+            self._link.call_now(
+                pack_commands([("SET", self.value_name(key), value, "PX", _milliseconds(ttl_s))]), self._count_outage
+            )
         except RedisUnavailable:
             self.outages += 1
             return False
@@ -242,7 +244,7 @@ class RedisCacheStore:
         unconfirmed = {name: command}
         self._add_unconfirmed(unconfirmed)
         with contextlib.suppress(RedisUnavailable):  # it goes first in the next round trip
-            self._link.call(packed([command]), functools.partial(self._on_confirmation, unconfirmed))
+            self._link.call_now(pack_commands([command]), functools.partial(self._on_confirmation, unconfirmed))
 
     async def delete(self, key: bytes) -> None:
         name = self.value_name(key)
@@ -269,7 +271,7 @@ class RedisCacheStore:
         """The name of the key's value in Redis."""
         name = self._names.get(key)
         if name is None:
-            name = _VALUE_PREFIX + self._codec.name(key)
+            name = _VALUE_PREFIX + self._codec.hidden_name(key)
             if len(key) <= _LONGEST_KEPT_BYTES:
                 self._names.put(key, name)
         return name
@@ -286,7 +288,7 @@ class RedisCacheStore:
     def _tag_name(self, tag: bytes) -> bytes:
         name = self._tag_names.get(tag)
         if name is None:
-            name = PURGED_PREFIX + self._codec.name(tag)
+            name = PURGED_PREFIX + self._codec.hidden_name(tag)
             if len(tag) <= _LONGEST_KEPT_BYTES:
                 self._tag_names.put(tag, name)
         return name
@@ -308,19 +310,19 @@ class RedisCacheStore:
             self._lost_count = True
         self._schedule_resend()
 
-    def _greet(self) -> None:
-        """Pay what is owed before anything is asked on a new connection, and let the next probe be due."""
+    def _on_connect(self) -> None:
+        """Send what is unconfirmed before anything is asked on a new connection, and let the next probe be due."""
         self._probed_at = float("-inf")
         self._resend()
 
     def _schedule_resend(self) -> None:
-        """Schedule another payment: whoever waits for the confirmation may leave, and this gateway may read nothing for
+        """Schedule another attempt: whoever waits for the confirmation may leave, and this gateway may read nothing for
         long, but others do read."""
         if self._resend_timer is None and self._unconfirmed and not self._closed:
             self._resend_timer = asyncio.get_running_loop().call_later(_RESEND_EVERY_S, self._resend)
 
     def _resend(self) -> None:
-        """Send what is owed, and again later, until nothing is owed."""
+        """Send what is unconfirmed, and again later, until all of it is confirmed."""
         if self._resend_timer is not None:
             self._resend_timer.cancel()
             self._resend_timer = None
@@ -328,7 +330,9 @@ class RedisCacheStore:
         for start in range(0, len(unconfirmed), _RESEND_BATCH):
             batch = dict(unconfirmed[start : start + _RESEND_BATCH])
             with contextlib.suppress(RedisUnavailable):
-                self._link.ask(packed(list(batch.values())), len(batch), functools.partial(self._on_confirmation, batch))
+                self._link.call_batched(
+                    pack_commands(list(batch.values())), len(batch), functools.partial(self._on_confirmation, batch)
+                )
         self._schedule_resend()
 
     def _on_confirmation(
@@ -345,7 +349,7 @@ class RedisCacheStore:
         for (name, command), reply in zip(unconfirmed.items(), replies, strict=True):
             if isinstance(reply, RedisError):
                 failed = True
-            elif self._unconfirmed.get(name) is command:  # a command owed since then is another one
+            elif self._unconfirmed.get(name) is command:  # a command added since then is another one
                 del self._unconfirmed[name]
         self.outages += failed
         return not failed

@@ -51,7 +51,7 @@ class Codec:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(_Content)
 
-    def name(self, text: bytes) -> bytes:
+    def hidden_name(self, text: bytes) -> bytes:
         """The name of a cache key or tag in the store, hidden: paths and partitions are nobody else's business."""
         return keyed_hash(self._name_key, text, 20).hex().encode()
 
@@ -76,7 +76,7 @@ class Codec:
             content = self._cipher.decrypt(nonce, value[_HEAD_BYTES + _NONCE_BYTES :], head + key)
             if head[1] & _COMPRESSED:
                 content = self._decompressor.decompress(content, max_output_size=_LARGEST_BYTES)
-            found = self._decoder.decode(content)
+            decoded = self._decoder.decode(content)
         except (InvalidTag, zstandard.ZstdError, msgspec.MsgspecError):
             return None
-        return found.stamp, found.entries
+        return decoded.stamp, decoded.entries

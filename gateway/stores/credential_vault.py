@@ -30,7 +30,7 @@ class SealedRecord(msgspec.Struct, frozen=True):
     octets: bytes
 
     def __repr__(self) -> str:
-        return f"Sealed({self.id}, version {self.version})"
+        return f"SealedRecord({self.id}, version {self.version})"
 
 
 class SealedSnapshot(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class SealedStore(Protocol):
 
 
 class TokenSnapshot(msgspec.Struct, frozen=True):
-    """A page, decrypted."""
+    """A ``SealedSnapshot``, decrypted."""
 
     tokens: dict[str, TokenRecord]
     broken: tuple[str, ...]
@@ -108,11 +108,11 @@ class CredentialVault:
 
     async def read(self, reader: str) -> TokenSnapshot:
         """As ``SealedStore.read``."""
-        page = await self._store.read(reader)
-        opened = {record.id: self._open(record) for record in page.records}
+        sealed = await self._store.read(reader)
+        opened = {record.id: self._open(record) for record in sealed.records}
         broken = tuple(sorted(name for name, token in opened.items() if token is None))
         return TokenSnapshot(
-            {name: token for name, token in opened.items() if token is not None}, broken, page.now, page.readers
+            {name: token for name, token in opened.items() if token is not None}, broken, sealed.now, sealed.readers
         )
 
     async def put(self, token: TokenRecord, expect: int, fence: int | None) -> bool:
@@ -142,18 +142,18 @@ class CredentialVault:
             return None
         nonce, rest = octets[1 : 1 + _NONCE_BYTES], octets[1 + _NONCE_BYTES :]
         try:
-            found = _decode(self._cipher.decrypt(nonce, rest, _associated_data(record.id, record.version)))
+            content = _decode(self._cipher.decrypt(nonce, rest, _associated_data(record.id, record.version)))
         except (InvalidTag, msgspec.MsgspecError):
             return None
         return TokenRecord(
             record.id,
             record.version,
-            Secret(found.token) if found.token is not None else None,
-            found.token_id,
-            found.user_id,
-            found.scopes,
-            found.expires_at,
-            found.rotation,
+            Secret(content.token) if content.token is not None else None,
+            content.token_id,
+            content.user_id,
+            content.scopes,
+            content.expires_at,
+            content.rotation,
         )
 
 

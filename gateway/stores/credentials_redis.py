@@ -36,7 +36,7 @@ class RedisCredentials:
         answer = await self._eval(self._read_script, (_RECORDS, _READERS), reader, str(_SILENT_MS))
         if not isinstance(answer, list) or len(answer) != 3 or not isinstance(answer[0], int):
             raise StoreUnavailable("the credential store in Redis gave an unexpected reply")
-        records = tuple(_sealed(name, value) for name, value in sorted(_pairs(answer[1])))
+        records = tuple(_parse_sealed(name, value) for name, value in sorted(_pairs(answer[1])))
         readers = {name.decode("utf-8", "replace"): _parse_int(at) / 1000 for name, at in _pairs(answer[2])}
         return SealedSnapshot(records, answer[0] / 1000, readers)
 
@@ -60,10 +60,10 @@ class RedisCredentials:
             raise self._unavailable(error) from error
         except RedisError:
             return ""  # an ACL may forbid INFO
-        said = dict(line.split(":", 1) for line in _text(answer).splitlines() if ":" in line)
-        if said.get("aof_enabled") == "0":
+        info = dict(line.split(":", 1) for line in _text(answer).splitlines() if ":" in line)
+        if info.get("aof_enabled") == "0":
             return "Redis keeps no append-only file: a rotated token would be lost at its next restart"
-        if said.get("maxmemory", "0") != "0" and said.get("maxmemory_policy", "").startswith("allkeys"):
+        if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "").startswith("allkeys"):
             return "Redis evicts any key when it is full (`maxmemory-policy`): a rotated token could be lost"
         return ""
 
@@ -82,7 +82,7 @@ class RedisCredentials:
         return StoreUnavailable(f"the credential store in Redis did not answer ({self._link.trouble or error})")
 
 
-def _sealed(name: bytes, value: bytes) -> SealedRecord:
+def _parse_sealed(name: bytes, value: bytes) -> SealedRecord:
     # A value without a version gets version 0, under which nothing was ever sealed: it is reported as broken.
     version, _, octets = value.partition(b":")
     return SealedRecord(name.decode("utf-8", "replace"), _parse_int(version), octets)

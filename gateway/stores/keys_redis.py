@@ -70,7 +70,7 @@ class RedisKeys:
 
     async def find(self, digest: bytes) -> KeyRecord | None:
         found = await self._execute("HGET", _RECORDS, digest.hex())
-        return _record(digest, _octets(found)) if found is not None else None
+        return _parse_record(digest, _octets(found)) if found is not None else None
 
     async def touch(self, key_id: str, at: float) -> None:
         await self._execute("EVAL", self._touch_script, "2", _IDS, _USED, key_id, repr(at))
@@ -87,7 +87,7 @@ class RedisKeys:
                 if older is None or refused is not None:
                     raise KeyRefused(refused)
                 after = older.replaced(record.id, replacing.until, record.created_at)
-                ended = (older.digest.hex(), text, _encode(_stored(after)))
+                ended = (older.digest.hex(), text, _encode(_to_stored(after)))
             answer = await self._put_counted(record, ended)
             if answer != b"changed":
                 self._raise_if_refused(answer, record)
@@ -107,7 +107,7 @@ class RedisKeys:
                 _REVISION,
                 record.id,
                 record.digest.hex(),
-                _encode(_stored(record)),
+                _encode(_to_stored(record)),
                 repr(record.created_at),
                 str(LIVE_KEYS),
                 repr(record.created_at - KEEP_DEAD_S),
@@ -128,7 +128,7 @@ class RedisKeys:
                 _ENDS,
                 record.id,
                 record.digest.hex(),
-                _encode(_stored(record)),
+                _encode(_to_stored(record)),
                 repr(record.expires_at or record.created_at),
                 repr(record.created_at - KEEP_EXCHANGED_S),
                 str(MOST_EXCHANGED),
@@ -197,9 +197,9 @@ class RedisKeys:
                 return False
             if record.revoked_at is not None:
                 return True
-            revoked = _encode(_stored(msgspec.structs.replace(record, revoked_at=at)))
-            asked = (self._revoke_script, "2", _RECORDS, _REVISION, record.digest.hex(), text, revoked, _new_revision())
-            if await self._execute("EVAL", *asked) == 1:
+            revoked = _encode(_to_stored(msgspec.structs.replace(record, revoked_at=at)))
+            arguments = (self._revoke_script, "2", _RECORDS, _REVISION, record.digest.hex(), text, revoked, _new_revision())
+            if await self._execute("EVAL", *arguments) == 1:
                 return True
         raise NotDone(f"key {key_id} keeps changing")
 
@@ -221,7 +221,7 @@ def _new_revision() -> str:
     return secrets.token_hex(16)
 
 
-def _stored(record: KeyRecord) -> _Stored:
+def _to_stored(record: KeyRecord) -> _Stored:
     return _Stored(
         version=_VERSION,
         id=record.id,
@@ -243,7 +243,7 @@ def _record_by_hex(name: bytes, text: bytes) -> KeyRecord | None:
         digest = bytes.fromhex(name.decode("ascii"))
     except ValueError:
         return None
-    return _record(digest, text)
+    return _parse_record(digest, text)
 
 
 def _with_last_use(record: KeyRecord, at: bytes) -> KeyRecord:
@@ -253,7 +253,7 @@ def _with_last_use(record: KeyRecord, at: bytes) -> KeyRecord:
     return record
 
 
-def _record(digest: bytes, text: bytes) -> KeyRecord | None:
+def _parse_record(digest: bytes, text: bytes) -> KeyRecord | None:
     stored = _parse_stored(text)
     if stored is None:
         return None

@@ -34,14 +34,14 @@ class RedisPaces:
         if not isinstance(notes, list) or len(notes) != len(asked):
             raise StoreUnavailable("the paces in Redis have an unexpected type")
         found = {one: _parse_note(note, now_us) for one, note in zip(asked, notes, strict=True)}
-        return {one: told for one, told in found.items() if told is not None}
+        return {one: report for one, report in found.items() if report is not None}
 
     async def put(self, notes: Mapping[str, PaceReport]) -> None:
         """Add to what others heard: a longer wait of theirs stays, and so does a rate that they heard later."""
         await self._execute(
             [
-                ("EVAL", self._script.text, 1, pace_key(one), *[repr(value) for value in _numbers(told)])
-                for one, told in notes.items()
+                ("EVAL", self._script.text, 1, pace_key(one), *[repr(value) for value in _numbers(report)])
+                for one, report in notes.items()
             ]
         )
 
@@ -63,8 +63,8 @@ def pace_key(credential: str) -> str:
     return f"{{gw}}:q:{credential}"
 
 
-def _numbers(told: PaceReport) -> tuple[float, float, float, float]:
-    return (told.blocked_s, told.rate, told.window_s, -1.0 if isinf(told.age_s) else told.age_s)
+def _numbers(report: PaceReport) -> tuple[float, float, float, float]:
+    return (report.blocked_s, report.rate, report.window_s, -1.0 if isinf(report.age_s) else report.age_s)
 
 
 def _parse_note(note: object, now_us: float) -> PaceReport | None:

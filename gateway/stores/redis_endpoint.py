@@ -4,7 +4,7 @@
     redis+sentinel://  a Sentinel ── SENTINEL GET-MASTER-ADDR-BY-NAME ─► the primary ── HELLO ─► if it says so itself
     redis+cluster://   a node     ── CLUSTER SLOTS ────────────────────► the owner ──── HELLO ─► if it says so itself
 
-The place is asked for at each connection, so whoever connects again follows a failover. All keys of one store are in one
+The address is asked for at each connection, so whoever connects again follows a failover. All keys of one store are in one
 slot of a cluster (they share a hash tag), so one node at a time serves the store; redirections are not followed.
 """
 
@@ -30,9 +30,9 @@ from .redis_wire import (
     RedisUnavailable,
     RedisValue,
     Wire,
-    connected,
+    connect,
     ignore_reply,
-    opened,
+    open_wire,
 )
 
 NOT_PRIMARY_KINDS = frozenset({"MASTERDOWN", "MOVED", "READONLY"})
@@ -75,14 +75,14 @@ class RedisEndpoint:
         """Counts up when a server that no longer accepts writes is left, and again when another has been found. One address
         may lead to many servers: a connection that only listens would not learn that its server is the old one."""
         self._address = address
-        self._named = self.at
-        self._names = HostResolver(address.host, address.port)
+        self._resolved = self.at
+        self._resolver = HostResolver(address.host, address.port)
         self._slot = binascii.crc_hqx(tag.encode(), 0) % _SLOTS  # CRC-16/XMODEM, as the cluster's specification asks
         self._name = ""
         self._asking = asyncio.Lock()
         self._doubtful = False
         self._guide_wire: Wire | None = None
-        """The connection to the first guide, for one question at a time."""
+        """The connection to the first guide, for one command at a time."""
         self._guides = deque((guide, HostResolver(guide.host, guide.port)) for guide in address.guides)
 
     @property
@@ -90,12 +90,12 @@ class RedisEndpoint:
         """Whether guides say where the server is, so that it may be another one next time."""
         return bool(self._guides)
 
-    async def connected(self, name: str, timeout_s: float, receive: Receive) -> Wire:
-        """As ``redis_wire.connected``. Raises RedisUnavailable also where no guide knows the primary, or where the server
+    async def connect(self, name: str, timeout_s: float, receive: Receive) -> Wire:
+        """As ``redis_wire.connect``. Raises RedisUnavailable also where no guide knows the primary, or where the server
         says that it is not a primary."""
         if not self.has_guides:
             generation = self.generation
-            wire, _ = await connected(self._address, name, timeout_s, receive, self._names)
+            wire, _ = await connect(self._address, name, timeout_s, receive, self._resolver)
             wire.at, wire.generation = self.at, generation
             return wire
         self._name, generation = name, self.generation
@@ -103,11 +103,11 @@ class RedisEndpoint:
         tried: set[tuple[str, int]] = set()
         for _ in range(min(len(self._guides), _MAX_GUIDES_ASKED)):
             try:
-                found = await self._ask_guides()
-                if found not in tried:
-                    tried.add(found)
-                    wire = await self._connect_primary(found, name, timeout_s, receive)
-                    wire.at, wire.generation = found, generation
+                primary = await self._ask_guides()
+                if primary not in tried:
+                    tried.add(primary)
+                    wire = await self._connect_primary(primary, name, timeout_s, receive)
+                    wire.at, wire.generation = primary, generation
                     return wire
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:
                 trouble = trouble or refused
@@ -120,20 +120,20 @@ class RedisEndpoint:
         assert trouble is not None, "a place is tried once"
         raise trouble
 
-    async def _connect_primary(self, found: tuple[str, int], name: str, timeout_s: float, receive: Receive) -> Wire:
-        """Connect to the server found there, which must say itself that it is a primary."""
-        if found != self._named:
-            self._named, self._names = found, HostResolver(*found)
-        at = msgspec.structs.replace(self._address, host=found[0], port=found[1])
-        wire, hello = await connected(at, name, timeout_s, receive, self._names, last=("HELLO", "2"))
+    async def _connect_primary(self, primary: tuple[str, int], name: str, timeout_s: float, receive: Receive) -> Wire:
+        """Connect to the server there, which must say itself that it is a primary."""
+        if primary != self._resolved:
+            self._resolved, self._resolver = primary, HostResolver(*primary)
+        at = msgspec.structs.replace(self._address, host=primary[0], port=primary[1])
+        wire, hello = await connect(at, name, timeout_s, receive, self._resolver, last=("HELLO", "2"))
         if _role(hello) != b"master":
             wire.abort()
             raise RedisUnavailable("not the primary")
-        self.at = found
+        self.at = primary
         return wire
 
     def has_moved(self, wire: Wire) -> bool:
-        """Whether the others that share this place have connected elsewhere since, or were told to leave."""
+        """Whether the others that share this endpoint have connected elsewhere since, or were told to leave."""
         return wire.at != self.at or wire.generation != self.generation
 
     def rotate_guides(self) -> None:
@@ -145,10 +145,10 @@ class RedisEndpoint:
         """The server may be cut off, and the guide that named it as well: have the next guide asked, too."""
         self._doubtful = True
 
-    async def lost(self, wire: Wire) -> None:
+    async def wait_until_left(self, wire: Wire) -> None:
         """Wait until the connection is lost, or has to be left.
 
-        It has to be left once an ear was led elsewhere, where it hears nothing of what is published here, and once
+        It has to be left once a subscriber was led elsewhere, where it hears nothing of what is published here, and once
         Sentinels name another primary: the former one, unless it was down, goes on as a primary for ten seconds, and what
         is written to it meanwhile is lost. (A cluster's former primary refuses at once: a cluster is asked only while the
         server is suspect.)
@@ -173,20 +173,20 @@ class RedisEndpoint:
 
     def close(self) -> None:
         """End the conversation with a guide, if there is one."""
-        talk, self._guide_wire = self._guide_wire, None
-        if talk is not None:
-            talk.abort()
+        wire, self._guide_wire = self._guide_wire, None
+        if wire is not None:
+            wire.abort()
 
     async def _ask_guides(self) -> tuple[str, int]:
         """What the first guide that knows says; that guide is the first to be asked next time."""
         trouble: Exception | None = None
         async with self._asking:
             for _ in range(len(self._guides)):
-                guide, names = self._guides[0]
+                guide, resolver = self._guides[0]
                 try:
                     async with asyncio.timeout(CONNECT_TIMEOUT_S / 2):
                         if self._guide_wire is None or self._guide_wire.lost.is_set():
-                            self._guide_wire = await opened(guide, self._name, ignore_reply, names)
+                            self._guide_wire = await open_wire(guide, self._name, ignore_reply, resolver)
                         reply = await self._guide_wire.greet([self._guide_command])
                     return self._parse_primary(reply) if self._address.primary else self._parse_owner(reply, guide)
                 except (OSError, ValueError, RedisError, RedisUnavailable) as refused:
@@ -194,7 +194,7 @@ class RedisEndpoint:
                     trouble = refused if trouble is None or isinstance(trouble, OSError) else trouble
                     self.rotate_guides()
                 except asyncio.CancelledError:
-                    self.close()  # the reply is still to come: it must not be taken for the answer to another question
+                    self.close()  # the reply is still to come: it must not be taken for the answer to another command
                     raise
                 finally:
                     if not self._address.primary:
@@ -209,38 +209,40 @@ class RedisEndpoint:
         return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", primary) if primary else ("CLUSTER", "SLOTS")
 
     def _parse_primary(self, reply: RedisValue) -> tuple[str, int]:
-        """The place in a Sentinel's reply: ``[host, port]``, or nil where that name is not watched."""
+        """The address in a Sentinel's reply: ``[host, port]``, or nil where that name is not watched."""
         match reply:
             case [bytes() as host, bytes() as port]:
-                return _parse_place(host, port)
+                return _parse_address(host, port)
             case _:
                 raise RedisUnavailable(f"no primary named {self._address.primary}")
 
     def _parse_owner(self, reply: RedisValue, guide: RedisAddress) -> tuple[str, int]:
         """The owner in a cluster's reply: ``[[first slot, last slot, [host, port, …], replicas …], …]``."""
-        owner, told, why = None, [], "nobody owns slot {}"
+        owner, named, why = None, [], "nobody owns slot {}"
         for shard in reply if isinstance(reply, list) else ():
             match shard:
                 case [int() as first, int() as last, *nodes]:
-                    places = [_node(node, guide) for node in nodes]
-                    told += [place for place in places if place is not None]
-                    if first <= self._slot <= last and places:
-                        owner, why = places[0], "the owner of slot {} has no usable address"
+                    addresses = [_parse_node(node, guide) for node in nodes]
+                    named += [address for address in addresses if address is not None]
+                    if first <= self._slot <= last and addresses:
+                        owner, why = addresses[0], "the owner of slot {} has no usable address"
         if owner is None:
             raise RedisUnavailable(why.format(self._slot))
-        self._remember(guide, told)
+        self._remember(guide, named)
         return owner
 
-    def _remember(self, asked: RedisAddress, told: Iterable[tuple[str, int]]) -> None:
+    def _remember(self, asked: RedisAddress, named: Iterable[tuple[str, int]]) -> None:
         """Remember a cluster's nodes as guides: all those that the URL names may go in time, while the cluster lives on.
         The guide that was asked stays the first and appears once, so that a doubt makes it the last."""
         first = (asked.host, asked.port)
-        known = {(guide.host, guide.port): (guide, names) for guide, names in self._guides}
-        wanted = {(guide.host, guide.port) for guide in self._address.guides} | set(islice(told, _MOST_GUIDES))
-        places = [place for place in known if place in wanted] + [place for place in wanted if place not in known]
+        known = {(guide.host, guide.port): (guide, resolver) for guide, resolver in self._guides}
+        wanted = {(guide.host, guide.port) for guide in self._address.guides} | set(islice(named, _MOST_GUIDES))
+        addresses = [address for address in known if address in wanted] + [
+            address for address in wanted if address not in known
+        ]
         self._guides = deque(
-            known.get(place) or (msgspec.structs.replace(asked, host=place[0], port=place[1]), HostResolver(*place))
-            for place in [first, *(place for place in places if place != first)]
+            known.get(address) or (msgspec.structs.replace(asked, host=address[0], port=address[1]), HostResolver(*address))
+            for address in [first, *(address for address in addresses if address != first)]
         )
 
 
@@ -251,19 +253,19 @@ def describe_error(error: Exception) -> str:
     return str(error.args[0]) if isinstance(error, RedisUnavailable) and error.args else type(error).__name__
 
 
-def _node(node: RedisValue, guide: RedisAddress) -> tuple[str, int] | None:
+def _parse_node(node: RedisValue, guide: RedisAddress) -> tuple[str, int] | None:
     """Where a shard's node is; one without a name of its own is where the guide was reached. None: nowhere that can be
     reached, as at port 0, which a node that speaks only TLS gives to a client that does not."""
     with contextlib.suppress(RedisUnavailable):
         match node:
             case [bytes() as host, int() as port, *_] if host not in {b"", b"?"}:
-                return _parse_place(host, b"%d" % port)
+                return _parse_address(host, b"%d" % port)
             case [None | b"", int() as port, *_]:
-                return _parse_place(guide.host.encode(), b"%d" % port)
+                return _parse_address(guide.host.encode(), b"%d" % port)
     return None
 
 
-def _parse_place(host: bytes, port: bytes) -> tuple[str, int]:
+def _parse_address(host: bytes, port: bytes) -> tuple[str, int]:
     try:
         name, number = host.decode("ascii"), int(port)
     except ValueError:

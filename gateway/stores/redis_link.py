@@ -30,7 +30,7 @@ from .redis_wire import (
     RedisUnavailable,
     RedisValue,
     Wire,
-    packed,
+    pack_commands,
 )
 
 log = logging.getLogger("gateway.stores")
@@ -96,7 +96,7 @@ class _CallbackSlot(msgspec.Struct, eq=False):
         self._deliver(RedisUnavailable(reason))
 
     def cancel(self) -> None:
-        """Tell nobody of the replies any more."""
+        """Forget ``then``: nobody wants the replies any more."""
         self._then = None
         self.waited_for = False
 
@@ -117,7 +117,7 @@ class RedisLink:
     Construct with :meth:`from_url`; the first call connects. Every call is bounded by ``timeout_s``, connecting included.
     """
 
-    def __init__(self, place: RedisEndpoint, *, timeout_s: float, name: str) -> None:
+    def __init__(self, endpoint: RedisEndpoint, *, timeout_s: float, name: str) -> None:
         self.name = name
         self.trouble = ""
         """What last went wrong, in a word: ``WRONGPASS``, ``ConnectionRefusedError``, ``timeout``, ``OOM`` …"""
@@ -125,7 +125,7 @@ class RedisLink:
         """How many calls got no answer, or one that says Redis is unwell."""
         self.on_connect: Callable[[], None] = _noop
         """Called on each new connection: what it sends comes first, ahead of the calls that waited for a connection."""
-        self.place = place
+        self.endpoint = endpoint
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -149,7 +149,7 @@ class RedisLink:
         """Link to ``redis://[user:password@]host[:port][/db]``, ``rediss://…`` or ``unix://[user:password@]/path[?db=n]``.
         ``redis+sentinel://[user:password@]sentinel[:port][,…]/primary[/db][?sentinel_username=…&sentinel_password=…]`` and
         ``redis+cluster://[user:password@]node[:port][,…]``, both also with ``rediss``, ask where the server is (see
-        ``redis_place``, also for ``tag``).
+        ``redis_endpoint``, also for ``tag``).
 
         TLS options are redis-py's query parameters ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``,
         ``ssl_check_hostname`` and ``ssl_cert_reqs``. ``name`` is shown by ``CLIENT LIST``.
@@ -209,16 +209,16 @@ class RedisLink:
             future.set_result([])
             return future
         # Packed before the slot exists: an argument that can't be packed must not leave a place without a command.
-        self._out.append(packed(commands))
+        self._out.append(pack_commands(commands))
         self._enqueue(_FutureSlot(future, len(commands), loop.time() + self._timeout_s))
         if not self._flushing and self._wire is not None:
             self._flushing = True
             loop.call_soon(self._flush)
         return future
 
-    def call(self, packed: bytes, then: OnReplies) -> None:
-        """Send one command, as ``redis_wire.packed`` writes it, without waiting for the turn's end. ``then`` is called with
-        the reply, in a list, as soon as it is read, or with RedisUnavailable; what ``then`` raises is logged.
+    def call_now(self, packed: bytes, then: OnReplies) -> None:
+        """Send one command, as ``redis_wire.pack_commands`` writes it, without waiting for the turn's end. ``then`` is
+        called with the reply, in a list, as soon as it is read, or with RedisUnavailable; what ``then`` raises is logged.
 
         Raises:
             RedisUnavailable: As ``submit``; ``then`` is not called.
@@ -231,16 +231,16 @@ class RedisLink:
             self._out.append(packed)
             self._flush()
 
-    def ask(self, packed: bytes, count: int, then: OnReplies) -> Cancellable:
-        """As ``call``, for ``count`` commands, sent at the end of the event loop's turn. The answer may be cancelled."""
+    def call_batched(self, packed: bytes, count: int, then: OnReplies) -> Cancellable:
+        """As ``call_now``, for ``count`` commands, sent at the end of the event loop's turn. It may be cancelled."""
         loop = self._open()
-        call = _CallbackSlot(then, count, loop.time() + self._timeout_s)
-        self._enqueue(call)
+        slot = _CallbackSlot(then, count, loop.time() + self._timeout_s)
+        self._enqueue(slot)
         self._out.append(packed)
         if not self._flushing and self._wire is not None:
             self._flushing = True
             loop.call_soon(self._flush)
-        return call
+        return slot
 
     def _open(self) -> asyncio.AbstractEventLoop:
         loop = self._loop
@@ -270,7 +270,7 @@ class RedisLink:
         if wire is not None:
             wire.abort()
         self._fail_all("closed")
-        self.place.close()
+        self.endpoint.close()
         if wire is not None:
             await wire.lost.wait()
 
@@ -293,7 +293,7 @@ class RedisLink:
         if isinstance(reply, RedisError) and reply.kind in _OUTAGES and self._loop is not None:
             self._record_outage(reply.kind, self._loop)
             if reply.kind in MAYBE_NOT_PRIMARY_KINDS:
-                self.place.suspect()
+                self.endpoint.suspect()
             self._not_primary = self._not_primary or (
                 reply.kind in NOT_PRIMARY_KINDS and self._loop.time() >= self._stays_until
             )
@@ -303,8 +303,8 @@ class RedisLink:
                 self._unanswered = 0
                 slot.answer()
             if self._not_primary:
-                self.place.generation += 1
-                self.place.rotate_guides()
+                self.endpoint.generation += 1
+                self.endpoint.rotate_guides()
                 self._drop(self.trouble, down=False)
 
     def mark_unwell(self, answer: object) -> None:
@@ -395,18 +395,18 @@ class RedisLink:
         pause = _BACKOFF_S[0]
         while True:
             try:
-                wire = await self.place.connected(self.name, self._timeout_s, self._on_reply)
+                wire = await self.endpoint.connect(self.name, self._timeout_s, self._on_reply)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
                 self.trouble = describe_error(refused)
                 self._fail_all("down")
             else:
                 if self._not_primary:
-                    self.place.generation += 1
+                    self.endpoint.generation += 1
                 self._wire, self._down, self._unanswered, self._not_primary = wire, False, 0, False
                 since = loop.time()
-                self._stays_until = since if self.place.has_guides else since + STAYS_S
+                self._stays_until = since if self.endpoint.has_guides else since + STAYS_S
                 self._begin()
-                await self.place.lost(wire)
+                await self.endpoint.wait_until_left(wire)
                 if self._wire is wire:
                     self._drop("connection lost" if wire.lost.is_set() else "moved", down=False)
                 if loop.time() - since > _BACKOFF_S[1]:

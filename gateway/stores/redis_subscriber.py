@@ -1,7 +1,7 @@
 """Listens to what Redis publishes on one channel, on a connection of its own that reconnects by itself.
 
-Silence proves nothing: a connection can be dead without a sign of it. So the ear keeps asking for a sign of life, and knows
-up to which instant it has heard everything.
+Silence proves nothing: a connection can be dead without a sign of it. So the subscriber keeps asking for a sign of life,
+and knows up to which instant it has heard everything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import select
 from collections.abc import Callable
 
 from .redis_endpoint import RedisEndpoint, describe_error
-from .redis_wire import RedisError, RedisProtocolError, RedisUnavailable, RedisValue, Wire, packed
+from .redis_wire import RedisError, RedisProtocolError, RedisUnavailable, RedisValue, Wire, pack_commands
 
 _ASK_S = 0.25
 _DEAD_S = 2.0
@@ -26,7 +26,7 @@ class RedisSubscriber:
     """One subscription, for one event loop.
 
     Args:
-        place: Where Redis is, shared with whoever publishes: what is published on another server may come late.
+        endpoint: Where Redis is, shared with whoever publishes: what is published on another server may come late.
         channel: Redis tells channels apart by name alone, whatever the database.
         name: Shown by ``CLIENT LIST``.
         clock: Monotonic seconds.
@@ -92,7 +92,7 @@ class RedisSubscriber:
         pause = _PAUSE_S[0]
         while True:
             try:
-                wire = await self._endpoint.connected(self.name, _DEAD_S, self._on_reply)
+                wire = await self._endpoint.connect(self.name, _DEAD_S, self._on_reply)
             except (OSError, ValueError, RedisError, RedisUnavailable) as refused:  # ValueError: no resolver takes the name
                 self.trouble = describe_error(refused)
             else:
@@ -132,12 +132,12 @@ class RedisSubscriber:
 
     def _ask(self, wire: Wire, *command: str) -> None:
         self._asked_at = self._clock()
-        wire.write(packed([command]))
+        wire.write(pack_commands([command]))
 
     def _on_reply(self, reply: RedisValue | RedisError) -> None:
         match reply:
-            case [b"message", _, bytes() as said]:
-                self._on_message(said)
+            case [b"message", _, bytes() as message]:
+                self._on_message(message)
             case [b"pong", _]:
                 self._alive()
             case [b"subscribe", _, _]:
@@ -151,7 +151,7 @@ class RedisSubscriber:
                 raise RedisProtocolError
 
     def _alive(self) -> None:
-        """Note a sign of life. Redis answers in order, so what it published before the question has been heard."""
+        """Note a sign of life. Redis answers in order, so what it published before it was asked has been heard."""
         if self._asked_at is not None:
             self.heard_until, self._asked_at = self._asked_at, None
             self._on_alive()

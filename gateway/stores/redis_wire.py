@@ -1,6 +1,6 @@
 """One connection to Redis: greets, writes, and hands on the replies in order (RESP2, parsed by hiredis).
 
-``redis_link`` asks on it and waits for the replies; ``redis_ear`` only listens.
+``redis_link`` asks on it and waits for the replies; ``redis_subscriber`` only listens.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class RedisProtocolError(Exception):
 
 
 Receive: TypeAlias = "Callable[[RedisValue | RedisError], None]"
-"""Given each reply in turn; raises Garbled to have the connection dropped."""
+"""Given each reply in turn; raises RedisProtocolError to have the connection dropped."""
 
 
 class Wire(asyncio.Protocol):
@@ -120,7 +120,7 @@ class Wire(asyncio.Protocol):
             raise self._refused()
         self._greeting = asyncio.get_running_loop().create_future()
         self._greetings = len(commands)
-        self.write(packed(commands))
+        self.write(pack_commands(commands))
         return await self._greeting
 
     def end_greeting(self) -> None:
@@ -145,7 +145,7 @@ class Wire(asyncio.Protocol):
             while (reply := next_reply()) is not False:
                 self._receive(reply)
         except RedisProtocolError:
-            # Out of step for good: whatever comes next would answer somebody else's question.
+            # Out of step for good: whatever comes next would answer somebody else's command.
             self.abort()
 
     def _receive_greeting(self, reply: RedisValue | RedisError) -> None:
@@ -174,23 +174,23 @@ def ignore_reply(reply: RedisValue | RedisError) -> None:
     del reply
 
 
-async def connected(
+async def connect(
     at: RedisAddress,
     name: str,
     timeout_s: float,
     receive: Receive,
-    names: HostResolver | None = None,
+    resolver: HostResolver | None = None,
     *,
     last: Command = ("PING",),
 ) -> tuple[Wire, RedisValue]:
     """Open a connection and greet Redis; return it and the reply to the ``last`` greeting. ``CLIENT LIST`` shows it as
-    ``name``. ``names`` resolves the host; a caller that connects again keeps it.
+    ``name``. ``resolver`` resolves the host; a caller that connects again keeps it.
 
     The last greeting must be answered within ``timeout_s``, the owner's timeout for calls: a Redis too slow for calls is no
     better than none, and not every caller should have to find that out again. Raises OSError, RedisError, RedisUnavailable,
     or ValueError where no resolver takes the name.
     """
-    wire = await opened(at, name, receive, names)
+    wire = await open_wire(at, name, receive, resolver)
     try:
         async with asyncio.timeout(max(timeout_s, GRACE_S * 5)):
             reply = await wire.greet([last])
@@ -201,14 +201,14 @@ async def connected(
     return wire, reply
 
 
-async def opened(at: RedisAddress, name: str, receive: Receive, names: HostResolver | None = None) -> Wire:
-    """As ``connected``, but without the last greeting."""
+async def open_wire(at: RedisAddress, name: str, receive: Receive, resolver: HostResolver | None = None) -> Wire:
+    """As ``connect``, but without the last greeting."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         if at.path:
             _, wire = await loop.create_unix_connection(lambda: Wire(receive), at.path, ssl=at.tls)
         else:
-            wire = await _connect_any(at, receive, await (names or HostResolver(at.host, at.port)).addresses())
+            wire = await _connect_any(at, receive, await (resolver or HostResolver(at.host, at.port)).addresses())
     try:
         greeting: list[Command] = []
         if at.username or at.password:
@@ -229,7 +229,7 @@ async def _connect_any(at: RedisAddress, receive: Receive, addresses: Sequence[A
     loop = asyncio.get_running_loop()
     server_name = at.host if at.tls is not None else None
 
-    async def reached(address: Address) -> Wire:
+    async def connect_to(address: Address) -> Wire:
         host, port, *_ = address[4]
         opening = loop.create_connection(lambda: Wire(receive), host, port, ssl=at.tls, server_hostname=server_name)
         return (await opening)[1]
@@ -237,11 +237,11 @@ async def _connect_any(at: RedisAddress, receive: Receive, addresses: Sequence[A
     for address in addresses[:-1]:
         with contextlib.suppress(OSError):
             async with asyncio.timeout(CONNECT_TIMEOUT_S / len(addresses)):
-                return await reached(address)
-    return await reached(addresses[-1])
+                return await connect_to(address)
+    return await connect_to(addresses[-1])
 
 
-def packed(commands: Sequence[Command]) -> bytes:
+def pack_commands(commands: Sequence[Command]) -> bytes:
     """The commands as octets for one write."""
     # hiredis annotates the argument as a tuple of exactly one element; it takes any.
     return b"".join([hiredis.pack_command((*command,)) for command in commands])  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """The audit line: its members, and how it is rendered. In every way of doing so, the same facts give the same octets.
 
-Callers that ask often ask alike: when a caller asks for the same thing again, its line differs from the last one only in
-time, id, duration, octets and the limit's numbers. The rest is kept in encoded form, with the ``Kin`` of those requests.
+A caller's requests are often alike: when it asks for the same thing again, the line differs from the last one only in time,
+id, duration, octets and the limit's numbers. The rest is kept in encoded form, with the ``ObserverMemo`` of those requests.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
     """The line of one exchange that began ``at`` (Unix seconds). Positions instead of names: a third of the cost."""
-    asked = bool(x.upstream_status or x.upstream_s)
+    forwarded = bool(x.upstream_status or x.upstream_s)
     unset = msgspec.UNSET
     return AuditLine(
         SCHEMA,
@@ -120,10 +120,10 @@ def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
         x.limit_id,
         rounded(x.limit_remaining) if x.limit_id else unset,
         rounded(x.limit_waited_s * 1000) if x.limit_waited_s else unset,
-        x.upstream_status if asked else unset,
-        rounded(x.upstream_s * 1000) if asked else unset,
-        rounded(x.upstream_connect_s * 1000) if asked else unset,
-        rounded(x.upstream_first_byte_s * 1000) if asked else unset,
+        x.upstream_status if forwarded else unset,
+        rounded(x.upstream_s * 1000) if forwarded else unset,
+        rounded(x.upstream_connect_s * 1000) if forwarded else unset,
+        rounded(x.upstream_first_byte_s * 1000) if forwarded else unset,
         x.upstream_request_id,
         _text(x.user_agent) if x.user_agent else "",
         x.trace_id,
@@ -166,9 +166,9 @@ _NO_TIME = b"0.0"
 
 
 class _LineTemplate:
-    """What the lines of kin share, in encoded form."""
+    """What the lines of requests recorded alike share, in encoded form."""
 
-    __slots__ = ("bytes_in", "bytes_out", "end", "octets", "who", "why")
+    __slots__ = ("bytes_in", "bytes_members", "bytes_out", "caller", "end", "outcome")
 
     def __init__(self, line: bytes) -> None:
         """Cut it out of one such line. No string in the line can look like a member, since its quotes are escaped."""
@@ -177,48 +177,48 @@ class _LineTemplate:
         octets = line.index(b',"bytes_in":')
         limit = line.find(b',"limit":')
         end = line.find(b',"user_agent":')
-        self.who = line[line.index(b',"peer":') : before]
+        self.caller = line[line.index(b',"peer":') : before]
         self.end = line[end:] if end >= 0 else b"}"
         rest = line[octets : limit if limit >= 0 else -len(self.end)]
         octets = rest.find(b",", rest.index(b',"bytes_out":') + 1)
-        self.why = rest[octets:] if octets >= 0 else b""
+        self.outcome = rest[octets:] if octets >= 0 else b""
         self.bytes_in = self.bytes_out = -1
-        self.octets = b""
+        self.bytes_members = b""
 
 
 class _ForwardedTemplate:
-    """The same for kin that GitLab was asked for: their lines also differ in the target, and in GitLab's times and id."""
+    """The same for kin that GitLab answered: their lines also differ in the target, and in GitLab's times and id."""
 
-    __slots__ = ("asked", "end", "listed", "operation", "path", "who", "why")
+    __slots__ = ("before_query", "caller", "end", "operation", "outcome", "path", "upstream")
 
-    def __init__(self, line: bytes, asked_for: bytes) -> None:
-        """As in ``_LineTemplate``. ``asked_for`` is the target; the other targets nearly always have the same path."""
+    def __init__(self, line: bytes, requested: bytes) -> None:
+        """As in ``_LineTemplate``. ``requested`` is the target; the other targets nearly always have the same path."""
         line = _untraced(line)
         target = line.index(b'"target":') + len(b'"target":')
         operation = line.index(b',"operation":')
         duration = line.index(b'"duration_ms":') + len(b'"duration_ms":')
         out = line.index(b',"bytes_out":') + len(b',"bytes_out":')
-        limit, asked = line.find(b',"limit":'), line.index(b',"upstream_status":')
+        limit, upstream = line.find(b',"limit":'), line.index(b',"upstream_status":')
         end = line.find(b',"user_agent":')
-        self.who = line[line.index(b',"peer":') : target]
-        path, _, _ = asked_for.partition(b"?")
+        self.caller = line[line.index(b',"peer":') : target]
+        path, _, _ = requested.partition(b"?")
         self.path = path if ends_at_mark(path) else None
-        self.listed = self.who + _encoded(path)[:-1] + b"?"
-        """``who`` and the target's path: what precedes the query of a page."""
+        self.before_query = self.caller + _encoded(path)[:-1] + b"?"
+        """``caller`` and the target's path: what precedes the query of a page."""
         self.operation = b'"' + line[operation:duration]
         """The part from the quote that ends the target up to the duration."""
-        rest = line[out : limit if limit >= 0 else asked]
-        self.why = rest[rest.index(b",") :] if b"," in rest else b""
-        self.asked = line[asked : line.index(b',"upstream_ms":')] + b',"upstream_ms":'
+        rest = line[out : limit if limit >= 0 else upstream]
+        self.outcome = rest[rest.index(b",") :] if b"," in rest else b""
+        self.upstream = line[upstream : line.index(b',"upstream_ms":')] + b',"upstream_ms":'
         self.end = line[end:] if end >= 0 else b"}"
 
 
 class LineRenderer:
-    """Renders lines: those of kin from the parts kept, all others by ``line_of``."""
+    """Renders lines: those of requests with an ``ObserverMemo`` from the parts kept, all others by ``line_of``."""
 
     def __init__(self) -> None:
         self._second = -1
-        self._opening = b""
+        self._line_start = b""
         self._limit = ""
         self._remaining = 0.0
         self._limited = b""
@@ -228,46 +228,48 @@ class LineRenderer:
         lines = []
         for x, took_s in finished:
             at = x.started_at + ahead_s
-            kin = x.kin
-            if kin is None or x.limit_waited_s:  # few requests wait
+            memo = x.observer_memo
+            if memo is None or x.limit_waited_s:  # few requests wait
                 lines.append(encode(line_of(x, at, took_s)))
                 continue
-            told = kin.told
-            if told is None:
+            template = memo.audit_template
+            if template is None:
                 line = encode(line_of(x, at, took_s))
-                told = kin.told = _ForwardedTemplate(line, x.target) if x.upstream_status else _LineTemplate(line)
+                template = memo.audit_template = (
+                    _ForwardedTemplate(line, x.target) if x.upstream_status else _LineTemplate(line)
+                )
             second = int(at)
             if second != self._second:
                 self._second = second
-                self._opening = b'{"schema":%d,"time":"%b' % (SCHEMA, timestamp(at)[:-4].encode())
+                self._line_start = b'{"schema":%d,"time":"%b' % (SCHEMA, timestamp(at)[:-4].encode())
             if x.limit_remaining != self._remaining or x.limit_id != self._limit:
                 self._limit, self._remaining = x.limit_id, x.limit_remaining
                 self._limited = _limited(x)
-            if isinstance(told, _ForwardedTemplate):
-                line = self._forwarded(told, x, _MILLISECONDS[int((at - second) * 1000)], took_s)
+            if isinstance(template, _ForwardedTemplate):
+                line = self._forwarded(template, x, _MILLISECONDS[int((at - second) * 1000)], took_s)
                 lines.append(line or encode(line_of(x, at, took_s)))
                 continue
-            assert isinstance(told, _LineTemplate), "or the other"
-            if x.bytes_out != told.bytes_out or x.bytes_in != told.bytes_in:
-                told.bytes_out, told.bytes_in = x.bytes_out, x.bytes_in
-                told.octets = b',"bytes_in":%d,"bytes_out":%d%b' % (x.bytes_in, x.bytes_out, told.why)
+            assert isinstance(template, _LineTemplate), "or the other"
+            if x.bytes_out != template.bytes_out or x.bytes_in != template.bytes_in:
+                template.bytes_out, template.bytes_in = x.bytes_out, x.bytes_in
+                template.bytes_members = b',"bytes_in":%d,"bytes_out":%d%b' % (x.bytes_in, x.bytes_out, template.outcome)
             lines.append(
                 b"".join(
                     (
-                        self._opening,
+                        self._line_start,
                         _MILLISECONDS[int((at - second) * 1000)],
                         encode(x.request_id),
-                        told.who,
+                        template.caller,
                         _thousandths(took_s * 1000),
-                        told.octets,
+                        template.bytes_members,
                         self._limited,
-                        _traced(told.end, x.trace_id) if x.trace_id else told.end,
+                        _traced(template.end, x.trace_id) if x.trace_id else template.end,
                     )
                 )
             )
         return lines
 
-    def _forwarded(self, told: _ForwardedTemplate, x: Exchange, milliseconds: bytes, took_s: float) -> bytes:
+    def _forwarded(self, template: _ForwardedTemplate, x: Exchange, milliseconds: bytes, took_s: float) -> bytes:
         """The line of a request that was forwarded; empty if one of its times is beyond the range of three decimals."""
         upstream_s, first_byte_s = x.upstream_s, x.upstream_first_byte_s
         if not (0.0 <= took_s < _MOST_S and 0.0 <= upstream_s < _MOST_S and 0.0 <= first_byte_s < _MOST_S):
@@ -278,33 +280,33 @@ class LineRenderer:
         first_byte = int(first_byte_s * 1000 * 1000 + 0.5)
         named = x.upstream_request_id
         path, _, query = x.target.partition(b"?")
-        if path == told.path and is_page_query(query):
-            who, target = told.listed, query
+        if path == template.path and is_page_query(query):
+            before, target = template.before_query, query
         else:
-            who, target = told.who, _target(x.target)[:-1]
+            before, target = template.caller, _target(x.target)[:-1]
         return (
             b'%b%b%b%b%b%b%d%b,"bytes_in":%d,"bytes_out":%d%b%b%b%d%b,"upstream_connect_ms":%b,"upstream_first_byte_ms":%d%b%b%b'
             % (
-                self._opening,
+                self._line_start,
                 milliseconds,
                 encode(x.request_id),
-                who,
+                before,
                 target,
-                told.operation,
+                template.operation,
                 took // 1000,
                 _DECIMALS[took % 1000],
                 x.bytes_in,
                 x.bytes_out,
-                told.why,
+                template.outcome,
                 self._limited,
-                told.asked,
+                template.upstream,
                 upstream // 1000,
                 _DECIMALS[upstream % 1000],
                 _thousandths(x.upstream_connect_s * 1000) if x.upstream_connect_s else _NO_TIME,
                 first_byte // 1000,
                 _DECIMALS[first_byte % 1000],
                 b',"upstream_request_id":' + encode(named) if named else b"",
-                _traced(told.end, x.trace_id) if x.trace_id else told.end,
+                _traced(template.end, x.trace_id) if x.trace_id else template.end,
             )
         )
 

@@ -4,7 +4,7 @@
                  └──► spool ─► sink           it failed: what it did not take waits on disk, in order, until it does
                           └──► blocked        no room on disk either: lines wait in memory, then are refused and counted
 
-Lines are linked and offered only after asking whether there is room, so the chain never misses a line that found none.
+Lines are linked and offered only after a check that there is room, so the chain never misses a line that found none.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _STALLS = "it stalls"
 
 class _Offered(msgspec.Struct, frozen=True):
     lines: bytes
-    durable: Callable[[bool], object] | None = None
+    on_durable: Callable[[bool], object] | None = None
 
 
 class AuditWriter:
@@ -59,7 +59,7 @@ class AuditWriter:
     Args:
         sink: Where lines go.
         spool: Where lines wait while the sink fails; None: what the sink does not take is lost and counted.
-        begun: What the sink holds of a line that another process left unfinished.
+        partial_line: What the sink holds of a line that another process left unfinished.
         torn: Octets to write before all others: they end that line if its rest is lost.
         tail: Reads how the sink ends at that moment, of whole lines only.
         durable: Whether lines were promised to outlive a power cut: then they stay in the spool until the sink's do so.
@@ -101,18 +101,18 @@ class AuditWriter:
         self._queue: deque[_Offered] = deque()
         self._queued = 0
         self._stuck = False
-        """Whether what is in hand fits nowhere: neither sink nor spool took it."""
+        """Whether what is held fits nowhere: neither sink nor spool took it."""
         self._partial_line = partial_line
         """The last octets in the sink, if they do not end a line."""
         self._sink_took_all = True
-        """Whether the sink took everything the last time it was asked."""
+        """Whether the sink took everything the last time."""
         self._spool_failure_logged = False
-        """Whether the log was told that the spool fails: once, until nothing waits there."""
+        """Whether the log has reported that the spool fails: once, until nothing waits there."""
         self._unsynced = False
         """Whether the sink took something since it was last to be synced."""
         self.sync_failing = False
         """Whether the sink could not be synced the last time."""
-        self._doubted = spool is not None and spool.used > 0
+        self._doubted = spool is not None and spool.used_bytes > 0
         """Whether the sink may hold something that outlives a power cut only in the spool: it could not be synced, or
         another process, which may have promised that, wrote it."""
         self._busy_since: float | None = None
@@ -149,34 +149,34 @@ class AuditWriter:
     # The event loop's side
 
     def has_room(self, size: int) -> bool:
-        """Whether ``size`` octets may be offered. Asked before lines are linked, so that refused ones leave no gap."""
+        """Whether ``size`` octets may be offered. Checked before lines are linked, so that refused ones leave no gap."""
         if self._queued + len(self._held) + size > self._queue_bytes:
             return False
         spool = self._spool
         if spool is None or not self.failing:
             return True
-        return spool.used + self._queued + size <= spool.max_bytes
+        return spool.used_bytes + self._queued + size <= spool.max_bytes
 
-    def offer(self, lines: bytes, durable: Callable[[bool], object] | None = None) -> None:
-        """Queue ``lines``; never blocks. The thread calls ``durable`` with whether they outlive a power cut."""
+    def offer(self, lines: bytes, on_durable: Callable[[bool], object] | None = None) -> None:
+        """Queue ``lines``; never blocks. The thread calls ``on_durable`` with whether they outlive a power cut."""
         with self._changed:
-            self._queue.append(_Offered(lines, durable))
+            self._queue.append(_Offered(lines, on_durable))
             self._queued += len(lines)
             self._changed.notify()
 
     async def write_durably(self, lines: bytes) -> bool:
         """Queue ``lines``, and wait until they outlive the process and a power cut; False: they may not."""
         loop = asyncio.get_running_loop()
-        settled: asyncio.Future[bool] = loop.create_future()
+        written: asyncio.Future[bool] = loop.create_future()
 
-        def tell(done: bool) -> None:
+        def on_durable(done: bool) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is gone
-                loop.call_soon_threadsafe(_resolve_future, settled, done)
+                loop.call_soon_threadsafe(_resolve_future, written, done)
 
-        self.offer(lines, tell)
+        self.offer(lines, on_durable)
         try:
             async with asyncio.timeout(self._patience_s):
-                return await settled
+                return await written
         except TimeoutError:
             return False
 
@@ -207,11 +207,11 @@ class AuditWriter:
             offered, over = self._next()
             self._busy_since = time.monotonic()
             written = self._write(b"".join([one.lines for one in offered]))
-            told = [one.durable for one in offered if one.durable is not None]
-            if told:
+            callbacks = [one.on_durable for one in offered if one.on_durable is not None]
+            if callbacks:
                 written = written and self._sync()
-                for tell in told:
-                    tell(written)
+                for on_durable in callbacks:
+                    on_durable(written)
             if not over:
                 self._claim_leftovers()
             self._busy_since = None
@@ -222,13 +222,13 @@ class AuditWriter:
             if not self._closing and (self._stuck or not self._queue):
                 self._changed.wait(self._retry_s if self._has_backlog() or self.sync_failing else self._claim_pause_s)
             if self._stuck and not self._closing:
-                return [], False  # new lines wait in the queue, behind what is in hand
+                return [], False  # new lines wait in the queue, behind what is held
             offered = list(self._queue)
             self._queue.clear()
             return offered, self._closing
 
     def _write(self, lines: bytes) -> bool:
-        """Write what is owed, then ``lines``. Returns whether these are in the sink, or on disk in their order."""
+        """Write the backlog, then ``lines``. Returns whether these are in the sink, or on disk in their order."""
         lost = self.dropped
         self._check_sink()
         self._check_spool()
@@ -278,7 +278,14 @@ class AuditWriter:
         """Write what another process left, once all lines of our own are written: after a whole line, and only while the
         sink takes lines."""
         spool, now = self._spool, time.monotonic()
-        if spool is None or now < self._claim_at or self.failing or self._has_backlog() or self._partial_line or spool.used:
+        if (
+            spool is None
+            or now < self._claim_at
+            or self.failing
+            or self._has_backlog()
+            or self._partial_line
+            or spool.used_bytes
+        ):
             return
         self._claim_at = now + (self._claim_pause_s or 0.0)
         with contextlib.suppress(OSError):  # reported once the spool is needed for lines of our own
@@ -300,7 +307,7 @@ class AuditWriter:
         return bool(self._line_end_due or self._held) or self.spooled_bytes > 0
 
     def _write_backlog(self) -> None:
-        """Write as much of what is owed as the sink takes, but stop in time for what is new."""
+        """Write as much of the backlog as the sink takes, but stop in time for what is new."""
         if not self._end_line():
             return
         spool = self._spool
@@ -334,9 +341,9 @@ class AuditWriter:
         something.
         """
         spool = self._spool
-        if self.spooled_bytes or not (self.sync_failing or (spool is not None and spool.used)):
+        if self.spooled_bytes or not (self.sync_failing or (spool is not None and spool.used_bytes)):
             return
-        # The rest of a line that the sink has begun is in hand.
+        # The rest of a line that the sink has begun is held.
         not_yet = spool is not None and spool.doubted and (self._partial_line or time.monotonic() < self._rewrite_at)
         if not_yet and not self.sync_failing:
             return
@@ -383,7 +390,7 @@ class AuditWriter:
             return 0, _why(error)
 
     def _keep(self, octets: bytes) -> None:
-        """Keep what the sink did not take, behind what is in hand already."""
+        """Keep what the sink did not take, behind what is held already."""
         octets = self._held + octets
         self._held = b""
         if not octets:
@@ -442,6 +449,6 @@ def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-def _resolve_future(settled: asyncio.Future[bool], done: bool) -> None:
-    if not settled.done():
-        settled.set_result(done)
+def _resolve_future(future: asyncio.Future[bool], done: bool) -> None:
+    if not future.done():
+        future.set_result(done)

@@ -22,7 +22,7 @@ class Histogram(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Number(msgspec.Struct, frozen=True, array_like=True):
-    """One number, with the attributes of a ``metrics.RequestTraits``."""
+    """One number, with the attributes of a ``metrics.Reading``."""
 
     name: str
     help: str
@@ -50,7 +50,7 @@ class Figures(msgspec.Struct, frozen=True, array_like=True):
 
     def totals(self) -> Figures:
         """What remains when the process is gone: everything but the gauges."""
-        return msgspec.structs.replace(self, numbers=tuple(one for one in self.numbers if one.total))
+        return msgspec.structs.replace(self, numbers=tuple(number for number in self.numbers if number.total))
 
     @property
     def requests(self) -> int:
@@ -92,8 +92,8 @@ def merge(parts: Sequence[Figures]) -> Figures:
         for row in part.rows:
             count, bytes_in, bytes_out = rows.get(row.kind, (0, 0, 0))
             rows[row.kind] = count + row.count, bytes_in + row.bytes_in, bytes_out + row.bytes_out
-        for cache, times in part.durations.items():
-            durations[cache] = _add_histograms(durations.get(cache, Histogram((), 0.0)), times)
+        for cache, histogram in part.durations.items():
+            durations[cache] = _add_histograms(durations.get(cache, Histogram((), 0.0)), histogram)
         upstream = _add_histograms(upstream, part.upstream)
     return Figures(
         tuple(Row(kind, *sums) for kind, sums in rows.items()),

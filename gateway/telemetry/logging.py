@@ -51,9 +51,9 @@ def configure(level: str = "info", stream: TextIO | None = None, *, worker: int 
     handler = handler_for(stream if stream is not None else sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()
-    for before in root.handlers:
-        if isinstance(before, PatientHandler):
-            before.close()
+    for previous in root.handlers:
+        if isinstance(previous, PatientHandler):
+            previous.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # aiohttp's own loggers quote requests; the edge logs what they would say, in its own words.

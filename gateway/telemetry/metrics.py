@@ -41,9 +41,9 @@ class _HistogramCounts:
 
     __slots__ = ("counts", "total_s")
 
-    def __init__(self, times: Histogram | None = None) -> None:
-        self.counts = list(times.counts) if times is not None and times.counts else [0] * (len(_SECONDS) + 1)
-        self.total_s = times.total_s if times is not None else 0.0
+    def __init__(self, histogram: Histogram | None = None) -> None:
+        self.counts = list(histogram.counts) if histogram is not None and histogram.counts else [0] * (len(_SECONDS) + 1)
+        self.total_s = histogram.total_s if histogram is not None else 0.0
 
     @property
     def value(self) -> Histogram:
@@ -53,10 +53,10 @@ class _HistogramCounts:
 class _Row:
     """The counts of requests that are alike in every label of every metric."""
 
-    __slots__ = ("bytes_in", "bytes_out", "cells", "count", "duration", "kind", "of")
+    __slots__ = ("bytes_in", "bytes_out", "cells", "count", "duration", "kind", "owner")
 
-    def __init__(self, of: Metrics, kind: _Kind, duration: _HistogramCounts) -> None:
-        self.of = of
+    def __init__(self, owner: Metrics, kind: _Kind, duration: _HistogramCounts) -> None:
+        self.owner = owner
         self.kind = kind
         self.duration = duration
         self.count = self.bytes_in = self.bytes_out = 0
@@ -91,12 +91,12 @@ class Metrics:
         self._rows: dict[tuple[object, ...], _Row] = {}
         self._durations: dict[str, _HistogramCounts] = {}
         self._upstream = _HistogramCounts()
-        self._series = [LabelledCounter(*counter) for counter in _COUNTERS]
-        for refusals in self._series:
-            if refusals.labels == ("code",):
+        self._series = [LabelledCounter(*definition) for definition in _COUNTERS]
+        for counter in self._series:
+            if counter.labels == ("code",):
                 # From 0 on: a series that appears only with its first refusal has, to Prometheus, not increased by it.
                 for code in Code:
-                    refusals.with_labels((code.value,))
+                    counter.with_labels((code.value,))
         self._sum_lock = threading.Lock()
         self.registry.register(_CallbackCollector(self._counters))
         self._others_registry = CollectorRegistry()
@@ -106,26 +106,26 @@ class Metrics:
 
     def observe(self, x: Exchange, duration_s: float) -> None:
         """Count one finished exchange."""
-        kin = x.kin
-        if kin is None:
+        memo = x.observer_memo
+        if memo is None:
             row = self._row_of(x)
         else:
-            known = kin.counted
-            if isinstance(known, _Row) and known.of is self:
+            known = memo.metrics_row
+            if isinstance(known, _Row) and known.owner is self:
                 row = known
             else:
-                row = kin.counted = self._row_of(x)
+                row = memo.metrics_row = self._row_of(x)
         row.count += 1
         if x.bytes_in:
             row.bytes_in += x.bytes_in
         row.bytes_out += x.bytes_out
-        times = row.duration
-        times.counts[bisect_left(_SECONDS, duration_s)] += 1
-        times.total_s += duration_s
+        histogram = row.duration
+        histogram.counts[bisect_left(_SECONDS, duration_s)] += 1
+        histogram.total_s += duration_s
         if x.upstream_status:
-            times, waited_s = self._upstream, x.upstream_first_byte_s
-            times.counts[bisect_left(_SECONDS, waited_s)] += 1
-            times.total_s += waited_s
+            histogram, waited_s = self._upstream, x.upstream_first_byte_s
+            histogram.counts[bisect_left(_SECONDS, waited_s)] += 1
+            histogram.total_s += waited_s
 
     def _row_of(self, x: Exchange) -> _Row:
         kind = (
@@ -179,8 +179,8 @@ class Metrics:
             "From the parsed head to the last octet of the answer, by what the cache did.",
             labels=["cache"],
         )
-        for cache, times in list(self._durations.items()):
-            durations.add_metric([cache], *_cumulative(times))
+        for cache, histogram in list(self._durations.items()):
+            durations.add_metric([cache], *_cumulative(histogram))
         yield durations
         upstream = HistogramMetricFamily(
             "gitlab_gateway_upstream_first_byte_seconds", "From sending a request to GitLab to the head of its answer."
@@ -209,7 +209,7 @@ class Metrics:
         """Everything as a value, with the numbers that other parts keep themselves; in any thread, as in ``_others``."""
         return Figures(
             tuple(Row(tuple(row.kind), row.count, row.bytes_in, row.bytes_out) for row in list(self._rows.values())),
-            {cache: times.value for cache, times in list(self._durations.items())},
+            {cache: counts.value for cache, counts in list(self._durations.items())},
             self._upstream.value,
             tuple(Number(one.name, one.help, float(one.value), one.total, one.labels) for one in read()),
         )
@@ -219,7 +219,7 @@ class Metrics:
         for kind, count, bytes_in, bytes_out in map(msgspec.structs.astuple, figures.rows):
             row = self._rows[kind] = _Row(self, _Kind(*kind), _HistogramCounts())
             row.count, row.bytes_in, row.bytes_out = count, bytes_in, bytes_out
-        self._durations = {cache: _HistogramCounts(times) for cache, times in figures.durations.items()}
+        self._durations = {cache: _HistogramCounts(histogram) for cache, histogram in figures.durations.items()}
         self._upstream = _HistogramCounts(figures.upstream)
         self.add_readings(
             lambda: [Reading(n.name, n.help, n.value, total=n.total, labels=n.labels) for n in figures.numbers]
@@ -285,10 +285,10 @@ def _with_pauses(things: Iterable[_T], most: int) -> Iterator[_T]:
     Python runs one thread at a time, and takes a while to make a thread hand over that does not do so by itself: requests
     would wait that long at each of their system calls.
     """
-    hurried = threading.current_thread() is threading.main_thread()
+    is_main_thread = threading.current_thread() is threading.main_thread()
     for number, thing in enumerate(things, 1):
         yield thing
-        if not hurried and number % most == 0:
+        if not is_main_thread and number % most == 0:
             time.sleep(_PAUSE_S)
 
 
@@ -303,10 +303,10 @@ class _CallbackCollector(Collector):
         return self._families()
 
 
-def _cumulative(times: _HistogramCounts) -> tuple[list[tuple[str, float]], float]:
-    counts = list(times.counts)
+def _cumulative(histogram: _HistogramCounts) -> tuple[list[tuple[str, float]], float]:
+    counts = list(histogram.counts)
     bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
-    return [(bound, sum(counts[: at + 1])) for at, bound in enumerate(bounds)], times.total_s
+    return [(bound, sum(counts[: at + 1])) for at, bound in enumerate(bounds)], histogram.total_s
 
 
 # Name, help text, label names, and the label values of the series that count requests of a kind.

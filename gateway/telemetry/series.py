@@ -22,10 +22,10 @@ _EXPONENT_FROM = 1_000_000
 class Cell:
     """One series."""
 
-    __slots__ = ("count", "opening")
+    __slots__ = ("count", "prefix")
 
-    def __init__(self, opening: bytes) -> None:
-        self.opening = opening
+    def __init__(self, prefix: bytes) -> None:
+        self.prefix = prefix
         """Its line up to the number."""
         self.count = 0
 
@@ -33,8 +33,8 @@ class Cell:
     def line(self) -> bytes:
         count = self.count
         if count < _EXPONENT_FROM:
-            return b"%b%d.0\n" % (self.opening, count)
-        return b"%b%b\n" % (self.opening, str(floatToGoString(count)).encode())  # type: ignore[no-untyped-call]
+            return b"%b%d.0\n" % (self.prefix, count)
+        return b"%b%b\n" % (self.prefix, str(floatToGoString(count)).encode())  # type: ignore[no-untyped-call]
 
 
 class LabelledCounter(Generic[K]):

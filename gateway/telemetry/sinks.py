@@ -46,17 +46,17 @@ class Sink(Protocol):
         ...
 
     def was_emptied(self) -> bool:
-        """Whether somebody emptied or removed what holds the octets taken. Asked within a line, which then begins anew."""
+        """Whether somebody emptied or removed what holds the octets taken. Called within a line, which then begins anew."""
         ...
 
     def close(self) -> None: ...
 
 
 class StreamSink:
-    """A descriptor that somebody else opened: standard output, standard error. ``anew``: whether it may be opened anew."""
+    """A descriptor that somebody else opened: standard output or error. ``reopen``: whether it may be opened anew."""
 
-    def __init__(self, descriptor: int, *, stall_s: float = STALL_S, anew: bool = True) -> None:
-        self._out = _OutputDescriptor(descriptor, stall_s, anew=anew)
+    def __init__(self, descriptor: int, *, stall_s: float = STALL_S, reopen: bool = True) -> None:
+        self._out = _OutputDescriptor(descriptor, stall_s, reopen=reopen)
 
     def write(self, lines: bytes) -> int:
         return self._out.write(lines)
@@ -151,9 +151,9 @@ class FileSink:
         return lines[begin:end]
 
     def sync(self) -> None:
-        untold, self._unreported_error = self._unreported_error, None
-        if untold is not None:
-            raise untold
+        error, self._unreported_error = self._unreported_error, None
+        if error is not None:
+            raise error
         self._opened.sync()
         self._sync_name()
 
@@ -281,7 +281,7 @@ class _OutputDescriptor:
     empty pipe takes all it can hold.
     """
 
-    def __init__(self, descriptor: int, stall_s: float, *, anew: bool = True) -> None:
+    def __init__(self, descriptor: int, stall_s: float, *, reopen: bool = True) -> None:
         self._given = descriptor
         self._descriptor = descriptor
         mode = os.fstat(descriptor).st_mode
@@ -292,7 +292,7 @@ class _OutputDescriptor:
             with contextlib.suppress(OSError, AttributeError):  # only Linux tells
                 self._pipe_bytes = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
             with contextlib.suppress(OSError):
-                if not anew:
+                if not reopen:
                     raise PermissionError
                 self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 self._most_write_bytes = None
@@ -362,7 +362,7 @@ def _close(out: _OutputDescriptor, descriptor: int) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Make a new name in the directory of ``path`` outlive a power cut, where that can be told. Raises OSError."""
+    """Make a new name in the directory of ``path`` outlive a power cut, where that can be known. Raises OSError."""
     try:
         directory = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:  # it may be searched, but not read

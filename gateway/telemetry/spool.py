@@ -60,7 +60,7 @@ class Spool:
         return self._end - self._read_at
 
     @property
-    def used(self) -> int:
+    def used_bytes(self) -> int:
         """The octets of the file, with those that the sink has by now: room is made once it has them all."""
         return self._end
 
@@ -118,7 +118,7 @@ class Spool:
 
     def doubt(self) -> None:
         """Set ``doubted``, provided that the sink took anything from here."""
-        if not self.doubted and self.used > self.waiting_bytes:
+        if not self.doubted and self.used_bytes > self.waiting_bytes:
             self.doubted = True
             self._mark(_DOUBTED)
             with contextlib.suppress(OSError):
@@ -302,7 +302,7 @@ class Spool:
 
 
 def _is_there(descriptor: int, path: Path) -> bool:
-    """Whether the file still has this name, as far as can be told. A network file system reports ESTALE for one that was
+    """Whether the file still has this name, as far as can be seen. A network file system reports ESTALE for one that was
     removed elsewhere."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))

@@ -2,8 +2,8 @@
 
 A turn is a lock on a file that all of them have open. It is kept across writes while a line is half written, however long
 that takes. The system ends it with the process that had it, and the next process to write ends the line that was cut short.
-Whether there is such a line shows at the sink's end if the sink is a file. For a pipe, the file of the turns tells: its one
-octet is 1 while a process writes.
+Whether there is such a line shows at the sink's end if the sink is a file. For a pipe, the file of the turns shows it: its
+one octet is 1 while a process writes.
 """
 
 from __future__ import annotations

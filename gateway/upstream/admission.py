@@ -22,7 +22,7 @@ from .errors import Failure, rejection
 from .parking import parked
 from .whole_body import WholeBody, collect, is_small
 
-_PATIENT_S = 60.0
+_LONG_TIMEOUT_S = 60.0
 """A request that is allowed more time than this to its first octet is a clone: its latency says nothing about load. Nor
 does that of a request that merely waits, for a job or a cluster, however it ends."""
 _CONGESTION_CODES = frozenset({Code.UPSTREAM_TIMEOUT, Code.UPSTREAM_RESET, Code.UPSTREAM_CONNECT_TIMEOUT})
@@ -91,7 +91,7 @@ class AdmittingUpstream:
                 self._limit.record_drop(time.monotonic())
             self._free_place()
             raise
-        if (request.first_byte_timeout_s or 0.0) <= _PATIENT_S and not request.waits:
+        if (request.first_byte_timeout_s or 0.0) <= _LONG_TIMEOUT_S and not request.waits:
             self._limit.observe(reply.first_byte_s, in_flight, time.monotonic())
         if reply.chunks is None:
             self.in_flight -= 1
@@ -104,7 +104,7 @@ class AdmittingUpstream:
     def send_soon(
         self, target: bytes, own: Fields, repeated: RepeatedFields, then: ReplyCallback, admission: Admission | None = None
     ) -> Cancellable | None:
-        del admission  # this upstream is the door itself
+        del admission  # this upstream admits by itself
         if self.in_flight >= self._limit.thresholds[repeated.priority] or self._queue.waiting:
             return None
         sent = self._upstream.send_soon(target, own, repeated, then, self)
@@ -112,7 +112,7 @@ class AdmittingUpstream:
             self.in_flight += 1
         return sent
 
-    def passed(self, answer: Reply | Rejection | None) -> None:
+    def request_ended(self, answer: Reply | Rejection | None) -> None:
         if isinstance(answer, Reply):
             self._limit.observe(answer.first_byte_s, self.in_flight, time.monotonic())
             if answer.chunks is not None:

@@ -92,7 +92,7 @@ class HttpUpstream:
         way."""
         pool = self._pool or self._start()
         if request.upgrade and not counted:
-            return await self._shake_hands(pool, request, body)
+            return await self._send_handshake(pool, request, body)
         loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[assignment]  # set together with the pool
         octets = render_head(request, has_body=body is not None)
         if body is not None:
@@ -107,7 +107,7 @@ class HttpUpstream:
             retryable = body is None and request.method in _RETRYABLE
         if not pool.try_acquire_place():
             self._refuse_early(pool, loop.time())
-            await self._enter(pool)
+            await self._acquire_place(pool)
         now = loop.time()
         breaker = self._breaker
         ticket = breaker.admit(now) if breaker is not None else 0
@@ -136,13 +136,13 @@ class HttpUpstream:
                     upgrade=request.upgrade,
                     body_follows=body is not None,
                 )
-                if request.sent is not None and body is None:
-                    request.sent()
+                if request.on_sent is not None and body is None:
+                    request.on_sent()
                 try:
                     if body is None:
                         reply = await (parked(pool, waiter, _when_over) if request.waits else waiter)
                     else:
-                        reply = await _send_body(loop, connection, waiter, body, length, request.sent)
+                        reply = await _send_body(loop, connection, waiter, body, length, request.on_sent)
                     break
                 except UpstreamFailure as failure:
                     if not (retryable and reused and self._may_retry(connection, failure)):
@@ -264,7 +264,7 @@ class HttpUpstream:
         wait_s = self._breaker.retry_after_s(now) if self._breaker is not None else 0.0
         return rejection(Failure.BREAKER_OPEN, retry_after_s=wait_s)
 
-    async def _shake_hands(self, pool: Pool, request: UpstreamRequest, body: RequestBody | None) -> Reply:
+    async def _send_handshake(self, pool: Pool, request: UpstreamRequest, body: RequestBody | None) -> Reply:
         """Send a handshake. Until GitLab has answered, or it fails, it counts as the tunnel that it may become."""
         if pool.tunnels + pool.handshakes >= self._settings.max_tunnels:
             raise rejection(Failure.BUSY)
@@ -274,7 +274,7 @@ class HttpUpstream:
         finally:
             pool.handshakes -= 1
 
-    async def _enter(self, pool: Pool) -> None:
+    async def _acquire_place(self, pool: Pool) -> None:
         try:
             await pool.acquire_place()
         except UpstreamFailure as failure:
@@ -349,9 +349,9 @@ class _Exchange(msgspec.Struct, eq=False):
             self._upstream._forget(self._ticket)
             self._connection.close()  # nobody else can have it before the answer has come
             if self._admission is not None:
-                self._admission.passed(None)
+                self._admission.request_ended(None)
 
-    # connection.Waiter
+    # contract.Waiter
 
     def done(self) -> bool:
         return self._then is None
@@ -361,18 +361,18 @@ class _Exchange(msgspec.Struct, eq=False):
         breaker = upstream._breaker
         if breaker is not None:
             breaker.record(self._ticket, True, upstream._loop.time())  # type: ignore[union-attr]  # as above
-        self._tell(reply)
+        self._deliver(reply)
 
     def set_exception(self, error: BaseException) -> None:
         assert isinstance(error, UpstreamFailure), "there is no body to break off"
-        self._tell(self._upstream._reject_unless_retried(self._connection, self._ticket, error))
+        self._deliver(self._upstream._reject_unless_retried(self._connection, self._ticket, error))
 
-    def _tell(self, answer: Reply | Rejection | None) -> None:
+    def _deliver(self, answer: Reply | Rejection | None) -> None:
         then = self._then
         assert then is not None, "its connection asks first"
         self._then = None
         if self._admission is not None:
-            self._admission.passed(answer)
+            self._admission.request_ended(answer)
         try:
             then(answer)
         except Exception:

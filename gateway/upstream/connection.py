@@ -301,13 +301,13 @@ class Connection(asyncio.Protocol):
     def _read_known(self, form: HeadForm, values: Values, data: bytes) -> None:
         """Take an answer whose head is of a known form; ``data`` is what has come of its body."""
         self._reusable = True
-        told = values[form.length]
-        if told and told == b"%d" % len(data):  # the whole body has come, and nothing more
+        length = values[form.length]
+        if length and length == b"%d" % len(data):  # the whole body has come, and nothing more
             self._answer(Reply(None, data, form=form, values=values))
-        elif not told and (whole := only_chunk(data)) is not None:
+        elif not length and (whole := only_chunk(data)) is not None:
             self._answer(Reply(None, whole, form=form, values=form.with_content_length(values, len(whole))))
         else:
-            self._read_answer(Reply(None, form=form, values=values), int(told) if told else CHUNKED, data)
+            self._read_answer(Reply(None, form=form, values=values), int(length) if length else CHUNKED, data)
 
     def _read_answer(self, reply: Reply, length: int, data: bytes) -> None:
         gathering = Gathering(reply, length)

@@ -1,4 +1,4 @@
-"""What a connection deals with: the home that it comes from and returns to, and the waiter for its answer."""
+"""What a connection deals with: the owner that it comes from and returns to, and the waiter for its answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ConnectionOwner(Protocol):
-    """The home of connections: told when they open, fall idle or close, and when an exchange gives back its place."""
+    """The owner of connections: learns when they open, fall idle or close, and when an exchange gives back its place."""
 
     def opened(self, connection: Connection) -> None: ...
     def returned(self, connection: Connection) -> None:

@@ -68,8 +68,8 @@ _FORBIDDEN_FIELDS = frozenset(
         b"www-authenticate",
     }
 )
-_OWN_BOUND = 32
-_APART = 3
+_VARYING_BOUND = 32
+_MOST_DIFFERENCES = 3
 """If two heads are equal except for at most this many fields, these are taken to differ with each answer."""
 _PER_COUNT = 8
 _COUNTS_BOUND = 64
@@ -78,7 +78,7 @@ _LONGEST_BYTES = 16 * 1024
 CHUNKED_LINE = b"Transfer-Encoding: chunked"
 _EMPTY_LENGTH_LINE = b"Content-Length: 0"
 """Takes the place of ``CHUNKED_LINE`` in a head, until the length is known."""
-_IN_VAIN = 32
+_MOST_MISSES = 32
 """After learning from so many heads in a row without meeting one in a known form, only one in as many is learnt from."""
 
 
@@ -87,8 +87,8 @@ class HeadForms:
 
     def __init__(self) -> None:
         self._forms: dict[int, list[HeadForm]] = {}
-        self._own = _VARYING_FIELDS
-        self._in_vain = 0
+        self._varying = _VARYING_FIELDS
+        self._misses = 0
 
     def match_start(self, data: bytes, like: Answered | None) -> tuple[HeadForm, Values, bytes] | None:
         """As ``read``, for a head at the start of ``data``, and with what follows it. None also if the head is not in the
@@ -100,7 +100,7 @@ class HeadForms:
         values, rest = found
         if len(data) - len(rest) > _LONGEST_BYTES:
             return None
-        self._in_vain = 0
+        self._misses = 0
         return form, values, rest
 
     def read(self, head: bytes, like: Answered | None = None) -> tuple[HeadForm, Values] | None:
@@ -115,7 +115,7 @@ class HeadForms:
         first = forms[0]
         values = first.read(lines)
         if values is not None:  # nearly always, where heads state lengths
-            self._in_vain = 0
+            self._misses = 0
             first.count_match(CHUNKED_LINE)
             if like is not None:
                 like.form = first
@@ -127,7 +127,7 @@ class HeadForms:
                 if form is not first:
                     forms.remove(form)
                     forms.insert(0, form)
-                self._in_vain = 0
+                self._misses = 0
                 form.count_match(CHUNKED_LINE)
                 if like is not None:
                     like.form = form
@@ -138,8 +138,8 @@ class HeadForms:
     def learn(self, head: bytes, fields: Fields, reason: bytes) -> None:
         """Learn the form of a head of status 200 on a connection that stays open; ``fields`` state the length, 0 if it was
         chunked."""
-        self._in_vain += 1
-        if self._in_vain > _IN_VAIN and self._in_vain % _IN_VAIN:
+        self._misses += 1
+        if self._misses > _MOST_MISSES and self._misses % _MOST_MISSES:
             return
         if len(head) > _LONGEST_BYTES:
             return
@@ -149,7 +149,7 @@ class HeadForms:
             self._learn(lines, fields, reason)
 
     def _learn(self, lines: Sequence[bytes], fields: Fields, reason: bytes) -> None:
-        form = HeadForm(lines, fields, reason, self._own)
+        form = HeadForm(lines, fields, reason, self._varying)
         if not _FORBIDDEN_FIELDS.isdisjoint(form.shape.names):
             return
         forms = self._forms.get(len(lines))
@@ -162,13 +162,13 @@ class HeadForms:
             if conflicting_names is None:
                 continue
             if (
-                len(conflicting_names) <= _APART
+                len(conflicting_names) <= _MOST_DIFFERENCES
                 and _FIXED_FIELDS.isdisjoint(conflicting_names)
-                and len(self._own) + len(conflicting_names) <= _OWN_BOUND
+                and len(self._varying) + len(conflicting_names) <= _VARYING_BOUND
             ):
-                own = self._own | set(conflicting_names)
-                form = HeadForm(lines, fields, reason, own) if conflicting_names else form
-                self._own = own
+                varying = self._varying | set(conflicting_names)
+                form = HeadForm(lines, fields, reason, varying) if conflicting_names else form
+                self._varying = varying
                 forms.remove(other)
         del forms[_PER_COUNT - 1 :]
         forms.insert(0, form)

@@ -22,7 +22,7 @@ _P = TypeVar("_P", bound=asyncio.Protocol)
 # RFC 8305 §5: long enough for a healthy path to answer first, short enough that a dead IPv6 route goes unnoticed.
 _EYEBALLS_DELAY_S = 0.25
 _TLS_SHUTDOWN_S = 1.0
-_TELL_EACH_S = 60.0
+_LOG_EVERY_S = 60.0
 """The least time between two log messages about failing TLS, since every request may fail."""
 
 
@@ -100,8 +100,8 @@ class Dialer:
         self._loop = loop
         self._origin = origin
         self._connect_s = connect_s
-        self._names = HostResolver(origin.host, origin.port)
-        self._told_at = float("-inf")
+        self._resolver = HostResolver(origin.host, origin.port)
+        self._logged_at = float("-inf")
         self._opening: set[asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]] = set()
 
     async def connect(self, factory: Callable[[], _P], tls: ssl.SSLContext | None) -> _P:
@@ -118,7 +118,7 @@ class Dialer:
                 return await self._open(loop.create_unix_connection(factory, origin.socket_path))
             async with asyncio.timeout_at(ends_at):
                 resolving = True
-                addresses = await self._names.addresses()
+                addresses = await self._resolver.addresses()
                 resolving = False
                 sock = await aiohappyeyeballs.start_connection(
                     addresses, happy_eyeballs_delay=_EYEBALLS_DELAY_S, interleave=1, loop=loop
@@ -150,8 +150,8 @@ class Dialer:
     def _log_tls_failure(self, error: ssl.SSLError) -> None:
         """Log why TLS failed: an error code can't tell a certificate's wrong name from its expiry or its authority."""
         now = self._loop.time()
-        if now - self._told_at >= _TELL_EACH_S:
-            self._told_at = now
+        if now - self._logged_at >= _LOG_EVERY_S:
+            self._logged_at = now
             why = getattr(error, "verify_message", "") or error.reason or type(error).__name__
             log.error("TLS with %s failed: %s", self._origin.authority.decode("ascii"), why)
 

@@ -15,7 +15,7 @@ from .errors import Failure, UpstreamFailure
 
 
 class Pool:
-    """Implements ``contract.Home``. All of it runs in one event loop, between awaits, so there is nothing to lock."""
+    """Implements ``contract.ConnectionOwner``. It runs in one event loop, between awaits, so there is nothing to lock."""
 
     def __init__(
         self,

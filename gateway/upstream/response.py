@@ -56,7 +56,7 @@ _VARYING_SPELLINGS: set[bytes] = set()
 _STARTS: dict[bytes, tuple[bool, int, bytes]] = {}
 _STARTS_BOUND = 128
 _LINE_BOUND_BYTES = 96
-_SPELT_BOUND = 32
+_SPELLINGS_BOUND = 32
 
 
 class Malformed(Exception):  # noqa: N818 — a finding about the peer
@@ -176,7 +176,7 @@ def _read_line(line: bytes) -> tuple[Field, int]:
     field = (name, value.rstrip(b" \t"))
     kind = _KINDS.get(lowered, _PLAIN)
     if lowered in _VARYING_FIELDS:
-        if len(_VARYING_SPELLINGS) < _SPELT_BOUND:
+        if len(_VARYING_SPELLINGS) < _SPELLINGS_BOUND:
             _VARYING_SPELLINGS.add(name)
     elif len(line) <= _LINE_BOUND_BYTES:
         known: dict[bytes, Any] = _FRAMING if kind else _LINES

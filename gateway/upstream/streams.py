@@ -105,8 +105,8 @@ class Stream:
 
     def _wake(self) -> None:
         if self._end_callback is not None and (self._ended or self._error is not None):
-            over, self._end_callback = self._end_callback, None
-            over()
+            end_callback, self._end_callback = self._end_callback, None
+            end_callback()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

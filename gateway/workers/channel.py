@@ -1,6 +1,6 @@
-"""The line between the supervisor and one worker: messages, each preceded by its length.
+"""The channel between the supervisor and one worker: messages, each preceded by its length.
 
-When the line ends, the other side is gone: a worker whose supervisor was killed leaves, too.
+When the channel ends, the other side is gone: a worker whose supervisor was killed leaves, too.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Begin(Message, frozen=True):
     number: int
     of: int
     worker_id: int
-    """What the supervisor knows the worker by: unique in this run, where a number is unique in one configuration."""
-    given: ConfigSource
+    """Unique in this run, where a number is unique in one configuration only."""
+    source: ConfigSource
     key: bytes
     """Random; the same for all workers of this run."""
     traffic: tuple[int, ...]
@@ -47,11 +47,11 @@ class Begin(Message, frozen=True):
 
     @property
     def group(self) -> range:
-        """The seats of all workers with this configuration, which are taken in one go."""
+        """The ids of all workers with this configuration, which are consecutive."""
         return range(self.worker_id - self.number, self.worker_id - self.number + self.of)
 
     def __repr__(self) -> str:
-        return f"Begin({self.number} of {self.of})"  # never the key, nor what was given
+        return f"Begin({self.number} of {self.of})"  # never the key, nor the configuration
 
 
 class Reload(Message, frozen=True):
@@ -95,12 +95,12 @@ class GroupStatus(msgspec.Struct, frozen=True):
     begun: bool
     """Whether all have served at some time, so that the start is over."""
     worker_ids: tuple[int, ...] = ()
-    """By number: the seat under which the worker's answers are given."""
+    """By number: the id under which the worker's answers are given."""
     reloads: Reloads = Reloads()
 
 
 class AllAnswers(Message, frozen=True):
-    """What the workers said, by their seats; those that did not answer in time are missing."""
+    """What the workers answered, by worker id; those that did not answer in time are missing."""
 
     id: int
     answers: dict[int, bytes]
@@ -115,7 +115,7 @@ class Ready(Message, frozen=True):
 
 
 class AskAll(Message, frozen=True):
-    """Ask all workers, the asking one included. ``id`` is the asker's own."""
+    """Ask all workers, the asking one included. ``id`` is chosen by the worker that asks."""
 
     id: int
     what: str
@@ -125,7 +125,7 @@ class AskAll(Message, frozen=True):
 
 
 class WorkerReply(Message, frozen=True):
-    """The worker's reply to the Question of that id."""
+    """The worker's reply to the ``WorkerQuestion`` of that id."""
 
     id: int
     octets: bytes
@@ -146,7 +146,7 @@ decode_at_supervisor: Callable[[bytes], ToSupervisor] = msgspec.msgpack.Decoder(
 
 
 class Channel(Generic[_Received]):
-    """One end of the line. ``decode`` knows what may be heard there: ``decode_at_worker`` or ``decode_at_supervisor``."""
+    """One end of the channel. ``decode`` knows what may arrive there: ``decode_at_worker`` or ``decode_at_supervisor``."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, decode: Callable[[bytes], _Received]
@@ -172,7 +172,7 @@ class Channel(Generic[_Received]):
     def close(self) -> None:
         self._writer.close()
 
-    async def end(self) -> None:
+    async def flush_and_close(self) -> None:
         """Close once the other end has taken what was sent; an end that takes nothing is waited for no longer than
         ``_END_S``."""
         self._writer.close()
@@ -182,6 +182,6 @@ class Channel(Generic[_Received]):
 
 
 async def open_channel(end: socket.socket, decode: Callable[[bytes], _Received]) -> Channel[_Received]:
-    """Open the line over one end of a stream socket pair, which belongs to the line from now on."""
+    """Open the channel over one end of a stream socket pair, which belongs to the channel from now on."""
     end.setblocking(False)
     return Channel(*await asyncio.open_unix_connection(sock=end), decode)

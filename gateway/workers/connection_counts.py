@@ -1,6 +1,6 @@
 """How many connections each worker has, for the others to see: numbers in memory that all of them map.
 
-What a worker says of itself stands in a place that it alone writes to (or its supervisor, once it is dead), one whole
+What a worker publishes of itself is in a slot that it alone writes to (or its supervisor, once it is dead), one whole
 number at a time; so there is nothing to lock, and no worker that could be asked and not answer.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 import mmap
 import os
 
-_PLACES = 1024
-"""More than are taken at one time: by a few crews (of ``config.worker_checks.MOST_WORKERS`` at most) with successive seats.
-If two workers shared a place, after hundreds of failed reloads, the next connection would put it right."""
+_SLOTS = 1024
+"""More than are taken at one time: by a few groups (of ``config.worker_checks.MOST_WORKERS`` at most) with successive ids.
+If two workers shared a slot, after hundreds of failed reloads, the next connection would put it right."""
 _NUMBERS = 2
-"""In each place: how many connections are open, plus one, or 0 where nobody accepts; how many were ever accepted there."""
+"""In each slot: how many connections are open, plus one, or 0 where nobody accepts; how many were ever accepted there."""
 _FEW = 8
-_BYTES = 8 * _NUMBERS * _PLACES
+_BYTES = 8 * _NUMBERS * _SLOTS
 
 
 class ConnectionCounts:
@@ -32,16 +32,16 @@ class ConnectionCounts:
         self._numbers = memoryview(mmap.mmap(file, _BYTES)).cast("q")
 
     def leave(self, worker_id: int) -> None:
-        """Nobody accepts at ``worker_id`` any more."""
-        self._numbers[worker_id % _PLACES * _NUMBERS] = 0
+        """Worker ``worker_id`` no longer accepts."""
+        self._numbers[worker_id % _SLOTS * _NUMBERS] = 0
 
     def for_worker(self, worker_id: int, group: range) -> WorkerCounts:
-        """The place of the worker at ``worker_id``, among the seats of its ``group``."""
+        """The counts as worker ``worker_id`` sees them; ``group``: the ids of all workers of its group."""
         return WorkerCounts(self._numbers, _at(worker_id), tuple(_at(other) for other in group if other != worker_id))
 
 
 class WorkerCounts:
-    """One worker's own numbers, with its view of the others of its crew, if there are any."""
+    """One worker's own numbers, with its view of the others of its group, if there are any."""
 
     def __init__(self, numbers: memoryview, own: int, others: tuple[int, ...]) -> None:
         self._numbers = numbers
@@ -50,7 +50,7 @@ class WorkerCounts:
         self._open = False
         self._count = 0
         self.capacity = 0
-        """How many connections the worker has room for; 0: any number."""
+        """How many connections the worker may have; 0: any number."""
 
     def join(self) -> None:
         """This worker accepts connections from now on."""
@@ -75,7 +75,7 @@ class WorkerCounts:
     @property
     def is_busier(self) -> bool:
         """Whether another worker that accepts has fewer connections, by at least two and an eighth of its own: less than
-        that comes and goes. Or by one, where there is no room here: a further connection would be closed at once."""
+        that comes and goes. Or by one, where this worker is full: a further connection would be closed at once."""
         numbers, own = self._numbers, self._count
         if 0 < self.capacity <= own:
             return any(0 < numbers[other] <= own for other in self._others)
@@ -88,4 +88,4 @@ class WorkerCounts:
 
 
 def _at(worker_id: int) -> int:
-    return worker_id % _PLACES * _NUMBERS
+    return worker_id % _SLOTS * _NUMBERS

@@ -17,10 +17,10 @@ def bind(place: HostPort) -> tuple[socket.socket, ...]:
 
     Raises OSError.
     """
-    found = socket.getaddrinfo(place.host or None, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    resolved = socket.getaddrinfo(place.host or None, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     with contextlib.ExitStack() as bound:
         sockets = []
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+        for family, kind, protocol, _, address in dict.fromkeys(resolved):
             try:
                 one = bound.enter_context(socket.socket(family, kind, protocol))
             except OSError:  # of a family that the system names, but does not speak

@@ -1,6 +1,6 @@
 """Questions from one worker to all, and what workers that ended had counted.
 
-Workers are known by their seats: while a configuration takes the place of another, workers of both are here.
+Workers are known by their ids: while a configuration takes the place of another, workers of both are here.
 
 A total that fell because a worker died would look like a restart of everything: Prometheus would count again what the
 others had counted. So a worker's last figures are kept when it ends, and added from then on.
@@ -22,7 +22,7 @@ FIGURES = "figures"
 ALIVE = "alive"
 """The question that every worker answers, whatever else it can tell."""
 ENDED = -1
-"""The seat under which the figures of workers that ended are given."""
+"""The worker id under which the figures of workers that ended are given."""
 
 _decode = msgspec.msgpack.Decoder(Figures).decode
 
@@ -43,67 +43,67 @@ class _OpenQuestion:
 
 
 class QuestionRelay:
-    """The switchboard of one event loop. Workers join when they serve and leave when their line ends."""
+    """The relay of one event loop. Workers join when they serve and leave when their channel ends."""
 
     def __init__(self) -> None:
-        self._lines: dict[int, Callable[[Message], None]] = {}
+        self._senders: dict[int, Callable[[Message], None]] = {}
         self._open_questions: dict[int, _OpenQuestion] = {}
         self._last_id = 0
         self._figures: dict[int, bytes] = {}
         self._ended_totals: Figures | None = None
 
     def join(self, worker_id: int, send: Callable[[Message], None]) -> None:
-        self._lines[worker_id] = send
+        self._senders[worker_id] = send
 
     def leave(self, worker_id: int) -> None:
-        """Stop waiting for the worker at ``worker_id``; what it counted stays."""
-        self._lines.pop(worker_id, None)
+        """Stop waiting for worker ``worker_id``; what it counted stays."""
+        self._senders.pop(worker_id, None)
         last = self._figures.pop(worker_id, None)
         if last is not None:
             totals = _decode(last).totals()
             self._ended_totals = totals if self._ended_totals is None else merge([self._ended_totals, totals])
-        for asked in self._open_questions.values():
-            if worker_id in asked.waiting:
-                asked.receive(worker_id, None)
+        for pending in self._open_questions.values():
+            if worker_id in pending.waiting:
+                pending.receive(worker_id, None)
 
     def reply(self, worker_id: int, reply: WorkerReply) -> None:
         """Take a worker's reply. One that comes too late is dropped, and an empty one is none."""
-        asked = self._open_questions.get(reply.id)
-        if asked is not None and worker_id in asked.waiting:
-            if asked.what == FIGURES and reply.octets:
+        pending = self._open_questions.get(reply.id)
+        if pending is not None and worker_id in pending.waiting:
+            if pending.what == FIGURES and reply.octets:
                 # Not only when all have answered: the worker may have ended by then, and would count twice.
                 self._figures[worker_id] = reply.octets
-            asked.receive(worker_id, reply.octets or None)
+            pending.receive(worker_id, reply.octets or None)
 
-    def last(self, worker_id: int, figures: bytes) -> None:
-        """Take the figures that a worker gives before it ends."""
-        if worker_id in self._lines and figures:
+    def keep_final_figures(self, worker_id: int, figures: bytes) -> None:
+        """Take the figures that a worker sends before it ends."""
+        if worker_id in self._senders and figures:
             self._figures[worker_id] = figures
 
     async def ask(
         self, what: str, about: bytes, patience_s: float, worker_ids: Collection[int] | None = None
     ) -> dict[int, bytes]:
-        """What each worker says, or each of those at ``worker_ids``, by id. A worker that has not answered in time is left
+        """What each worker answers, or each of ``worker_ids``, by id. A worker that has not answered in time is left
         out; for figures, its last answer stands in."""
-        lines = {
-            worker_id: send for worker_id, send in self._lines.items() if worker_ids is None or worker_id in worker_ids
+        senders = {
+            worker_id: send for worker_id, send in self._senders.items() if worker_ids is None or worker_id in worker_ids
         }
-        if not lines:
+        if not senders:
             return {}
         self._last_id += 1
         question = WorkerQuestion(self._last_id, what, about)
-        asked = self._open_questions[question.id] = _OpenQuestion(what, set(lines))
+        pending = self._open_questions[question.id] = _OpenQuestion(what, set(senders))
         try:
-            for send in lines.values():
+            for send in senders.values():
                 send(question)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    await asked.settled.wait()
+                    await pending.settled.wait()
         finally:
             del self._open_questions[question.id]
-        return self._kept() if what == FIGURES else asked.answers
+        return self._all_figures() if what == FIGURES else pending.answers
 
-    def _kept(self) -> dict[int, bytes]:
+    def _all_figures(self) -> dict[int, bytes]:
         known = dict(self._figures)
         if self._ended_totals is not None:
             known[ENDED] = msgspec.msgpack.encode(self._ended_totals)

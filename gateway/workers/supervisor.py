@@ -1,6 +1,6 @@
-"""Binds the ports, keeps a crew of workers at them, handles signals. Serves nothing itself.
+"""Binds the ports, keeps a group of workers at them, handles signals. Serves nothing itself.
 
-On SIGHUP the configuration is read again. If it can be served, a second crew is started at the same sockets, and only when
+On SIGHUP the configuration is read again. If it can be served, a second group is started at the same sockets, and only when
 all of it serves does the first one accept no more and leave; whatever goes wrong before that leaves the first one as it is.
 """
 
@@ -43,7 +43,7 @@ CLOSE_S = 30.0
 START_S = 120.0
 """How long the workers of a new configuration may take to serve: GitLab may be slow to judge its credentials."""
 _MOST_RETIRED = 2
-"""How many crews may be replaced and not gone yet. Beyond that, a reload waits for one to go: memory must have a bound."""
+"""How many groups may be replaced and not gone yet. Beyond that, a reload waits for one to go: memory must have a bound."""
 
 ReadAgain = Callable[[], tuple[ConfigSource, Loaded]]
 """Returns what the configuration is read from, and what it is now. Blocking; ValueError has words for the operator."""
@@ -57,16 +57,16 @@ def worker_command() -> list[str]:
     return [sys.executable, *isolated, "-c", _CODE, str(Path(__file__).parents[2])]
 
 
-def run(config: Config, given: ConfigSource, read_again: ReadAgain) -> int:
+def run(config: Config, source: ConfigSource, read_again: ReadAgain) -> int:
     """Serve until SIGTERM or SIGINT; blocking. Returns the exit code. Raises OSError where a port can't be had."""
     harden()
     _wait_without_threads()
-    return run_process(lambda on_signal: _supervise(config, given, read_again, on_signal))
+    return run_process(lambda on_signal: _supervise(config, source, read_again, on_signal))
 
 
-async def _supervise(config: Config, given: ConfigSource, read_again: ReadAgain, on_signal: OnSignal) -> int:
+async def _supervise(config: Config, source: ConfigSource, read_again: ReadAgain, on_signal: OnSignal) -> int:
     operator_log.configure(config.logging.level.value)
-    return await Supervisor(config, given, worker_command(), read_again).run(on_signal)
+    return await Supervisor(config, source, worker_command(), read_again).run(on_signal)
 
 
 def _wait_without_threads() -> None:
@@ -85,8 +85,8 @@ class Supervisor:
 
     Args:
         config: Says how many workers there are, where they listen, and how long they may take to leave.
-        given: What they read the configuration from.
-        command: Starts a worker, whose standard input is the line.
+        source: What they read the configuration from.
+        command: Starts a worker, whose standard input is its channel.
         read_again: Reads the configuration again, on SIGHUP.
         pauses_s: See ``PAUSES_S``.
         close_s: See ``CLOSE_S``.
@@ -97,7 +97,7 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
-        given: ConfigSource,
+        source: ConfigSource,
         command: list[str],
         read_again: ReadAgain,
         *,
@@ -107,7 +107,7 @@ class Supervisor:
         start_s: float = START_S,
     ) -> None:
         self._config = config
-        self._given = given
+        self._source = source
         self._command = tuple(command)
         self._read_again = read_again
         self._pauses_s = pauses_s
@@ -139,7 +139,7 @@ class Supervisor:
             self._resources = RunResources(
                 self._command, self._key, traffic, admin, turns, counts, self._relay, self._pauses_s, self._alive_s
             )
-            self._group = self._make_group(self._config, self._given)
+            self._group = self._make_group(self._config, self._source)
             for number in (signal.SIGTERM, signal.SIGINT):
                 on_signal(number, self._leave)
             on_signal(signal.SIGHUP, self._request_reload)
@@ -167,10 +167,10 @@ class Supervisor:
                 )
         return self._group.code
 
-    def _make_group(self, config: Config, given: ConfigSource, replaces: WorkerGroup | None = None) -> WorkerGroup:
+    def _make_group(self, config: Config, source: ConfigSource, replaces: WorkerGroup | None = None) -> WorkerGroup:
         return WorkerGroup(
             config,
-            given,
+            source,
             self._resources,
             self._worker_ids,
             group_status=lambda: self.group_status,
@@ -184,12 +184,12 @@ class Supervisor:
 
     @property
     def group_status(self) -> GroupStatus:
-        """What workers are told with every answer."""
+        """What is sent to workers with every answer."""
         group = self._group
         return GroupStatus(group.up, group.restarts, group.begun, group.worker_ids, self._reloads)
 
     def _failed(self, group: WorkerGroup) -> None:
-        if group is self._group:  # otherwise the crew that serves goes on
+        if group is self._group:  # otherwise the group that serves goes on
             self._leaving.set()
 
     # A new configuration
@@ -210,9 +210,9 @@ class Supervisor:
                 outcome = "failed"
             finally:
                 self._retire_next_group()
-            known = self._reloads
-            counts = {outcome: getattr(known, outcome) + 1}
-            self._reloads = msgspec.structs.replace(known, **counts, failing=outcome == "failed")
+            reloads = self._reloads
+            counts = {outcome: getattr(reloads, outcome) + 1}
+            self._reloads = msgspec.structs.replace(reloads, **counts, failing=outcome == "failed")
             if outcome == "failed":
                 log.error("the new configuration was not applied; the previous one stays in force")
 
@@ -220,7 +220,7 @@ class Supervisor:
         """Read the configuration again, and serve it. Returns what became of that, as ``Reloads`` counts it."""
         before = self._group
         try:
-            given, loaded = await asyncio.to_thread(self._read_again)
+            source, loaded = await asyncio.to_thread(self._read_again)
         except ValueError as error:
             log.error("%s", error)
             return "failed"
@@ -232,39 +232,39 @@ class Supervisor:
         if fixed := restart_only(before.config, config):
             log.error("only a restart can change %s", ", ".join(fixed))
             return "failed"
-        if config == before.config and same_files(config, before.given, given):
+        if config == before.config and same_files(config, before.source, source):
             log.info("the configuration has not changed")
             return "unchanged"
         if len(self._retired) >= _MOST_RETIRED:
             log.warning("a new configuration waits until the workers of an earlier one have left")
             while len(self._retired) >= _MOST_RETIRED:
                 await asyncio.wait(self._retired.values(), return_when=asyncio.FIRST_COMPLETED)
-        if not await self._replace_group(before, config, given):
+        if not await self._replace_group(before, config, source):
             return "failed"
         if config.logging.level is not before.config.logging.level:
             logging.getLogger().setLevel(config.logging.level.value.upper())
         log.info("the configuration was reloaded, and is served with %d workers", config.listen.workers)
         return "applied"
 
-    async def _replace_group(self, before: WorkerGroup, config: Config, given: ConfigSource) -> bool:
+    async def _replace_group(self, before: WorkerGroup, config: Config, source: ConfigSource) -> bool:
         """Start new workers in the place of ``before``. Returns whether they serve."""
-        coming = self._next_group = self._make_group(config, given, before)
+        group = self._next_group = self._make_group(config, source, before)
         try:
             async with asyncio.timeout(self._start_s):
-                if not await coming.start():
+                if not await group.start():
                     return False
         except TimeoutError:
             log.error("the new workers have not started in %g s", self._start_s)
             return False
-        self._group, self._next_group = coming, None
+        self._group, self._next_group = group, None
         self._retire(before, f"{len(before.worker_ids)} replaced workers")
         return True
 
     def _retire_next_group(self) -> None:
-        """Dismiss the workers of a new configuration if they can't serve it."""
-        coming, self._next_group = self._next_group, None
-        if coming is not None:
-            self._retire(coming, "the new workers, which did not take over,")
+        """Retire the workers of a new configuration if they can't serve it."""
+        group, self._next_group = self._next_group, None
+        if group is not None:
+            self._retire(group, "the new workers, which did not take over,")
 
     def _retire(self, group: WorkerGroup, who: str) -> None:
         """Let ``group`` retire. ``who`` names it in the log when it has left."""

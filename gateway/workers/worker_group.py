@@ -1,7 +1,7 @@
 """The workers of one configuration: starts them, restarts those that end, tells all of them to leave.
 
-The first worker is started alone: what keeps a gateway from starting is told once, by it. From then on a worker that ends
-unasked is restarted, after a pause that depends on how long it lived; if none can be started at all, the crew gives up, so
+The first worker is started alone: what keeps a gateway from starting is logged once, by it. From then on a worker that ends
+unasked is restarted, after a pause that depends on how long it lived; if none can be started at all, the group gives up, so
 that whoever watches the gateway sees that, too.
 """
 
@@ -48,9 +48,9 @@ _LONG_S = 10.0
 PAUSES_S = (0.1, 10.0)
 """The first pause before a restart and the longest; each of them is twice the one before."""
 _TRIES = 5
-"""The crew gives up when each worker has failed so often in a row to get as far as serving."""
+"""The group gives up when each worker has failed so often in a row to get as far as serving."""
 _UNREAPED_S = 5.0
-"""How long a process may go on after its line has ended before it is killed."""
+"""How long a process may go on after its channel has ended before it is killed."""
 
 ALIVE_S = 15.0
 """How long a worker may take to say that it is alive."""
@@ -62,7 +62,7 @@ class RunResources(msgspec.Struct, frozen=True):
     """What every worker of a run is given, whatever its configuration."""
 
     command: tuple[str, ...]
-    """Starts a worker, whose standard input is the line."""
+    """Starts a worker, whose standard input is its channel."""
     key: bytes
     traffic: tuple[int, ...]
     admin: tuple[int, ...]
@@ -73,7 +73,7 @@ class RunResources(msgspec.Struct, frozen=True):
     alive_s: float = ALIVE_S
 
     def __repr__(self) -> str:
-        return "Ground()"  # never the key
+        return "RunResources()"  # never the key
 
 
 class _Worker:
@@ -97,22 +97,22 @@ class _Worker:
 
 
 class WorkerGroup:
-    """A crew of workers, of one event loop.
+    """The workers of one configuration, for one event loop.
 
     Args:
         config: Says how many workers there are, and how long they may take to leave.
-        given: What they read the configuration from.
+        source: What they read the configuration from.
         resources: What every worker of the run is given.
         worker_ids: The ids of the next workers of this run.
         group_status: What is sent with every answer: the status of whichever group is the present one.
         failed: Called when these workers can't go on, and leave.
-        replaces: The crew that serves on if these workers can't be started.
+        replaces: The group that serves on if these workers can't be started.
     """
 
     def __init__(
         self,
         config: Config,
-        given: ConfigSource,
+        source: ConfigSource,
         resources: RunResources,
         worker_ids: Iterator[int],
         *,
@@ -121,21 +121,21 @@ class WorkerGroup:
         replaces: WorkerGroup | None = None,
     ) -> None:
         self.config = config
-        self.given = given
+        self.source = source
         self._resources = resources
         self._relay = resources.relay
         self._group_status = group_status
         self._failed = failed
         self._failure = "the gateway does not start" if replaces is None else "the new configuration is not applied"
         # A count that falls would look like a restart of the gateway.
-        known = [*(replaces.restarts if replaces is not None else ()), *[0] * config.listen.workers]
-        self._workers = [_Worker(next(worker_ids), known[number]) for number in range(config.listen.workers)]
+        restarts = [*(replaces.restarts if replaces is not None else ()), *[0] * config.listen.workers]
+        self._workers = [_Worker(next(worker_ids), restarts[number]) for number in range(config.listen.workers)]
         self.code = 0
-        """The exit code of the crew as a whole, once all have left."""
+        """The exit code of the group as a whole, once all have left."""
         self.begun = False
         self._leaving = asyncio.Event()
         self._final_message: Message = Leave()
-        """What a worker is told that is ready only after all were told to leave."""
+        """What is sent to a worker that is ready only after all were told to leave."""
         self._keeping: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._answering: set[asyncio.Task[None]] = set()
@@ -185,9 +185,9 @@ class WorkerGroup:
         keeping.add_done_callback(self._on_done)
         return keeping
 
-    def _on_done(self, kept: asyncio.Task[None]) -> None:
-        if not kept.cancelled() and (fault := kept.exception()) is not None:
-            log.error("fault while supervising %s", kept.get_name(), exc_info=fault)
+    def _on_done(self, keeping: asyncio.Task[None]) -> None:
+        if not keeping.cancelled() and (fault := keeping.exception()) is not None:
+            log.error("fault while supervising %s", keeping.get_name(), exc_info=fault)
             self._give_up()
 
     def _give_up(self) -> None:
@@ -209,8 +209,8 @@ class WorkerGroup:
                 code = FAILED
             worker.process = None
             if self._leaving.is_set():
-                # SIGTERM is from ``end``, before the worker could hear that it is to leave; the gateway's own workers keep
-                # signals pending until they hear them (`process_signals`).
+                # SIGTERM is from ``end``, before the worker could read that it is to leave; the gateway's own workers keep
+                # signals pending until they handle them (`process_signals`).
                 self.code = self.code or (0 if code == -signal.SIGTERM else min(abs(code), FAILED))
                 return
             worker.failures = 0 if worker.served else worker.failures + 1
@@ -226,7 +226,7 @@ class WorkerGroup:
                 return
 
     def _judge(self, number: int, code: int) -> bool:
-        """Whether the worker is restarted; if not, the crew gives up."""
+        """Whether the worker is restarted; if not, the group gives up."""
         worker = self._workers[number]
         if not worker.ready.is_set() and not self.begun:
             log.error("worker %d ended (%s) before it served: %s", number, _exit_reason(code), self._failure)
@@ -259,7 +259,7 @@ class WorkerGroup:
             raise
         of = len(self._workers)
         files = (resources.traffic, resources.admin, resources.turns, resources.counts.file)
-        channel.send(Begin(number, of, worker.worker_id, self.given, resources.key, *files))
+        channel.send(Begin(number, of, worker.worker_id, self.source, resources.key, *files))
         try:
             while (message := await channel.receive()) is not None:
                 self._handle(worker, channel, message)
@@ -290,15 +290,15 @@ class WorkerGroup:
             case WorkerReply():
                 self._relay.reply(worker.worker_id, message)
             case FinalFigures():
-                self._relay.last(worker.worker_id, message.figures)
+                self._relay.keep_final_figures(worker.worker_id, message.figures)
 
-    async def _ask(self, channel: Channel[ToSupervisor], asked: AskAll) -> None:
+    async def _ask(self, channel: Channel[ToSupervisor], question: AskAll) -> None:
         group_status = self._group_status()
         # Workers that were replaced are asked for figures alone: they neither take requests nor speak for the gateway.
-        worker_ids = None if asked.what == FIGURES else group_status.worker_ids
-        answers = await self._relay.ask(asked.what, asked.about, asked.patience_s, worker_ids)
+        worker_ids = None if question.what == FIGURES else group_status.worker_ids
+        answers = await self._relay.ask(question.what, question.about, question.patience_s, worker_ids)
         now = self._group_status()
-        channel.send(AllAnswers(asked.id, answers, now if now.worker_ids == group_status.worker_ids else group_status))
+        channel.send(AllAnswers(question.id, answers, now if now.worker_ids == group_status.worker_ids else group_status))
 
     # All of them
 
@@ -306,11 +306,11 @@ class WorkerGroup:
         """Kill workers that hang and do not answer, so that they are restarted."""
         alive_s = self._resources.alive_s
         while True:
-            asked = {worker.worker_id: worker.process for worker in self._workers if worker.up}
+            processes = {worker.worker_id: worker.process for worker in self._workers if worker.up}
             # Together: an answer is waited for no longer than a round lasts, and no time goes by between two questions.
-            alive, _ = await asyncio.gather(self._relay.ask(ALIVE, b"", alive_s, asked), asyncio.sleep(alive_s))
+            alive, _ = await asyncio.gather(self._relay.ask(ALIVE, b"", alive_s, processes), asyncio.sleep(alive_s))
             for number, worker in enumerate(self._workers):
-                process = asked.get(worker.worker_id)
+                process = processes.get(worker.worker_id)
                 if process is None:
                     continue
                 worker.missed_answers = (
@@ -333,17 +333,17 @@ class WorkerGroup:
         """Tell all that others accept in their place."""
         self._end_with(Retire())
 
-    def _end_with(self, word: Message) -> None:
+    def _end_with(self, message: Message) -> None:
         self._leaving.set()
-        self._final_message = word
+        self._final_message = message
         if self._watching is not None:
             self._watching.cancel()
-        self._broadcast(word)
+        self._broadcast(message)
 
-    def _broadcast(self, word: Message) -> None:
+    def _broadcast(self, message: Message) -> None:
         for worker in self._workers:
             if worker.up and worker.channel is not None:
-                worker.channel.send(word)
+                worker.channel.send(message)
 
     async def end(self, patience_s: float) -> None:
         """Wait until all have left, after they were told to: those that served leave by themselves; the others are ended,

@@ -40,10 +40,10 @@ def ask(tmp_path: Path) -> Any:
 
 
 async def test_an_allowed_request_is_explained_stage_by_stage(ask: Any) -> None:
-    told = await ask("/-/explain", identity="reader", method="GET", target="/api/v4/projects/1")
-    assert told["allowed"] is True
-    assert "status" not in told
-    stages = [one["stage"] for one in told["stages"]]
+    answer = await ask("/-/explain", identity="reader", method="GET", target="/api/v4/projects/1")
+    assert answer["allowed"] is True
+    assert "status" not in answer
+    stages = [one["stage"] for one in answer["stages"]]
     assert stages[:3] == ["target", "operation", "principal"]
     assert {"permit", "credential", "limits", "cache", "upstream"} <= set(stages)
 
@@ -61,9 +61,9 @@ async def test_a_request_of_a_moment_ago_is_explained_by_its_id(tmp_path: Path) 
         asked = AdminRequest("admin:x", "", "POST", body={"request_id": request_id})
         return msgspec.to_builtins((await endpoints["/-/explain"](asked)).body)
 
-    told = await ask("r-7")
-    assert (told["request"]["status"], told["request"]["rule"]) == (403, "reads")
-    assert (told["allowed"], told["code"]) == (False, "forbidden")
+    answer = await ask("r-7")
+    assert (answer["request"]["status"], answer["request"]["rule"]) == (403, "reads")
+    assert (answer["allowed"], answer["code"]) == (False, "forbidden")
     assert (await ask("r-8")) == {
         "request": {"request_id": "r-8", "operation": "other", "status": 400, "code": "bad_request"}
     }
@@ -84,9 +84,9 @@ async def test_a_request_of_a_moment_ago_is_explained_by_its_id(tmp_path: Path) 
     ids=["denied", "no rule", "ambiguous", "no method"],
 )
 async def test_a_denied_request_is_explained_with_its_answer(ask: Any, asked: Any, status: int, code: str) -> None:
-    told = await ask("/-/explain", **asked)
-    assert (told["allowed"], told["status"], told["code"]) == (False, status, code)
-    assert told["stages"]
+    answer = await ask("/-/explain", **asked)
+    assert (answer["allowed"], answer["status"], answer["code"]) == (False, status, code)
+    assert answer["stages"]
 
 
 async def test_an_explained_request_shows_its_buckets_as_they_are(tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ async def test_what_makes_no_sense_is_refused(ask: Any, asked: Any) -> None:
 
 
 async def test_the_configuration_is_shown_without_secrets(ask: Any) -> None:
-    told = str(await ask("/-/config"))
-    assert "gitlab.test" in told
-    assert "glpat-" not in told
+    answer = str(await ask("/-/config"))
+    assert "gitlab.test" in answer
+    assert "glpat-" not in answer
 
 
 def test_a_plain_shared_cache_has_nothing_to_explain(tmp_path: Path) -> None:

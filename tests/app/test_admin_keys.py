@@ -123,8 +123,8 @@ async def test_a_key_is_imported_by_its_hash(port: Port) -> None:
     hashed = hashlib.sha256(key.encode()).hexdigest()
     status, made = await port("POST", "/-/keys/import", {"identity": "app", "sha256": hashed})
     assert (status, made["origin"], "key" in made) == (201, "imported", False)
-    status, told = await port("POST", "/-/keys/import", {"identity": "app", "sha256": hashed})
-    assert (status, "exists already" in told["message"]) == (409, True)
+    status, answer = await port("POST", "/-/keys/import", {"identity": "app", "sha256": hashed})
+    assert (status, "exists already" in answer["message"]) == (409, True)
 
 
 async def test_the_list_is_by_identity_and_state_and_in_pages(port: Port) -> None:
@@ -132,8 +132,8 @@ async def test_the_list_is_by_identity_and_state_and_in_pages(port: Port) -> Non
         await port.issuer.issue("bot", KeyTerms(not_before=port.now + 3600))
         port.now += 1
     _, record = await port.issuer.issue("app")
-    status, told = await port("GET", "/-/keys?per_page=2")
-    assert (status, [one["identity"] for one in told["keys"]], told["next_page"]) == (200, ["bot", "bot"], 2)
+    status, answer = await port("GET", "/-/keys?per_page=2")
+    assert (status, [one["identity"] for one in answer["keys"]], answer["next_page"]) == (200, ["bot", "bot"], 2)
     assert [one["id"] for one in (await port("GET", "/-/keys?per_page=2&page=2"))[1]["keys"]] == [record.id]
     assert (await port("GET", "/-/keys?page=9"))[1] == {"keys": []}
     assert len((await port("GET", "/-/keys?state=pending"))[1]["keys"]) == 2
@@ -164,11 +164,11 @@ async def test_the_list_is_by_identity_and_state_and_in_pages(port: Port) -> Non
         ("POST", "/-/keys/import", {"identity": "bot"}, 400, "missing required field `sha256`"),
     ],
 )
-async def test_what_cannot_be_done_is_told_and_changes_nothing(
+async def test_what_cannot_be_done_is_said_and_changes_nothing(
     port: Port, method: str, path: str, body: object, status: int, words: str
 ) -> None:
-    got, told = await port(method, path, body)
-    assert (got, words in told["message"]) == (status, True), told
+    got, answer = await port(method, path, body)
+    assert (got, words in answer["message"]) == (status, True), answer
     assert await port.key_admin.list() == []
     assert port.audited() == []
 
@@ -178,10 +178,10 @@ async def test_a_stored_key_whose_times_can_not_be_told_is_listed_still(port: Po
     await port.store.put(
         KeyRecord(id="key_old", identity="bot", digest=bytes(32), created_at=port.now, not_before=begin, expires_at=end)
     )
-    status, told = await port("GET", "/-/keys")
-    assert (status, told["keys"][0]["state"]) == (200, "live")
-    assert told["keys"][0]["not_before"] == "0001-01-01T00:00:00.000Z"
-    assert told["keys"][0]["expires_at"] == "9999-12-31T23:59:59.000Z"
+    status, answer = await port("GET", "/-/keys")
+    assert (status, answer["keys"][0]["state"]) == (200, "live")
+    assert answer["keys"][0]["not_before"] == "0001-01-01T00:00:00.000Z"
+    assert answer["keys"][0]["expires_at"] == "9999-12-31T23:59:59.000Z"
     assert (await port("POST", "/-/keys/key_old/rotate", {}))[0] == 201
 
 
@@ -202,15 +202,15 @@ async def test_a_key_is_rotated_once(port: Port) -> None:
     assert [(await port("POST", path, {}))[0] for _ in range(2)] == [201, 409]
 
 
-async def test_an_outage_of_the_store_is_told_without_its_address(port: Port) -> None:
+async def test_an_outage_of_the_store_is_reported_without_its_address(port: Port) -> None:
     port.store.away = True
-    status, told = await port("GET", "/-/keys")
-    assert (status, "password" in json.dumps(told)) == (503, False)
+    status, answer = await port("GET", "/-/keys")
+    assert (status, "password" in json.dumps(answer)) == (503, False)
 
 
-async def test_what_the_store_did_not_do_is_told_in_its_words(port: Port) -> None:
+async def test_what_the_store_did_not_do_is_reported_in_its_words(port: Port) -> None:
     port.store.away = True
-    status, told = await port("POST", "/-/keys", {"identity": "bot"})
+    status, answer = await port("POST", "/-/keys", {"identity": "bot"})
     assert status == 503
-    assert "keys.db: database or disk is full: nothing was changed" in json.dumps(told)
+    assert "keys.db: database or disk is full: nothing was changed" in json.dumps(answer)
     assert port.audited() == []

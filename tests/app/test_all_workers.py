@@ -1,4 +1,4 @@
-"""Several workers as one: what a scrape reads, and what a probe is told."""
+"""Several workers as one: what a scrape reads, and what a probe is answered."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def counted(requests: int) -> Figures:
     return Figures((Row(("GET",), requests, 0, 0),))
 
 
-def test_what_is_told_of_single_workers() -> None:
+def test_what_is_reported_of_single_workers() -> None:
     group_status = GroupStatus((True, False, True), (0, 3, 0), True, (3, 4, 5))
     # The first, whose place another one has, is nobody's number any more.
-    told = worker_readings({0: counted(8), 3: counted(5), 5: counted(7), ENDED: counted(9)}, group_status)
+    readings = worker_readings({0: counted(8), 3: counted(5), 5: counted(7), ENDED: counted(9)}, group_status)
     found = {
         (one.name.removeprefix("gitlab_gateway_"), one.labels["worker"]): one.value
-        for one in told
+        for one in readings
         if "worker" in one.labels
     }
     assert found == {
@@ -57,8 +57,8 @@ def test_what_is_told_of_single_workers() -> None:
 
 
 def test_what_became_of_reloads() -> None:
-    told = worker_readings({}, GroupStatus((True,), (0,), True, (0,), Reloads(1, 2, 3, True)))
-    found = {(one.name.removeprefix("gitlab_gateway_"), *one.labels.values()): one.value for one in told}
+    readings = worker_readings({}, GroupStatus((True,), (0,), True, (0,), Reloads(1, 2, 3, True)))
+    found = {(one.name.removeprefix("gitlab_gateway_"), *one.labels.values()): one.value for one in readings}
     assert {key: value for key, value in found.items() if key[0].startswith("config")} == {
         ("config_reloads", "applied"): 1,
         ("config_reloads", "unchanged"): 2,
@@ -148,13 +148,13 @@ def test_readiness(each: dict[int, Readiness], group_status: GroupStatus, ready:
 
 async def test_a_scrape_asks_all_and_shows_their_sum() -> None:
     ours, theirs = socket.socketpair()
-    line, supervisor = await open_channel(ours, decode_at_worker), await open_channel(theirs, decode_at_supervisor)
-    siblings = Siblings(line, 1)
+    channel, supervisor = await open_channel(ours, decode_at_worker), await open_channel(theirs, decode_at_supervisor)
+    siblings = Siblings(channel, 1)
     metrics = Metrics("1", "19")
     x = Exchange("r", 0.0, "GET", "192.0.2.1")
     x.status, x.operation = 200, "GET /x"
     metrics.observe(x, 0.1)
-    told = AllWorkers(
+    workers = AllWorkers(
         siblings, metrics, lambda: [Reading("gitlab_gateway_connects", "Text.", 2, total=True)], lambda: OK, "19.3"
     )
 
@@ -174,7 +174,7 @@ async def test_a_scrape_asks_all_and_shows_their_sum() -> None:
         siblings.receive(AllAnswers(asked.id, {8: ready}, GroupStatus((True,), (0,), True, (8,))))
 
     answering = asyncio.ensure_future(both_answer())
-    text = (await told.metrics()).decode()
+    text = (await workers.metrics()).decode()
     await answering
     assert 'gitlab_gateway_http_requests_total{method="GET",operation="GET /x",status="200"} 2.0' in text
     assert "gitlab_gateway_connects_total 4.0" in text
@@ -184,24 +184,24 @@ async def test_a_scrape_asks_all_and_shows_their_sum() -> None:
         assert f"gitlab_gateway_{total} 0.0" in text
     assert 'gitlab_gateway_worker_requests_total{worker="1"} 1.0' in text
     answering = asyncio.ensure_future(both_answer())
-    assert (await told.readiness()).checks == {**OK.checks, "workers": "ok"}
+    assert (await workers.readiness()).checks == {**OK.checks, "workers": "ok"}
     await answering
     # One that was replaced says nothing of itself: its place is another's.
     siblings.worker_id = 7
-    told = AllWorkers(siblings, metrics, list, lambda: GOING, "19.3")
+    workers = AllWorkers(siblings, metrics, list, lambda: GOING, "19.3")
     answering = asyncio.ensure_future(one_answers())
-    assert await told.readiness() == Readiness(True, {**OK.checks, "workers": "ok"})
+    assert await workers.readiness() == Readiness(True, {**OK.checks, "workers": "ok"})
     await answering
-    line.close()
+    channel.close()
     supervisor.close()
 
 
 async def test_figures_of_nobody_are_none() -> None:
     """They would be totals that have fallen to nothing."""
     ours, theirs = socket.socketpair()
-    line, supervisor = await open_channel(ours, decode_at_worker), await open_channel(theirs, decode_at_supervisor)
-    siblings = Siblings(line, 0)
-    told = AllWorkers(siblings, Metrics("1", "19"), list, lambda: OK, "19.3")
+    channel, supervisor = await open_channel(ours, decode_at_worker), await open_channel(theirs, decode_at_supervisor)
+    siblings = Siblings(channel, 0)
+    workers = AllWorkers(siblings, Metrics("1", "19"), list, lambda: OK, "19.3")
 
     async def nobody_answers() -> None:
         asked = await supervisor.receive()
@@ -212,10 +212,10 @@ async def test_figures_of_nobody_are_none() -> None:
 
     answering = asyncio.ensure_future(nobody_answers())
     with pytest.raises(AdminRefused, match="the supervisor does not answer") as refused:
-        await told.metrics()
+        await workers.metrics()
     assert refused.value.status == 503
     await answering
-    line.close()
+    channel.close()
     supervisor.close()
 
 
@@ -236,14 +236,14 @@ async def test_figures_of_nobody_are_none() -> None:
 )
 async def test_a_worker_knows_of_itself_without_the_line(group_status: GroupStatus, checks: dict[str, str]) -> None:
     ours, theirs = socket.socketpair()
-    line, supervisor = await open_channel(ours, decode_at_worker), await open_channel(theirs, decode_at_supervisor)
-    siblings = Siblings(line, 1)
-    told = AllWorkers(siblings, Metrics("1", "19"), list, lambda: GOING, "19.3")
-    asking = asyncio.ensure_future(told.readiness())
+    channel, supervisor = await open_channel(ours, decode_at_worker), await open_channel(theirs, decode_at_supervisor)
+    siblings = Siblings(channel, 1)
+    workers = AllWorkers(siblings, Metrics("1", "19"), list, lambda: GOING, "19.3")
+    asking = asyncio.ensure_future(workers.readiness())
     asked = await supervisor.receive()
     assert isinstance(asked, AskAll)
     assert asked.patience_s < 1.0, "as a probe has"
     siblings.receive(AllAnswers(asked.id, {0: msgspec.msgpack.encode(OK)}, group_status))
     assert (await asking).checks == checks
-    line.close()
+    channel.close()
     supervisor.close()

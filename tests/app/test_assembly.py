@@ -35,9 +35,9 @@ def audit_threads() -> int:
 
 
 async def opened_and_closed(config: Config) -> object:
-    made = await assemble(config)
-    async with made.stack:
-        cache = made.gateway.stages.cache
+    parts = await assemble(config)
+    async with parts.stack:
+        cache = parts.gateway.stages.cache
     assert audit_threads() == 0
     return cache
 
@@ -60,36 +60,36 @@ async def test_memory_and_file(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("text", [OWN, KEYED], ids=["own", "keyed"])
 async def test_redis(tmp_path: Path, redis_url: str, text: str) -> None:
     config = configured(f'{text}{SECRETS}stores: {{shared: "{redis_url}"}}\n', tmp_path)
-    made = await assemble(config)
-    async with made.stack:
-        assert {link.name.rpartition("-")[2] for link in made.links} >= {"buckets", "cache"}
+    parts = await assemble(config)
+    async with parts.stack:
+        assert {link.name.rpartition("-")[2] for link in parts.links} >= {"buckets", "cache"}
 
 
 async def test_a_cache_in_memory_beside_buckets_in_redis(tmp_path: Path, redis_url: str) -> None:
     text = f'{KEYED}{SECRETS}stores: {{shared: "{redis_url}"}}\ncache: {{store: memory, ttl: 1m}}\n'
-    made = await assemble(configured(text, tmp_path))
-    async with made.stack:
-        assert isinstance(made.buckets, RedisBuckets)
-        assert (made.cache_assembly.redis, made.cache_assembly.levels) == (None, None)
-        assert made.cache_assembly.memory is not None
-        assert "gitlab-gateway-cache" not in {link.name for link in made.links}
+    parts = await assemble(configured(text, tmp_path))
+    async with parts.stack:
+        assert isinstance(parts.buckets, RedisBuckets)
+        assert (parts.cache_assembly.redis, parts.cache_assembly.levels) == (None, None)
+        assert parts.cache_assembly.memory is not None
+        assert "gitlab-gateway-cache" not in {link.name for link in parts.links}
 
 
 async def test_a_redis_that_is_away_delays_nobodys_start(tmp_path: Path) -> None:
     """Each dependency has its own failure policy; starting is not one of them."""
     config = configured(f'{KEYED}{SECRETS}stores: {{shared: "redis://127.0.0.1:9/0"}}\n', tmp_path)
-    made = await assemble(config)
-    async with made.stack:
-        assert made.links
+    parts = await assemble(config)
+    async with parts.stack:
+        assert parts.links
 
 
 async def test_secrets_are_made_once(tmp_path: Path) -> None:
     config = configured(KEYED, tmp_path)
     held = []
     for _ in range(2):
-        made = await assemble(config)
-        async with made.stack:
-            held.append((made.keys.pepper, made.keys.audit, made.keys.encryption))
+        parts = await assemble(config)
+        async with parts.stack:
+            held.append((parts.keys.pepper, parts.keys.audit, parts.keys.encryption))
     assert held[0] == held[1]
     assert len(set(held[0])) == 3, "each purpose has one of its own"
 

@@ -240,7 +240,7 @@ async def test_a_command_that_writes_elsewhere_leaves_what_waits_for_the_gateway
     assert not [*(tmp_path / "state").glob("*.spool")]
 
 
-async def test_what_cannot_be_taken_up_is_told_and_keeps_nothing_else_from_the_sink(
+async def test_what_cannot_be_taken_up_is_reported_and_keeps_nothing_else_from_the_sink(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of a command that another user ran: here, what may not be opened either."""
@@ -261,7 +261,9 @@ async def test_what_cannot_be_taken_up_is_told_and_keeps_nothing_else_from_the_s
 
 
 @pytest.mark.parametrize("where", ["", "stderr"])
-async def test_what_waits_and_is_not_taken_up_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str) -> None:
+async def test_what_waits_and_is_not_taken_up_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
     """To the gateway's operator, not to who runs a command whose line goes elsewhere."""
     (tmp_path / "state").mkdir(mode=0o700)
     drops = written(tmp_path, ", on_failure: drop")

@@ -20,7 +20,7 @@ from tests.stores.cache_contract import ENTRY
 TEXT = 'version: 1\nupstream: {url: "http://gitlab.test/root"}\n'
 
 
-class Ledger:
+class Recorder:
     def monotonic(self) -> float:
         return 0.0
 
@@ -35,7 +35,7 @@ async def handle(down: Downstream) -> None:
     raise AssertionError("nothing came")
 
 
-def room(tmp_path: Path, cache: str) -> CacheAssembly:
+def assembled(tmp_path: Path, cache: str) -> CacheAssembly:
     return CacheAssembly(configured(TEXT + cache, tmp_path), None, lambda: b"")
 
 
@@ -44,18 +44,18 @@ def room(tmp_path: Path, cache: str) -> CacheAssembly:
     [("", PrivateCache), ("cache: {mode: shared}\n", SharedCache), ("cache: {mode: off}\n", NoCache)],
 )
 def test_each_mode_has_its_cache_and_no_ear(tmp_path: Path, cache: str, kind: type) -> None:
-    made = room(tmp_path, cache)
-    assert type(made.cache) is kind
-    assert made.watch is None
-    assert made.with_hooks(Ledger(), handle) is handle
+    assembly = assembled(tmp_path, cache)
+    assert type(assembly.cache) is kind
+    assert assembly.watch is None
+    assert assembly.with_hooks(Recorder(), handle) is handle
 
 
 def test_hooks_are_received_where_they_are_configured(tmp_path: Path) -> None:
-    made = room(tmp_path, 'cache: {hooks: {secret: "${env:SA}", hold: 5s}}\n')
-    assert made.watch is not None
-    received = made.with_hooks(Ledger(), handle)
-    assert made.receiver is not None
-    assert received == made.receiver.handle
+    assembly = assembled(tmp_path, 'cache: {hooks: {secret: "${env:SA}", hold: 5s}}\n')
+    assert assembly.watch is not None
+    received = assembly.with_hooks(Recorder(), handle)
+    assert assembly.receiver is not None
+    assert received == assembly.receiver.handle
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_hooks_are_received_where_they_are_configured(tmp_path: Path) -> None:
     ],
 )
 def test_copies_stand_in_front_of_redis_where_anything_is_reused(tmp_path: Path, cache: str, copies: bool) -> None:
-    link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=60.0, name="room")
-    made = CacheAssembly(configured(TEXT + cache, tmp_path), link, lambda: b"k" * 32)
-    assert (made.levels is not None) is copies
-    assert made.levels is None or made.store is made.levels
-    assert (made.leases is not None) is copies
-    assert made.memory is None
+    link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=60.0, name="test")
+    assembly = CacheAssembly(configured(TEXT + cache, tmp_path), link, lambda: b"k" * 32)
+    assert (assembly.levels is not None) is copies
+    assert assembly.levels is None or assembly.store is assembly.levels
+    assert (assembly.leases is not None) is copies
+    assert assembly.memory is None
 
 
 def test_the_policy_is_the_operators(tmp_path: Path) -> None:
@@ -87,32 +87,32 @@ def test_the_policy_is_the_operators(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("to", "forgets"), [(1000.5, False), (4000.0, False), (1000.0, False), (700.0, True)])
 async def test_a_clock_that_goes_back_leaves_nothing_younger_than_it_is(tmp_path: Path, to: float, forgets: bool) -> None:
-    made = room(tmp_path, "cache: {ttl: 60s}\n")
-    assert made.memory is not None
-    made.check_clock(1000.0, 5.0)
-    stamp = made.memory.get_now(b"k", ()).stamp
-    assert await made.memory.put(b"k", (ENTRY,), 60.0, (), stamp)
-    made.check_clock(to, 5.5)
-    assert bool(made.memory.get_now(b"k", ()).entries) is not forgets
-    assert await made.memory.put(b"late", (ENTRY,), 60.0, (), stamp) is not forgets
-    made.check_clock(to + 0.5, 6.0)
-    assert await made.memory.put(b"k", (ENTRY,), 60.0, (), made.memory.get_now(b"k", ()).stamp)
-    assert made.memory.get_now(b"k", ()).entries
+    assembly = assembled(tmp_path, "cache: {ttl: 60s}\n")
+    assert assembly.memory is not None
+    assembly.check_clock(1000.0, 5.0)
+    stamp = assembly.memory.get_now(b"k", ()).stamp
+    assert await assembly.memory.put(b"k", (ENTRY,), 60.0, (), stamp)
+    assembly.check_clock(to, 5.5)
+    assert bool(assembly.memory.get_now(b"k", ()).entries) is not forgets
+    assert await assembly.memory.put(b"late", (ENTRY,), 60.0, (), stamp) is not forgets
+    assembly.check_clock(to + 0.5, 6.0)
+    assert await assembly.memory.put(b"k", (ENTRY,), 60.0, (), assembly.memory.get_now(b"k", ()).stamp)
+    assert assembly.memory.get_now(b"k", ()).entries
 
 
 async def test_copies_of_redis_are_forgotten_as_well(tmp_path: Path) -> None:
-    link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=60.0, name="room")
-    made = CacheAssembly(configured(TEXT + "cache: {ttl: 60s}\n", tmp_path), link, lambda: b"k" * 32)
-    assert made.levels is not None
-    made.start()
+    link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=60.0, name="test")
+    assembly = CacheAssembly(configured(TEXT + "cache: {ttl: 60s}\n", tmp_path), link, lambda: b"k" * 32)
+    assert assembly.levels is not None
+    assembly.start()
     try:
-        assert await made.levels.near.put(b"k", (ENTRY,), 60.0, (), made.levels.near.get_now(b"k", ()).stamp)
-        made.check_clock(1000.0, 5.0)
-        made.check_clock(700.0, 5.5)
-        assert not len(made.levels.near)
+        assert await assembly.levels.near.put(b"k", (ENTRY,), 60.0, (), assembly.levels.near.get_now(b"k", ()).stamp)
+        assembly.check_clock(1000.0, 5.0)
+        assembly.check_clock(700.0, 5.5)
+        assert not len(assembly.levels.near)
     finally:
-        await made.close()
-        await made.cache.close()
+        await assembly.close()
+        await assembly.cache.close()
 
 
 ETAG = (b"Etag", b'W/"0123456789abcdef0123456789abcdef"')

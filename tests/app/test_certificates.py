@@ -72,7 +72,7 @@ async def test_on_demand_whether_anything_changed_or_not(tmp_path: Path, caplog:
     assert caplog.text.count("certificates reloaded") == 2
 
 
-async def test_a_file_that_cannot_be_used_is_told_and_the_others_are_read(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_file_that_cannot_be_used_is_reported_and_the_others_are_read(caplog: pytest.LogCaptureFixture) -> None:
     there = []
     broken = [OSError("/secret/path")]
 
@@ -111,7 +111,7 @@ async def test_the_log_says_which_setting_and_why(error: OSError, why: str, capl
     assert f"the previous one stays in use: setting 1: {why}" in caplog.text
 
 
-async def test_what_cannot_be_put_in_place_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_cannot_be_put_in_place_is_reported_too(caplog: pytest.LogCaptureFixture) -> None:
     """The pair that was read fitted; by then another is there."""
 
     def put() -> None:

@@ -1,4 +1,4 @@
-"""Upstream credentials, wired: what the configuration makes of them, what is told of them, and what is written down."""
+"""Upstream credentials, wired: what the configuration makes of them, what is reported of them, and what is written down."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def configured(gitlab: DemoGitLab, directory: Path, token: str, rotate: str, sto
     return loaded.config
 
 
-def room(made: Assembly) -> Any:
-    assert made.credentials is not None
-    return made.credentials
+def upstream_credentials(parts: Assembly) -> Any:
+    assert parts.credentials is not None
+    return parts.credentials
 
 
-def figures(made: Assembly, name: str) -> dict[str, float]:
-    return {one.labels["credential"]: one.value for one in readings(made) if one.name == name}
+def figures(parts: Assembly, name: str) -> dict[str, float]:
+    return {one.labels["credential"]: one.value for one in readings(parts) if one.name == name}
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["SQLite", "Redis"])
@@ -71,26 +71,28 @@ async def test_a_rotation_asked_for_survives_a_restart_and_is_written_down(
         stores,
         REDIS=start_redis("--appendonly", "yes").url if shared else "",
     )
-    made = await assemble(config)
-    async with made.stack:
-        shown = await room(made).rotate("admin:abc", "127.0.0.1", "bot")
+    parts = await assemble(config)
+    async with parts.stack:
+        shown = await upstream_credentials(parts).rotate("admin:abc", "127.0.0.1", "bot")
         assert (shown["id"], shown["accepted"], shown["step"]) == ("bot", True, "settling")
-        used = made.tokens.token("bot").reveal()  # type: ignore[union-attr]  # it has some
+        used = parts.tokens.token("bot").reveal()  # type: ignore[union-attr]  # it has some
         assert used != token
-        assert used not in json.dumps(room(made).list()) + json.dumps(shown)
-        assert [one["id"] for one in room(made).list()["credentials"]] == ["bot", "admin"]
+        assert used not in json.dumps(upstream_credentials(parts).list()) + json.dumps(shown)
+        assert [one["id"] for one in upstream_credentials(parts).list()["credentials"]] == ["bot", "admin"]
         with pytest.raises(ValueError, match="not configured to rotate"):
-            await room(made).rotate("admin:abc", "127.0.0.1", "admin")
+            await upstream_credentials(parts).rotate("admin:abc", "127.0.0.1", "admin")
     again = await assemble(config)
     async with again.stack:
         assert again.tokens is not None
         assert again.tokens.token("bot").reveal() == used
         with pytest.raises(ValueError, match="not one of those configured"):
-            await room(again).rotate("admin:abc", "127.0.0.1", "glpat-pasted-in-the-wrong-place")
+            await upstream_credentials(again).rotate("admin:abc", "127.0.0.1", "glpat-pasted-in-the-wrong-place")
     assert "glpat-" not in (tmp_path / "audit").read_text()
     lines = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
-    told = [(line["operation"], line["principal"], line["status"]) for line in lines if "/-/credentials" in line["target"]]
-    assert told[:3] == [
+    audited = [
+        (line["operation"], line["principal"], line["status"]) for line in lines if "/-/credentials" in line["target"]
+    ]
+    assert audited[:3] == [
         ("rotated", "gateway", 200),
         ("credential rotation asked for", "admin:abc", 200),
         ("credential rotation asked for", "admin:abc", 400),
@@ -102,9 +104,9 @@ async def test_a_rotation_asked_for_survives_a_restart_and_is_written_down(
 
 async def test_another_encryption_key_refuses_to_start(gitlab: DemoGitLab, tmp_path: Path) -> None:
     token = minted(gitlab, 100)
-    made = await assemble(configured(gitlab, tmp_path, token, "{manager: admin}"))
-    async with made.stack:
-        await room(made).rotate("admin:abc", "", "bot")
+    parts = await assemble(configured(gitlab, tmp_path, token, "{manager: admin}"))
+    async with parts.stack:
+        await upstream_credentials(parts).rotate("admin:abc", "", "bot")
     with pytest.raises(CredentialsRefused, match="encryption_key"):
         await assemble(configured(gitlab, tmp_path, token, "{manager: admin}", KEY="6c" * 32))
     again = await assemble(configured(gitlab, tmp_path, token, "{manager: admin}"))
@@ -117,30 +119,30 @@ def nears(days: int, check: str | None) -> bool:
 
 
 @pytest.mark.parametrize("days", [200, 6, 1])
-async def test_an_end_that_comes_near_is_told(gitlab: DemoGitLab, tmp_path: Path, days: int) -> None:
-    made = await assemble(configured(gitlab, tmp_path, minted(gitlab, days), "{manager: admin, before: 1s, lifetime: 2d}"))
-    async with made.stack:
-        left = figures(made, "gitlab_gateway_credential_expires_seconds")
+async def test_an_end_that_comes_near_is_reported(gitlab: DemoGitLab, tmp_path: Path, days: int) -> None:
+    parts = await assemble(configured(gitlab, tmp_path, minted(gitlab, days), "{manager: admin, before: 1s, lifetime: 2d}"))
+    async with parts.stack:
+        left = figures(parts, "gitlab_gateway_credential_expires_seconds")
         assert left["admin"] == math.inf
         assert (days - 1) * 86_400 <= left["bot"] <= days * 86_400
-        told = readiness(made)
-        assert told.ready
-        found = told.checks.get("credential bot")
+        ready = readiness(parts)
+        assert ready.ready
+        found = ready.checks.get("credential bot")
         assert found is None if days == 200 else nears(days, found)
-        assert figures(made, "gitlab_gateway_credential_rotation_failing") == {"bot": 0.0, "admin": 0.0}
+        assert figures(parts, "gitlab_gateway_credential_rotation_failing") == {"bot": 0.0, "admin": 0.0}
 
 
-async def test_a_rotation_that_fails_is_told(gitlab: DemoGitLab, tmp_path: Path) -> None:
+async def test_a_rotation_that_fails_is_reported(gitlab: DemoGitLab, tmp_path: Path) -> None:
     token = minted(gitlab, 5)
     gitlab.state.tokens[token].scopes = ("read_api",)  # before its own first round, which comes when it will
-    made = await assemble(configured(gitlab, tmp_path, token, "{}", ROOT=TOKENS.ada))
-    async with made.stack:
-        await room(made).rotator.tick()
-        assert figures(made, "gitlab_gateway_credential_rotation_failing")["bot"] == 1.0
-        assert "rotation fails: the token may not replace itself" in readiness(made).checks["credential bot"]
+    parts = await assemble(configured(gitlab, tmp_path, token, "{}", ROOT=TOKENS.ada))
+    async with parts.stack:
+        await upstream_credentials(parts).rotator.tick()
+        assert figures(parts, "gitlab_gateway_credential_rotation_failing")["bot"] == 1.0
+        assert "rotation fails: the token may not replace itself" in readiness(parts).checks["credential bot"]
 
 
-async def test_a_lost_successor_is_told_and_does_not_stop_the_next_start(gitlab: DemoGitLab, tmp_path: Path) -> None:
+async def test_a_lost_successor_is_reported_and_does_not_stop_the_next_start(gitlab: DemoGitLab, tmp_path: Path) -> None:
     token = minted(gitlab, 5)
     config = configured(gitlab, tmp_path, token, "{}")
     answer = gitlab._answer
@@ -152,10 +154,10 @@ async def test_a_lost_successor_is_told_and_does_not_stop_the_next_start(gitlab:
         return answered
 
     gitlab._answer = cut  # type: ignore[method-assign]  # the network's own failing
-    made = await assemble(config)
-    async with made.stack:
-        await room(made).rotator.tick()
-        assert figures(made, "gitlab_gateway_credential_rotation_failing")["bot"] == 1.0
+    parts = await assemble(config)
+    async with parts.stack:
+        await upstream_credentials(parts).rotator.tick()
+        assert figures(parts, "gitlab_gateway_credential_rotation_failing")["bot"] == 1.0
     again = await assemble(config)
     async with again.stack:
         check = readiness(again).checks["credential bot"]
@@ -170,10 +172,10 @@ async def test_a_store_that_is_away_does_not_stop_the_start(
     stores = "stores: {credentials: '${env:REDIS}'}\n"
     config = configured(gitlab, tmp_path, minted(gitlab, 100), "{manager: admin}", stores, REDIS=server.url)
     server.stop()
-    made = await assemble(config)
-    async with made.stack:
+    parts = await assemble(config)
+    async with parts.stack:
         with pytest.raises(ValueError, match="can't be rotated now"):
-            await room(made).rotate("admin:abc", "", "bot")
+            await upstream_credentials(parts).rotate("admin:abc", "", "bot")
 
 
 async def test_what_only_watches_opens_no_store(gitlab: DemoGitLab, tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ async def test_what_only_watches_opens_no_store(gitlab: DemoGitLab, tmp_path: Pa
     )
     loaded = load(text, {"BOT": minted(gitlab, 3)}, lambda path: Path(path).read_text())
     assert loaded.config is not None
-    made = await assemble(loaded.config)
-    async with made.stack:
+    parts = await assemble(loaded.config)
+    async with parts.stack:
         assert not (tmp_path / "credentials.db").exists()
-        assert nears(3, readiness(made).checks["credential bot"])
+        assert nears(3, readiness(parts).checks["credential bot"])

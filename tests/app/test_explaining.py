@@ -79,7 +79,7 @@ def test_a_list_that_is_filtered(tmp_path: Path) -> None:
     assert (refused.allowed, refused.status, refused.code) == (False, 403, "forbidden")
 
 
-def test_limits_are_told_as_they_were_written(tmp_path: Path) -> None:
+def test_limits_are_reported_as_they_were_written(tmp_path: Path) -> None:
     more = """\
   - {id: exports, by: caller, rate: 3/day}
   - {id: quick, by: caller, rate: 2.5/s, burst: 7, mode: shadow}
@@ -247,12 +247,12 @@ def test_nothing_is_looked_at_where_there_is_no_bucket_and_no_credential(tmp_pat
     assert "looked at" not in text
 
 
-def test_of_a_pool_each_members_pace_is_told(tmp_path: Path) -> None:
+def test_of_a_pool_each_members_pace_is_reported(tmp_path: Path) -> None:
     pool = TEXT.replace('{id: sa, token: "${env:SA}"}', '{id: sa, pool: [{token: "${env:SA}"}, {token: "${env:SA_SUDO}"}]}')
     assert pool != TEXT
     found = trace(configured(pool, tmp_path), "reader", "GET", "/api/v4/projects")
     assert found.credentials == ("sa/1", "sa/2")
-    told_of = dict.fromkeys(["sa/2"], PaceReport(9.0))
-    assert [words for stage, words in describe(found, Levels(paces=told_of)) if stage == "pace"] == [
+    paces = dict.fromkeys(["sa/2"], PaceReport(9.0))
+    assert [words for stage, words in describe(found, Levels(paces=paces)) if stage == "pace"] == [
         "GitLab throttles `sa/2`: it is not used for 9 s"
     ]

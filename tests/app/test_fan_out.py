@@ -25,7 +25,7 @@ from gateway.workers.channel import (
     open_channel,
 )
 
-STAFF = GroupStatus((True, True), (0, 0), True, (0, 1))
+STATUS = GroupStatus((True, True), (0, 0), True, (0, 1))
 
 
 def hot(name: str, asked: int, refused: int = 0) -> dict[str, Any]:
@@ -41,10 +41,10 @@ THERE = {"callers": [hot("cyd", 6), hot("bob", 3, 2)], "changed": [change("ada")
 
 
 def test_numbers_of_a_caller_are_added_and_the_hottest_come_first() -> None:
-    told: Any = merge_tops([HERE, THERE], 2)
-    assert told["callers"] == [hot("bob", 7, 2), hot("cyd", 6)]
-    assert told["changed"] == [change("ada"), change("cyd")]
-    assert told["waiting"] == 3
+    merged: Any = merge_tops([HERE, THERE], 2)
+    assert merged["callers"] == [hot("bob", 7, 2), hot("cyd", 6)]
+    assert merged["changed"] == [change("ada"), change("cyd")]
+    assert merged["waiting"] == 3
     assert HERE["callers"] == [hot("ada", 5, 1), hot("bob", 4)]
 
 
@@ -90,11 +90,11 @@ class Asking:
 
 @asynccontextmanager
 async def two(here: Worker, there: Worker, *, answering: bool = True) -> AsyncIterator[Asking]:
-    """Both on lines of their own, and between them what the supervisor does."""
+    """Both on channels of their own, and between them what the supervisor does."""
     ends = [socket.socketpair() for _ in range(2)]
-    lines = [await open_channel(ours, decode_at_worker) for ours, _ in ends]
+    near = [await open_channel(ours, decode_at_worker) for ours, _ in ends]
     far = [await open_channel(theirs, decode_at_supervisor) for _, theirs in ends]
-    siblings = [Siblings(line, number) for number, line in enumerate(lines)]
+    siblings = [Siblings(channel, number) for number, channel in enumerate(near)]
     first = Asking(fan_out(here.endpoints, siblings[0]))
     fan_out(there.endpoints, siblings[1])
 
@@ -107,12 +107,12 @@ async def two(here: Worker, there: Worker, *, answering: bool = True) -> AsyncIt
                 assert isinstance(reply, WorkerReply)
                 if reply.octets:
                     answers[number] = reply.octets
-            siblings[0].receive(AllAnswers(asked.id, answers, STAFF))
+            siblings[0].receive(AllAnswers(asked.id, answers, STATUS))
 
     supervising = asyncio.ensure_future(supervise())
     yield first
-    for line in (*lines, *far):
-        line.close()
+    for channel in (*near, *far):
+        channel.close()
     await supervising
 
 

@@ -25,13 +25,13 @@ T = 1_800_000_000.0
 OPS = Actor("admin:0123456789ab", "admin", "192.0.2.9", "POST")
 
 
-class Desk:
+class Audited:
     def __init__(self) -> None:
         self.lines = MemorySink()
         self.audit = AuditLog(AuditWriter(self.lines))
         self.forgotten: list[str] = []
         issuer = KeyIssuer(MemoryKeys(), pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
-        self.office = KeyAdmin(issuer, ["bot", "reader"], self.audit, changed=self.forgotten.append)
+        self.key_admin = KeyAdmin(issuer, ["bot", "reader"], self.audit, changed=self.forgotten.append)
 
     async def written(self) -> list[dict[str, Any]]:
         self.audit.close()
@@ -43,20 +43,20 @@ def _key_of(line: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
-    made = Desk()
-    yield made
-    made.audit.close()
+async def audited() -> AsyncIterator[Audited]:
+    fresh = Audited()
+    yield fresh
+    fresh.audit.close()
 
 
-async def test_every_change_is_a_line_that_says_who_what_and_whose(desk: Desk) -> None:
-    key, first = await desk.office.issue(OPS, "bot", KeyTerms(expires_at=T + 90, cidr=("192.0.2.0/24",)))
+async def test_every_change_is_a_line_that_says_who_what_and_whose(audited: Audited) -> None:
+    key, first = await audited.key_admin.issue(OPS, "bot", KeyTerms(expires_at=T + 90, cidr=("192.0.2.0/24",)))
     made = new_key(secrets.token_bytes(32)).reveal()
     hashed = hashlib.sha256(made.encode()).hexdigest()
-    taken = await desk.office.import_key(OPS, "reader", hashed)
-    newer, second = await desk.office.rotate(OPS, first.id, 30.0)
-    await desk.office.revoke(OPS, taken.id)
-    lines = await desk.written()
+    taken = await audited.key_admin.import_key(OPS, "reader", hashed)
+    newer, second = await audited.key_admin.rotate(OPS, first.id, 30.0)
+    await audited.key_admin.revoke(OPS, taken.id)
+    lines = await audited.written()
     assert [(line["operation"], line["identity"], _key_of(line)) for line in lines] == [
         ("key issued", "bot", first.id),
         ("key imported", "reader", taken.id),
@@ -69,23 +69,23 @@ async def test_every_change_is_a_line_that_says_who_what_and_whose(desk: Desk) -
     assert lines[0]["target"] == f"/-/keys/{first.id}?origin=issued&expires_at={T + 90:.0f}&cidr=192.0.2.0/24"
     assert f"&replaces={first.id}&overlap_s=30" in lines[2]["target"]
     for secret in (key.reveal(), newer.reveal(), made, hashed, first.digest.hex()):
-        assert secret not in desk.lines.octets.decode()
+        assert secret not in audited.lines.octets.decode()
 
 
-async def test_what_is_refused_is_no_change(desk: Desk) -> None:
+async def test_what_is_refused_is_no_change(audited: Audited) -> None:
     for refused in (
-        desk.office.issue(OPS, "ghost"),
-        desk.office.issue(OPS, "bot", KeyTerms(expires_at=T)),
-        desk.office.import_key(OPS, "bot", "xyz"),
-        desk.office.import_key(OPS, "bot", "00"),
-        desk.office.import_key(OPS, "ghost", "00" * 32),
-        desk.office.rotate(OPS, "key_none", 1.0),
-        desk.office.revoke(OPS, "key_none"),
+        audited.key_admin.issue(OPS, "ghost"),
+        audited.key_admin.issue(OPS, "bot", KeyTerms(expires_at=T)),
+        audited.key_admin.import_key(OPS, "bot", "xyz"),
+        audited.key_admin.import_key(OPS, "bot", "00"),
+        audited.key_admin.import_key(OPS, "ghost", "00" * 32),
+        audited.key_admin.rotate(OPS, "key_none", 1.0),
+        audited.key_admin.revoke(OPS, "key_none"),
     ):
         with pytest.raises(KeyRefused):
             await refused
-    assert desk.forgotten == []
-    assert await desk.written() == []
+    assert audited.forgotten == []
+    assert await audited.written() == []
 
 
 async def test_before_a_change_is_made_its_line_is_durable_where_so_configured() -> None:
@@ -99,33 +99,33 @@ async def test_before_a_change_is_made_its_line_is_durable_where_so_configured()
     assert (before["operation"], "status" in before, after["status"]) == ("key issued", False, 200)
 
 
-async def test_this_process_forgets_what_ended(desk: Desk) -> None:
-    _, first = await desk.office.issue(OPS, "bot")
-    _, second = await desk.office.rotate(OPS, first.id, 0.0)
-    await desk.office.revoke(OPS, second.id)
-    await desk.office.revoke(OPS, second.id)
-    assert desk.forgotten == [first.id, second.id, second.id]
+async def test_this_process_forgets_what_ended(audited: Audited) -> None:
+    _, first = await audited.key_admin.issue(OPS, "bot")
+    _, second = await audited.key_admin.rotate(OPS, first.id, 0.0)
+    await audited.key_admin.revoke(OPS, second.id)
+    await audited.key_admin.revoke(OPS, second.id)
+    assert audited.forgotten == [first.id, second.id, second.id]
 
 
-async def test_only_identities_with_issued_keys_get_one_and_the_refusal_names_them(desk: Desk) -> None:
+async def test_only_identities_with_issued_keys_get_one_and_the_refusal_names_them(audited: Audited) -> None:
     with pytest.raises(TermsRefused, match="there are bot, reader"):
-        await desk.office.issue(OPS, "people")
+        await audited.key_admin.issue(OPS, "people")
     with pytest.raises(NoSuchKey):
-        await desk.office.get("key_none")
+        await audited.key_admin.get("key_none")
 
 
-async def test_a_key_of_an_identity_that_is_no_more_is_not_replaced_by_one_that_nobody_could_use(desk: Desk) -> None:
+async def test_a_key_of_an_identity_that_is_no_more_is_not_replaced_by_one_that_nobody_could_use(audited: Audited) -> None:
     store = MemoryKeys()
     issuer = KeyIssuer(store, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
     _, gone = await issuer.issue("renamed")
-    _, exchanged = await issuer.exchanged("ci", KeyTerms(expires_at=T + 900))
-    office = KeyAdmin(issuer, ["bot"], desk.audit)
+    _, exchanged = await issuer.issue_exchanged("ci", KeyTerms(expires_at=T + 900))
+    key_admin = KeyAdmin(issuer, ["bot"], audited.audit)
     with pytest.raises(TermsRefused, match="`renamed` is not an identity with `key: issued`; there are bot"):
-        await office.rotate(OPS, gone.id, 0.0)
+        await key_admin.rotate(OPS, gone.id, 0.0)
     with pytest.raises(KeyRefused, match="exchange another"):
-        await office.rotate(OPS, exchanged.id, 0.0)
+        await key_admin.rotate(OPS, exchanged.id, 0.0)
     assert sorted(await store.list(), key=lambda one: one.identity, reverse=True) == [gone, exchanged]
-    assert (await office.revoke(OPS, gone.id)).revoked_at == T
+    assert (await key_admin.revoke(OPS, gone.id)).revoked_at == T
 
 
 class Mute(MemoryKeys):
@@ -150,43 +150,43 @@ async def test_what_the_store_may_have_done_is_a_line(mute: BaseException) -> No
     lines, store = MemorySink(), Mute()
     audit = AuditLog(AuditWriter(lines))
     issuer = KeyIssuer(store, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
-    office = KeyAdmin(issuer, ["bot", "reader"], audit)
+    key_admin = KeyAdmin(issuer, ["bot", "reader"], audit)
     _, first = await issuer.issue("bot")
     store.mute = mute
-    for asked in (
-        office.issue(OPS, "bot"),
-        office.import_key(OPS, "reader", "00" * 32),
-        office.rotate(OPS, first.id, 0.0),
-        office.revoke(OPS, first.id),
+    for change in (
+        key_admin.issue(OPS, "bot"),
+        key_admin.import_key(OPS, "reader", "00" * 32),
+        key_admin.rotate(OPS, first.id, 0.0),
+        key_admin.revoke(OPS, first.id),
     ):
         with pytest.raises(BaseException) as unsure:
-            await asked
+            await change
         if isinstance(mute, StoreUnavailable):
             assert isinstance(unsure.value, Unconfirmed)
             assert "key_" in str(unsure.value)
     audit.close()
-    told = [json.loads(line) for line in lines.octets.splitlines()]
-    assert [(line["operation"], line["status"], line["code"]) for line in told] == [
+    audited_lines = [json.loads(line) for line in lines.octets.splitlines()]
+    assert [(line["operation"], line["status"], line["code"]) for line in audited_lines] == [
         (f"key {done}", 503, "identity_unavailable") for done in ("issued", "imported", "rotated", "revoked")
     ]
-    assert f"&replaces={first.id}" in told[2]["target"]
-    assert {_key_of(line) for line in told} == {record.id for record in await store.list()}
+    assert f"&replaces={first.id}" in audited_lines[2]["target"]
+    assert {_key_of(line) for line in audited_lines} == {record.id for record in await store.list()}
 
 
-async def test_a_store_that_was_never_asked_has_changed_nothing(desk: Desk) -> None:
+async def test_a_store_that_was_never_asked_has_changed_nothing(audited: Audited) -> None:
     class Away(MemoryKeys):
         async def get(self, key_id: str) -> KeyRecord | None:
             raise StoreUnavailable("away")
 
     issuer = KeyIssuer(Away(), pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
-    office = KeyAdmin(issuer, ["bot"], desk.audit)
-    for asked in (office.rotate(OPS, "key_0", 0.0), office.revoke(OPS, "key_0")):
+    key_admin = KeyAdmin(issuer, ["bot"], audited.audit)
+    for change in (key_admin.rotate(OPS, "key_0", 0.0), key_admin.revoke(OPS, "key_0")):
         with pytest.raises(StoreUnavailable, match="away"):
-            await asked
-    assert await desk.written() == []
+            await change
+    assert await audited.written() == []
 
 
-async def test_what_the_store_says_that_it_did_not_do_is_told_with_its_words_and_is_no_line() -> None:
+async def test_what_the_store_says_that_it_did_not_do_is_reported_with_its_words_and_is_no_line() -> None:
     class Full(MemoryKeys):
         async def put(self, record: KeyRecord, replacing: Replacement | None = None) -> None:
             raise NotDone("the disk is full")
@@ -199,10 +199,10 @@ async def test_what_the_store_says_that_it_did_not_do_is_told_with_its_words_and
     first = KeyRecord(id="key_1", identity="bot", digest=bytes(32), created_at=T)
     await MemoryKeys.put(store, first)
     issuer = KeyIssuer(store, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
-    office = KeyAdmin(issuer, ["bot"], audit)
-    for asked in (office.issue(OPS, "bot"), office.rotate(OPS, first.id, 0.0), office.revoke(OPS, first.id)):
+    key_admin = KeyAdmin(issuer, ["bot"], audit)
+    for change in (key_admin.issue(OPS, "bot"), key_admin.rotate(OPS, first.id, 0.0), key_admin.revoke(OPS, first.id)):
         with pytest.raises(NotDone, match=r"^the disk is full$"):
-            await asked
+            await change
     audit.close()
     assert not lines.octets
     assert await store.list() == [first]
@@ -239,25 +239,25 @@ class Failing(MemorySink):
 async def test_what_cannot_be_written_down_is_not_done_but_a_key_that_must_end_ends() -> None:
     store, audit = MemoryKeys(), AuditLog(AuditWriter(Failing()), before_write=True)
     issuer = KeyIssuer(store, pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
-    office = KeyAdmin(issuer, ["bot"], audit)
+    key_admin = KeyAdmin(issuer, ["bot"], audit)
     _, record = await issuer.issue("bot")
     for refused in (
-        office.issue(OPS, "bot"),
-        office.import_key(OPS, "bot", "00" * 32),
-        office.rotate(OPS, record.id, 5.0),
+        key_admin.issue(OPS, "bot"),
+        key_admin.import_key(OPS, "bot", "00" * 32),
+        key_admin.rotate(OPS, record.id, 5.0),
     ):
         with pytest.raises(AuditFull):
             await refused
     assert await store.list() == [record]
-    assert (await office.revoke(OPS, record.id)).revoked_at == T
+    assert (await key_admin.revoke(OPS, record.id)).revoked_at == T
     audit.close()
 
 
-async def test_without_an_audit_nothing_is_written(desk: Desk) -> None:
+async def test_without_an_audit_nothing_is_written(audited: Audited) -> None:
     issuer = KeyIssuer(MemoryKeys(), pepper=b"pepper", wall=lambda: T, random=secrets.token_bytes)
-    office = KeyAdmin(issuer, ["bot"], None)
-    _, record = await office.issue(OPS, "bot")
-    assert await office.list("bot") == [record]
+    key_admin = KeyAdmin(issuer, ["bot"], None)
+    _, record = await key_admin.issue(OPS, "bot")
+    assert await key_admin.list("bot") == [record]
 
 
 @pytest.mark.parametrize(

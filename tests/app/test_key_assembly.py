@@ -26,21 +26,21 @@ identities:
 """
 
 
-async def test_what_the_office_issues_is_judged_and_what_it_ends_is_told(tmp_path: Path) -> None:
+async def test_what_it_issues_is_judged_and_what_it_ends_is_reported(tmp_path: Path) -> None:
     config = configured(TEXT, tmp_path)
-    room = KeyAssembly(config, compiled.identity_settings(config), lambda: b"pepper", None)
-    keys, ended = room.gateway_keys(b"f" * 32), list[str]()
-    key_admin = room.key_admin(None, ended.append)
+    assembly = KeyAssembly(config, compiled.identity_settings(config), lambda: b"pepper", None)
+    keys, ended = assembly.gateway_keys(b"f" * 32), list[str]()
+    key_admin = assembly.key_admin(None, ended.append)
     key, record = await key_admin.issue(Actor("admin:x", "admin"), "reader")
     found = await keys.look_up(b"1", key)
     assert isinstance(found, Principal)
     assert found.identity == "reader"
-    exchanged, _ = await room.issuer.exchanged("ci", KeyTerms())
+    exchanged, _ = await assembly.issuer.issue_exchanged("ci", KeyTerms())
     assert (await keys.look_up(b"2", exchanged)) is not None
     await key_admin.revoke(Actor("admin:x", "admin"), record.id)
     assert ended == [record.id]
     await keys.close()
-    await room.store.close()
+    await assembly.store.close()
 
 
 async def test_the_store_is_the_configured_one(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ async def test_the_store_is_the_configured_one(tmp_path: Path) -> None:
     assert isinstance(store, SqliteKeys)
 
 
-async def test_a_pepper_made_anew_beside_keys_is_told_at_the_start(
+async def test_a_pepper_made_anew_beside_keys_is_reported_at_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = configured(TEXT, tmp_path)
@@ -57,11 +57,11 @@ async def test_a_pepper_made_anew_beside_keys_is_told_at_the_start(
         if lost:
             (tmp_path / "pepper").unlink()
         caplog.clear()
-        made = await assemble(config)
-        async with made.stack:
+        parts = await assemble(config)
+        async with parts.stack:
             assert ("keys issued before no longer work (1 live)" in caplog.text) is lost
-            if not lost and made.key_admin is not None and not await made.key_admin.list():
-                await made.key_admin.issue(Actor("admin:x", "admin"), "reader")
+            if not lost and parts.key_admin is not None and not await parts.key_admin.list():
+                await parts.key_admin.issue(Actor("admin:x", "admin"), "reader")
 
 
 async def test_where_nobody_has_keys_none_is_known() -> None:
@@ -70,8 +70,8 @@ async def test_where_nobody_has_keys_none_is_known() -> None:
 
 async def test_tokens_are_exchanged_only_where_there_are_workloads(tmp_path: Path) -> None:
     for text, there in ((TEXT, True), (TEXT[: TEXT.index("  - {id: ci")], False)):
-        made = await assemble(configured(text, tmp_path))
-        async with made.stack:
-            assert (made.exchange is not None) is there
-            handle = with_token_endpoint(made.exchange, made.gateway, TrustedPeers(), frozenset())
-            assert (handle == made.gateway.handle) is not there
+        parts = await assemble(configured(text, tmp_path))
+        async with parts.stack:
+            assert (parts.exchange is not None) is there
+            handle = with_token_endpoint(parts.exchange, parts.gateway, TrustedPeers(), frozenset())
+            assert (handle == parts.gateway.handle) is not there

@@ -32,7 +32,7 @@ NOW = 1_800_000_000.0
 BOT = Principal("bot", PrincipalKind.KEY, "bot", team="t")
 
 
-class Office:
+class Limited:
     def __init__(self) -> None:
         self.limits = Limits.compile(
             [
@@ -43,7 +43,7 @@ class Office:
         )
         self.stage = LimitStage(MemoryBuckets())
         self.pacing = PacingStage(self.stage, wall=lambda: NOW)
-        self.desk = LimitAdmin(self.limits, self.stage, None, pacing=self.pacing)
+        self.limit_admin = LimitAdmin(self.limits, self.stage, None, pacing=self.pacing)
 
     async def admitted(self, tries: int) -> int:
         count = 0
@@ -54,78 +54,78 @@ class Office:
             count += ticket.decision.allowed
         return count
 
-    async def change(self, **wish: object) -> Any:
-        return await self.desk.change("admin:x", "127.0.0.1", {"limit": "caller", "subject": "bot", **wish})
+    async def change(self, **body: object) -> Any:
+        return await self.limit_admin.change("admin:x", "127.0.0.1", {"limit": "caller", "subject": "bot", **body})
 
 
 async def test_raised_lowered_and_back_to_what_is_configured() -> None:
-    office = Office()
-    assert await office.admitted(10) == 4
-    await office.change(reset=True)
-    await office.change(factor=2.0)
-    assert await office.admitted(10) == 4  # what is in the bucket is in it; it may hold more from now on
-    await office.change(reset=True)
-    await office.change(factor=0.5)
-    assert await office.admitted(10) == 2
-    assert (await office.change(reset=True))["until"] is None
-    assert await office.admitted(10) == 4
-    office.desk.close()
+    gateway = Limited()
+    assert await gateway.admitted(10) == 4
+    await gateway.change(reset=True)
+    await gateway.change(factor=2.0)
+    assert await gateway.admitted(10) == 4  # what is in the bucket is in it; it may hold more from now on
+    await gateway.change(reset=True)
+    await gateway.change(factor=0.5)
+    assert await gateway.admitted(10) == 2
+    assert (await gateway.change(reset=True))["until"] is None
+    assert await gateway.admitted(10) == 4
+    gateway.limit_admin.close()
 
 
 async def test_a_change_ends_by_itself() -> None:
-    office = Office()
-    assert (await office.change(pause=True, seconds=1.0))["until"]
-    assert await office.admitted(10) == 10
-    (timer,) = [change.timer for change in office.desk._active.values()]
+    gateway = Limited()
+    assert (await gateway.change(pause=True, seconds=1.0))["until"]
+    assert await gateway.admitted(10) == 10
+    (timer,) = [change.timer for change in gateway.limit_admin._active.values()]
     timer._run()
-    assert await office.admitted(10) == 4
+    assert await gateway.admitted(10) == 4
 
 
 async def test_the_hottest_are_known_where_the_stores_clock_is_another() -> None:
-    office = Office()
-    office.desk = LimitAdmin(office.limits, office.stage, None, wall=lambda: time.time() + 3600.0)
-    await office.admitted(6)
+    gateway = Limited()
+    gateway.limit_admin = LimitAdmin(gateway.limits, gateway.stage, None, wall=lambda: time.time() + 3600.0)
+    await gateway.admitted(6)
     for _ in range(2):
-        told: Any = await office.desk.top(5)
-        assert [(one["caller"], one["asked"]) for one in told["callers"]] == [("bot", 6)]
-    office.desk.close()
+        top: Any = await gateway.limit_admin.top(5)
+        assert [(one["caller"], one["asked"]) for one in top["callers"]] == [("bot", 6)]
+    gateway.limit_admin.close()
 
 
 async def test_the_hottest_with_their_buckets() -> None:
-    office = Office()
-    await office.admitted(6)
-    await office.change(factor=3.0)
-    told: Any = await office.desk.top(5)
-    assert [(one["caller"], one["asked"], one["refused"]) for one in told["callers"]] == [("bot", 6, 2)]
-    assert [(one["limit"], one["burst"]) for one in told["callers"][0]["buckets"]] == [("caller", 12.0), ("places", 9.0)]
-    assert told["callers"][0]["buckets"][0]["remaining"] < 1
-    assert told["changed"][0]["factor"] == 3.0
-    assert told["waiting"] == 0
-    office.desk.close()
-    assert (await asyncio.wait_for(office.desk.top(1), 1))["changed"] == []  # type: ignore[index]
+    gateway = Limited()
+    await gateway.admitted(6)
+    await gateway.change(factor=3.0)
+    top: Any = await gateway.limit_admin.top(5)
+    assert [(one["caller"], one["asked"], one["refused"]) for one in top["callers"]] == [("bot", 6, 2)]
+    assert [(one["limit"], one["burst"]) for one in top["callers"][0]["buckets"]] == [("caller", 12.0), ("places", 9.0)]
+    assert top["callers"][0]["buckets"][0]["remaining"] < 1
+    assert top["changed"][0]["factor"] == 3.0
+    assert top["waiting"] == 0
+    gateway.limit_admin.close()
+    assert (await asyncio.wait_for(gateway.limit_admin.top(1), 1))["changed"] == []  # type: ignore[index]
 
 
 async def test_buckets_as_they_are_and_as_they_were_changed() -> None:
-    office = Office()
-    await office.admitted(3)
-    takes = office.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
-    office.pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
-    await office.change(factor=2.0, seconds=60.0)
-    await office.change(limit="team", subject="t", pause=True)
+    gateway = Limited()
+    await gateway.admitted(3)
+    takes = gateway.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
+    gateway.pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
+    await gateway.change(factor=2.0, seconds=60.0)
+    await gateway.change(limit="team", subject="t", pause=True)
     stranger = Take(bucket_key("other", "bot"), Limit("other", Scope.CALLER, 1.0, 1.0))
     for _ in range(2):  # looking changes nothing
-        told = await office.desk.levels(Explained(True, (), takes=(*takes, stranger), credentials=("sa",)))
-        assert list(told.buckets) == [take.key for take in takes]
-        caller, team, places = told.buckets.values()
+        levels = await gateway.limit_admin.levels(Explained(True, (), takes=(*takes, stranger), credentials=("sa",)))
+        assert list(levels.buckets) == [take.key for take in takes]
+        caller, team, places = levels.buckets.values()
         assert (caller.burst, caller.factor, caller.paused, 1 <= caller.remaining < 1.1) == (8.0, 2.0, False, True)
         assert (team.burst, team.factor, team.paused, team.until > 0) == (40.0, None, True, True)
         assert (places.burst, places.remaining, places.until) == (9.0, 9.0, 0.0)
-        assert (told.paces["sa"].blocked_s, told.unknown) == (17.0, "")
-    office.desk.close()
+        assert (levels.paces["sa"].blocked_s, levels.unknown) == (17.0, "")
+    gateway.limit_admin.close()
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("body", "words"),
     [
         pytest.param({"limit": "other", "pause": True}, "not one of those configured", id="unknown-limit"),
         pytest.param({}, "one of factor, pause and reset", id="nothing-asked"),
@@ -140,9 +140,9 @@ async def test_buckets_as_they_are_and_as_they_were_changed() -> None:
         pytest.param({"pausing": True}, "unknown field", id="unknown-key"),
     ],
 )
-async def test_what_can_t_be_done(wish: dict[str, object], words: str) -> None:
+async def test_what_can_t_be_done(body: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        await Office().change(**wish)
+        await Limited().change(**body)
 
 
 @pytest.mark.parametrize(
@@ -155,34 +155,36 @@ async def test_what_can_t_be_done(wish: dict[str, object], words: str) -> None:
     ],
 )
 async def test_a_subject_says_nothing_else_in_the_audit(subject: str, written: str) -> None:
-    office, lines = Office(), MemorySink()
+    gateway, lines = Limited(), MemorySink()
     audit = AuditLog(AuditWriter(lines))
-    desk = LimitAdmin(office.limits, office.stage, audit)
-    await desk.change("admin:x", "127.0.0.1", {"limit": "caller", "subject": subject, "pause": True, "seconds": 60.0})
-    desk.close()
+    limit_admin = LimitAdmin(gateway.limits, gateway.stage, audit)
+    await limit_admin.change(
+        "admin:x", "127.0.0.1", {"limit": "caller", "subject": subject, "pause": True, "seconds": 60.0}
+    )
+    limit_admin.close()
     audit.close()
     (line,) = lines.octets.splitlines()
     assert json.loads(line)["target"] == f"/-/limits?limit=caller&subject={written}&pause&seconds=60"
 
 
 async def test_changes_are_bounded() -> None:
-    office = Office()
+    gateway = Limited()
     for number in range(1000):
-        await office.change(subject=f"bot-{number}", pause=True)
+        await gateway.change(subject=f"bot-{number}", pause=True)
     with pytest.raises(ValueError, match="too many"):
-        await office.change(pause=True)
-    await office.change(reset=True)
-    office.desk.close()
+        await gateway.change(pause=True)
+    await gateway.change(reset=True)
+    gateway.limit_admin.close()
 
 
 # Among gateways
 
 
-class Notes:
-    """A board in memory, that may be away."""
+class MemoryChanges:
+    """A store of changes in memory, that may be away."""
 
     def __init__(self) -> None:
-        self.notes: dict[str, bytes] = {}
+        self.stored: dict[str, bytes] = {}
         self.away = False
         self.read_by = asyncio.Event()
 
@@ -193,97 +195,97 @@ class Notes:
     async def read(self) -> dict[str, bytes]:
         self._reach()
         self.read_by.set()
-        seen = dict(self.notes)
+        seen = dict(self.stored)
         await asyncio.sleep(0)  # an answer is on its way for a while
         return seen
 
-    async def put(self, name: str, note: bytes) -> None:
+    async def put(self, name: str, octets: bytes) -> None:
         self._reach()
-        self.notes[name] = note
+        self.stored[name] = octets
 
     async def drop(self, names: Iterable[str]) -> None:
         self._reach()
         for name in names:
-            self.notes.pop(name, None)
+            self.stored.pop(name, None)
 
 
 class Shared:
-    """Offices of two gateways on one board, with one clock."""
+    """Two gateways with one store of changes, and one clock."""
 
     def __init__(self) -> None:
-        self.notes = Notes()
+        self.changes = MemoryChanges()
         self.now = 1000.0
-        self.one, self.two = Office(), Office()
-        for office in (self.one, self.two):
-            office.desk = LimitAdmin(office.limits, office.stage, None, self.notes, wall=lambda: self.now)
+        self.one, self.two = Limited(), Limited()
+        for gateway in (self.one, self.two):
+            gateway.limit_admin = LimitAdmin(gateway.limits, gateway.stage, None, self.changes, wall=lambda: self.now)
 
-    def burst(self, office: Office) -> float | None:
-        takes = office.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
+    def burst(self, gateway: Limited) -> float | None:
+        takes = gateway.limits.takes_for(BOT, OPERATION, TARGET, "GET", "")
         return next((take.limit.burst for take in takes if take.limit.id == "caller"), None)
 
     def close(self) -> None:
-        self.one.desk.close()
-        self.two.desk.close()
+        self.one.limit_admin.close()
+        self.two.limit_admin.close()
 
 
-async def test_other_gateways_do_as_one_was_told() -> None:
+async def test_other_gateways_apply_the_change_of_one() -> None:
     shared = Shared()
     assert (await shared.one.change(factor=2.0, seconds=60.0))["shared"] is True
     assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 4.0)
-    await shared.two.desk.refresh()
-    await shared.two.desk.refresh()
+    await shared.two.limit_admin.refresh()
+    await shared.two.limit_admin.refresh()
     assert shared.burst(shared.two) == 8.0
     await shared.two.change(pause=True)
-    await shared.one.desk.refresh()
+    await shared.one.limit_admin.refresh()
     assert shared.burst(shared.one) is None
     await shared.one.change(reset=True)
-    await shared.two.desk.refresh()
+    await shared.two.limit_admin.refresh()
     assert (shared.burst(shared.one), shared.burst(shared.two)) == (4.0, 4.0)
     shared.close()
 
 
-async def test_a_note_whose_time_is_over_is_removed_and_changes_nothing() -> None:
+async def test_a_change_whose_time_is_over_is_removed_and_changes_nothing() -> None:
     shared = Shared()
     await shared.one.change(factor=2.0, seconds=60.0)
     for later, kept in ((61.0, 1), (3600.0, 0)):
         shared.now += later
-        await shared.two.desk.refresh()
+        await shared.two.limit_admin.refresh()
         assert shared.burst(shared.two) == 4.0
-        assert len(shared.notes.notes) == kept
-        await shared.one.desk.refresh()
+        assert len(shared.changes.stored) == kept
+        await shared.one.limit_admin.refresh()
         assert shared.burst(shared.one) == 4.0
     shared.close()
 
 
 async def test_a_gateway_whose_clock_is_ahead_ends_nobody_elses_change() -> None:
     shared = Shared()
-    ahead = LimitAdmin(shared.two.limits, shared.two.stage, None, shared.notes, wall=lambda: shared.now + 300.0)
+    ahead = LimitAdmin(shared.two.limits, shared.two.stage, None, shared.changes, wall=lambda: shared.now + 300.0)
     assert (await shared.one.change(factor=2.0, seconds=240.0))["shared"] is True
     for _ in range(2):
         await ahead.refresh()
-        await shared.one.desk.refresh()
+        await shared.one.limit_admin.refresh()
     assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 4.0)
     shared.close()
 
 
-async def test_without_the_board_a_change_is_this_gateways_and_lasts() -> None:
+async def test_without_the_store_a_change_is_this_gateways_and_lasts() -> None:
     shared = Shared()
     await shared.two.change(factor=3.0)
-    shared.notes.away = True
+    shared.changes.away = True
     assert (await shared.one.change(factor=2.0))["shared"] is False
-    await shared.one.desk.refresh()
-    await shared.two.desk.refresh()
+    await shared.one.limit_admin.refresh()
+    await shared.two.limit_admin.refresh()
     assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 12.0)
-    shared.notes.away, shared.notes.notes = False, {}
-    await shared.one.desk.refresh()
-    await shared.two.desk.refresh()
+    shared.changes.away, shared.changes.stored = False, {}
+    await shared.one.limit_admin.refresh()
+    await shared.two.limit_admin.refresh()
     assert (shared.burst(shared.one), shared.burst(shared.two)) == (8.0, 4.0)
     shared.close()
 
 
 async def test_what_was_read_before_a_change_does_not_undo_it() -> None:
     shared = Shared()
-    reading = asyncio.ensure_future(shared.one.desk.refresh())
+    reading = asyncio.ensure_future(shared.one.limit_admin.refresh())
     await asyncio.sleep(0)
     await shared.one.change(factor=2.0)
     await reading
@@ -292,7 +294,7 @@ async def test_what_was_read_before_a_change_does_not_undo_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "note",
+    "octets",
     [
         b"",
         b"\xff",
@@ -302,29 +304,29 @@ async def test_what_was_read_before_a_change_does_not_undo_it() -> None:
         b'{"wish":{"limit":"caller","subject":"bot","new":1},"until":9000}',
     ],
 )
-async def test_notes_of_gateways_that_are_otherwise_are_passed_over(note: bytes) -> None:
+async def test_changes_of_gateways_that_are_otherwise_are_passed_over(octets: bytes) -> None:
     shared = Shared()
-    shared.notes.notes["{gw}:b:caller:bot"] = note
-    await shared.one.desk.refresh()
+    shared.changes.stored["{gw}:b:caller:bot"] = octets
+    await shared.one.limit_admin.refresh()
     assert shared.burst(shared.one) == 4.0
-    assert len(shared.notes.notes) == 1
+    assert len(shared.changes.stored) == 1
     shared.close()
 
 
-async def test_the_board_is_followed_from_the_start_until_closed() -> None:
+async def test_the_store_is_followed_from_the_start_until_closed() -> None:
     shared = Shared()
     await shared.one.change(factor=2.0)
-    shared.two.desk.start()
-    await asyncio.wait_for(shared.notes.read_by.wait(), 30)
+    shared.two.limit_admin.start()
+    await asyncio.wait_for(shared.changes.read_by.wait(), 30)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert shared.burst(shared.two) == 8.0
-    follower = shared.two.desk._follower
+    follower = shared.two.limit_admin._follower
     shared.close()
     assert follower is not None
     await asyncio.gather(follower, return_exceptions=True)
     assert follower.cancelled()
-    alone = Office()
-    alone.desk.start()
-    await alone.desk.refresh()
-    alone.desk.close()
+    alone = Limited()
+    alone.limit_admin.start()
+    await alone.limit_admin.refresh()
+    alone.limit_admin.close()

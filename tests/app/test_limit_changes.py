@@ -1,4 +1,4 @@
-"""What an operator asks of a bucket."""
+"""The changes that an operator may make to a bucket."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_what_has_no_bucket_to_change_is_not_called_unknown() -> None:
         limit_to_change(LimitChange("downloads", "all", pause=True), LIMITS)
 
 
-def test_a_note_is_read_back() -> None:
-    note = StoredChange(LimitChange("caller", "bot", factor=3.0), 9.0)
-    assert decode_change(msgspec.json.encode(note), LIMITS) == (LIMITS[0], note)
+def test_a_stored_change_is_read_back() -> None:
+    stored = StoredChange(LimitChange("caller", "bot", factor=3.0), 9.0)
+    assert decode_change(msgspec.json.encode(stored), LIMITS) == (LIMITS[0], stored)
 
 
 @pytest.mark.parametrize(

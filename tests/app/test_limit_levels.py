@@ -51,8 +51,8 @@ async def test_what_gateways_have_taken_and_operators_changed_is_seen(
     config = sharing(redis_url, tmp_path)
     buckets = RedisBuckets(RedisLink.from_url(redis_url, timeout_s=60.0, name="buckets"))
     await buckets.take([take(cost=20.0), take(PLACES)], b"one")
-    note = StoredChange(LimitChange("caller", "reader", factor=2.0), NOW + 60)
-    await RedisChanges(link).put(take().key, msgspec.json.encode(note))
+    stored = StoredChange(LimitChange("caller", "reader", factor=2.0), NOW + 60)
+    await RedisChanges(link).put(take().key, msgspec.json.encode(stored))
     await RedisPaces(link).put({"sa": PaceReport(30.0, 1.5, 40.0, 0.0)})
     before = sorted(await link.execute("KEYS", "*"))  # type: ignore[type-var, arg-type]
     seen = await shared_levels(config, asking(take(), take(PLACES), use="sa"), wall=lambda: NOW)

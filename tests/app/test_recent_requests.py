@@ -38,5 +38,5 @@ def test_of_several_by_one_id_the_last() -> None:
     assert found.target == b"/b"
 
 
-def test_a_token_in_the_wrong_place_is_not_told() -> None:
+def test_a_token_in_the_wrong_place_is_not_reported() -> None:
     assert "glpat-" not in str(describe(seen("r", b"/api/v4/projects?x=glpat-0123456789abcdefghij")))

@@ -63,7 +63,7 @@ def judged(text: str = CONFIGURATION, **facts: Any) -> Decision | Unclear | None
     return found[0].kind.now if found else None
 
 
-def test_the_same_is_not_told() -> None:
+def test_the_same_is_not_reported() -> None:
     one = replay()
     assert list(one.run([line()] * 3)) == []
     assert (one.same, one.different) == (3, 0)
@@ -104,7 +104,7 @@ def test_the_member_of_a_pool_is_its_pool() -> None:
         ),
     ],
 )
-def test_what_would_differ_is_told(facts: dict[str, Any], now: Decision) -> None:
+def test_what_would_differ_is_reported(facts: dict[str, Any], now: Decision) -> None:
     assert judged(**facts) == now
 
 

@@ -53,16 +53,16 @@ async def test_ready_means_that_requests_are_served(tmp_path: Path) -> None:
             await session.get(f"http://{started.place}/")
 
 
-@pytest.mark.parametrize("told", [True, False])
-async def test_who_is_told_to_go_before_it_serves_leaves_nothing_behind(tmp_path: Path, told: bool) -> None:
+@pytest.mark.parametrize("stops", [True, False])
+async def test_who_is_told_to_go_before_it_serves_leaves_nothing_behind(tmp_path: Path, stops: bool) -> None:
     stop_request, before = StopRequest(), asyncio.all_tasks()
-    if told:
+    if stops:
         stop_request.request()
     async with contextlib.AsyncExitStack() as stack:
         started = await start_unless_stopped(
             stack, stop_request, configured(TEXT.format(url="http://127.0.0.1:9"), tmp_path)
         )
-        assert (started is None) is told
+        assert (started is None) is stops
         await asyncio.sleep(0)
         waiting = [task for task in asyncio.all_tasks() - before if "Event.wait" in repr(task)]
         assert not waiting, "nobody waits to be told any more"
@@ -169,9 +169,9 @@ async def test_a_gateway_of_one_process_says_that_it_reads_no_configuration_agai
             assert process.stderr is not None
             process.send_signal(signal.SIGHUP)
             async with asyncio.timeout(20):
-                told = [await process.stderr.readline() for _ in range(2)]
-            assert b"certificates are reloaded, the configuration is not: that needs a restart" in told[0]
-            assert b"certificates reloaded" in told[1]
+                logged = [await process.stderr.readline() for _ in range(2)]
+            assert b"certificates are reloaded, the configuration is not: that needs a restart" in logged[0]
+            assert b"certificates reloaded" in logged[1]
             assert await refuses(traffic) is False
         finally:
             process.terminate()
@@ -189,5 +189,5 @@ async def refuses(place: str) -> bool:
     return False
 
 
-def test_the_breaker_has_the_states_that_are_told() -> None:
+def test_the_breaker_has_the_states_that_are_reported() -> None:
     assert {state.value for state in BreakerState} == {"closed", "open", "half_open"}

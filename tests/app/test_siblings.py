@@ -1,4 +1,4 @@
-"""One worker among several, over a real line."""
+"""One worker among several, over a real channel."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from gateway.workers.channel import (
 )
 from gateway.workers.question_relay import ALIVE, FIGURES
 
-STAFF = GroupStatus((True, True), (0, 1), True, (0, 1))
+STATUS = GroupStatus((True, True), (0, 1), True, (0, 1))
 
 
-class Office:
-    """A worker's siblings, and the supervisor's end of its line."""
+class Pair:
+    """A worker's siblings, and the supervisor's end of its channel."""
 
     def __init__(self, siblings: Siblings, supervisor: Channel[ToSupervisor]) -> None:
         self.siblings = siblings
@@ -36,81 +36,79 @@ class Office:
 
 
 @pytest.fixture
-async def office() -> AsyncIterator[Office]:
+async def pair() -> AsyncIterator[Pair]:
     one, other = socket.socketpair()
-    line, supervisor = await open_channel(one, decode_at_worker), await open_channel(other, decode_at_supervisor)
-    yield Office(Siblings(line, 0), supervisor)
-    line.close()
+    channel, supervisor = await open_channel(one, decode_at_worker), await open_channel(other, decode_at_supervisor)
+    yield Pair(Siblings(channel, 0), supervisor)
+    channel.close()
     supervisor.close()
 
 
-async def test_it_answers_what_it_knows_and_nothing_else(office: Office) -> None:
+async def test_it_answers_what_it_knows_and_nothing_else(pair: Pair) -> None:
     async def echo(about: bytes) -> bytes:
         return about + b"!"
 
-    office.siblings.handle("echo", echo)
-    office.siblings.answer(WorkerQuestion(1, "echo", b"hey"))
-    office.siblings.answer(WorkerQuestion(2, "unknown", b"hey"))
-    assert [await office.supervisor.receive(), await office.supervisor.receive()] == [
+    pair.siblings.handle("echo", echo)
+    pair.siblings.answer(WorkerQuestion(1, "echo", b"hey"))
+    pair.siblings.answer(WorkerQuestion(2, "unknown", b"hey"))
+    assert [await pair.supervisor.receive(), await pair.supervisor.receive()] == [
         WorkerReply(1, b"hey!"),
         WorkerReply(2, b""),
     ]
 
 
-async def test_every_worker_says_that_it_is_alive(office: Office) -> None:
-    office.siblings.answer(WorkerQuestion(1, ALIVE, b""))
-    assert await office.supervisor.receive() == WorkerReply(1, b"yes")
+async def test_every_worker_says_that_it_is_alive(pair: Pair) -> None:
+    pair.siblings.answer(WorkerQuestion(1, ALIVE, b""))
+    assert await pair.supervisor.receive() == WorkerReply(1, b"yes")
 
 
-async def test_a_fault_in_one_answer_is_not_the_end(office: Office, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_in_one_answer_is_not_the_end(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     async def broken(about: bytes) -> bytes:
         raise RuntimeError(about)
 
-    office.siblings.handle("broken", broken)
-    office.siblings.answer(WorkerQuestion(1, "broken", b""))
-    assert await office.supervisor.receive() == WorkerReply(1, b"")
+    pair.siblings.handle("broken", broken)
+    pair.siblings.answer(WorkerQuestion(1, "broken", b""))
+    assert await pair.supervisor.receive() == WorkerReply(1, b"")
     assert "fault while telling the other workers: broken" in caplog.text
 
 
-async def test_answers_go_to_whoever_asked(office: Office) -> None:
-    first = asyncio.ensure_future(office.siblings.ask("a", patience_s=60.0))
-    second = asyncio.ensure_future(office.siblings.ask("b", b"about", patience_s=60.0))
-    asked = [await office.supervisor.receive(), await office.supervisor.receive()]
+async def test_answers_go_to_whoever_asked(pair: Pair) -> None:
+    first = asyncio.ensure_future(pair.siblings.ask("a", patience_s=60.0))
+    second = asyncio.ensure_future(pair.siblings.ask("b", b"about", patience_s=60.0))
+    asked = [await pair.supervisor.receive(), await pair.supervisor.receive()]
     assert [(one.what, one.about) for one in asked if isinstance(one, AskAll)] == [("a", b""), ("b", b"about")]
     for one in reversed(asked):
         assert isinstance(one, AskAll)
-        office.siblings.receive(AllAnswers(one.id, {0: one.what.encode()}, STAFF))
+        pair.siblings.receive(AllAnswers(one.id, {0: one.what.encode()}, STATUS))
     assert [(await first).answers, (await second).answers] == [{0: b"a"}, {0: b"b"}]
-    office.siblings.receive(AllAnswers(1, {}, STAFF))  # once more: of no effect
+    pair.siblings.receive(AllAnswers(1, {}, STATUS))  # once more: of no effect
 
 
-async def test_an_answer_that_comes_twice_or_too_late_harms_nobody(office: Office) -> None:
+async def test_an_answer_that_comes_twice_or_too_late_harms_nobody(pair: Pair) -> None:
     """It may come when the patience is over, and whoever asked has not heard of that yet."""
-    asking = asyncio.ensure_future(office.siblings.ask("a", patience_s=60.0))
-    asked = await office.supervisor.receive()
+    asking = asyncio.ensure_future(pair.siblings.ask("a", patience_s=60.0))
+    asked = await pair.supervisor.receive()
     assert isinstance(asked, AskAll)
     for answer in (b"first", b"second"):
-        office.siblings.receive(AllAnswers(asked.id, {0: answer}, STAFF))
+        pair.siblings.receive(AllAnswers(asked.id, {0: answer}, STATUS))
     assert (await asking).answers == {0: b"first"}
 
 
-async def test_nothing_of_a_question_stays_when_it_is_over(office: Office) -> None:
+async def test_nothing_of_a_question_stays_when_it_is_over(pair: Pair) -> None:
     """A worker is asked and asks for as long as it lives."""
-    given_up = asyncio.ensure_future(office.siblings.ask("a", patience_s=60.0))
-    assert isinstance(await office.supervisor.receive(), AskAll)
+    given_up = asyncio.ensure_future(pair.siblings.ask("a", patience_s=60.0))
+    assert isinstance(await pair.supervisor.receive(), AskAll)
     given_up.cancel()
     await asyncio.gather(given_up, return_exceptions=True)
-    await office.siblings.ask("b", patience_s=0.0)
-    office.siblings.answer(WorkerQuestion(1, ALIVE, b""))
-    await asyncio.gather(*office.siblings._answering)
+    await pair.siblings.ask("b", patience_s=0.0)
+    pair.siblings.answer(WorkerQuestion(1, ALIVE, b""))
+    await asyncio.gather(*pair.siblings._answering)
     await asyncio.sleep(0)
-    assert (office.siblings._asked, office.siblings._answering) == ({}, set())
+    assert (pair.siblings._pending, pair.siblings._answering) == ({}, set())
 
 
-async def test_who_parts_says_what_it_counted_after_everything_else(
-    office: Office, caplog: pytest.LogCaptureFixture
-) -> None:
-    await office.siblings.send_final_figures()  # counts nothing yet
+async def test_who_parts_says_what_it_counted_after_everything_else(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    await pair.siblings.send_final_figures()  # counts nothing yet
     may = asyncio.Event()
 
     async def slow(_: bytes) -> bytes:
@@ -123,26 +121,26 @@ async def test_who_parts_says_what_it_counted_after_everything_else(
     async def broken(_: bytes) -> bytes:
         raise RuntimeError
 
-    office.siblings.handle("slow", slow)
-    office.siblings.handle(FIGURES, figures)
-    office.siblings.answer(WorkerQuestion(1, "slow", b""))
-    parting = asyncio.ensure_future(office.siblings.send_final_figures())
+    pair.siblings.handle("slow", slow)
+    pair.siblings.handle(FIGURES, figures)
+    pair.siblings.answer(WorkerQuestion(1, "slow", b""))
+    parting = asyncio.ensure_future(pair.siblings.send_final_figures())
     await asyncio.sleep(0)
     may.set()
     await parting
-    assert [await office.supervisor.receive(), await office.supervisor.receive()] == [
+    assert [await pair.supervisor.receive(), await pair.supervisor.receive()] == [
         WorkerReply(1, b"slow"),
         FinalFigures(b"figures"),
     ]
-    office.siblings.handle(FIGURES, broken)
-    await office.siblings.send_final_figures()
+    pair.siblings.handle(FIGURES, broken)
+    await pair.siblings.send_final_figures()
     assert "fault while telling what was counted" in caplog.text
 
 
 async def test_a_supervisor_that_does_not_answer_is_nobody_at_all() -> None:
     one, other = socket.socketpair()
     with other:
-        line = await open_channel(one, decode_at_worker)
-        told = await Siblings(line, 0).ask("a", patience_s=0.0)
-        assert (told.answers, told.group_status.begun) == ({}, False)
-        line.close()
+        channel = await open_channel(one, decode_at_worker)
+        answers = await Siblings(channel, 0).ask("a", patience_s=0.0)
+        assert (answers.answers, answers.group_status.begun) == ({}, False)
+        channel.close()

@@ -33,7 +33,7 @@ async def test_a_store_that_is_there_is_connected_before_anybody_asks(redis_url:
     await link.close()
 
 
-async def test_its_going_and_coming_are_told_once_each(
+async def test_its_going_and_coming_are_reported_once_each(
     start_redis: Callable[..., object], caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start_redis()
@@ -98,7 +98,7 @@ async def test_one_that_others_ask_is_left_to_them(start_redis: Callable[..., ob
     await link.close()
 
 
-async def test_one_that_is_away_at_start_is_told_and_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_that_is_away_at_start_is_reported_and_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
     link = RedisLink.from_url("redis://127.0.0.1:1", timeout_s=0.2, name="keys")
     watch = StoreWatch([link])
     caplog.set_level(logging.WARNING, "gateway.stores")

@@ -48,13 +48,13 @@ audit: {{sink: "{sink}"}}
 
 
 class Started:
-    """The worker's process, its line, the port that it accepts at, and the place of the other one, who is nobody."""
+    """The worker's process, its channel, the port that it accepts at, and the counts of another, who is nobody."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, line: Channel[ToSupervisor], port: int, sibling: WorkerCounts
+        self, process: asyncio.subprocess.Process, channel: Channel[ToSupervisor], port: int, sibling: WorkerCounts
     ) -> None:
         self.process = process
-        self.line = line
+        self.channel = channel
         self.sibling = sibling
         self.port = port
         self.url = f"http://127.0.0.1:{port}/api/v4/version"
@@ -77,8 +77,8 @@ class Started:
 
 @asynccontextmanager
 async def worker(tmp_path: Path, redis: str, url: str = "http://127.0.0.1:9", sink: str = "") -> AsyncIterator[Started]:
-    given = ConfigSource(TEXT.format(url=url, redis=redis, place=tmp_path, sink=sink or f"file:{tmp_path}/audit"))
-    given.load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef")
+    source = ConfigSource(TEXT.format(url=url, redis=redis, place=tmp_path, sink=sink or f"file:{tmp_path}/audit"))
+    source.load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef")
     ours, theirs = socket.socketpair()
     with (
         tempfile.TemporaryFile() as turns,
@@ -97,15 +97,15 @@ async def worker(tmp_path: Path, redis: str, url: str = "http://127.0.0.1:9", si
             env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
         )
         theirs.close()
-        line = await open_channel(ours, decode_at_supervisor)
-        begin = Begin(1, 2, 5, given, b"k" * 32, fds[:1], fds[1:2], *fds[2:])
-        line.send(begin)
+        channel = await open_channel(ours, decode_at_supervisor)
+        begin = Begin(1, 2, 5, source, b"k" * 32, fds[:1], fds[1:2], *fds[2:])
+        channel.send(begin)
         sibling = ConnectionCounts(begin.counts).for_worker(4, begin.group)
-        started = Started(process, line, traffic.getsockname()[1], sibling)
+        started = Started(process, channel, traffic.getsockname()[1], sibling)
     try:
         yield started
     finally:
-        line.close()
+        channel.close()
         if process.returncode is None:
             process.kill()
         await process.communicate()
@@ -118,16 +118,16 @@ async def get(url: str) -> int:
 
 async def test_it_serves_answers_and_leaves(tmp_path: Path, redis_url: str) -> None:
     async with FakeGitLab(response(200, b"{}")) as gitlab, worker(tmp_path, redis_url, gitlab.url) as started:
-        assert await started.line.receive() == Ready()
+        assert await started.channel.receive() == Ready()
         assert await get(started.url) == 200
-        started.line.send(WorkerQuestion(5, "readiness", b""))
-        reply = await started.line.receive()
+        started.channel.send(WorkerQuestion(5, "readiness", b""))
+        reply = await started.channel.receive()
         assert isinstance(reply, WorkerReply)
         assert (reply.id, b"traffic" in reply.octets) == (5, True)
         await started.logged(b"worker 1 of 2 serves")
-        started.line.send(Reload())
+        started.channel.send(Reload())
         await started.logged(b"certificates reloaded")
-        started.line.send(Leave())
+        started.channel.send(Leave())
         assert await started.ended() == 0
         assert '"worker": 1' in await started.log()
 
@@ -148,7 +148,7 @@ async def test_it_tells_the_others_of_its_connections(tmp_path: Path, redis_url:
     async with worker(tmp_path, redis_url) as started:
         started.sibling.tell(1000)
         assert not started.sibling.is_busier  # it does not accept yet
-        assert await started.line.receive() == Ready()
+        assert await started.channel.receive() == Ready()
         assert has(0)
         writers = []
         for count in range(1, 4):
@@ -165,7 +165,7 @@ async def test_it_tells_the_others_of_its_connections(tmp_path: Path, redis_url:
         for writer in writers:
             writer.close()
         await comes_to_have(0)
-        started.line.send(Retire())
+        started.channel.send(Retire())
         await started.logged(b"replaced: draining")
         started.sibling.tell(1000)
         async with asyncio.timeout(30):
@@ -177,49 +177,49 @@ async def test_it_tells_the_others_of_its_connections(tmp_path: Path, redis_url:
 async def test_one_that_is_replaced_stays_while_a_client_does(tmp_path: Path, redis_url: str) -> None:
     async with FakeGitLab() as gitlab, worker(tmp_path, redis_url, gitlab.url) as started:
         gitlab.stand(b"/api/v4/version", lambda _: response(200, b"{}"))
-        assert await started.line.receive() == Ready()
+        assert await started.channel.receive() == Ready()
         async with aiohttp.ClientSession() as session:
             async with session.get(started.url) as answer:
                 assert "Connection" not in answer.headers
                 await answer.read()
-            started.line.send(Retire())
+            started.channel.send(Retire())
             await started.logged(b"replaced: draining")
             await asyncio.sleep(0.5)
             assert started.process.returncode is None
             async with session.get(started.url) as answer:
                 assert (answer.status, answer.headers["Connection"]) == (200, "close")
                 await answer.read()
-        farewell = await started.line.receive()
-        assert isinstance(farewell, FinalFigures)
-        assert msgspec.msgpack.decode(farewell.figures, type=Figures).requests == 2
+        final = await started.channel.receive()
+        assert isinstance(final, FinalFigures)
+        assert msgspec.msgpack.decode(final.figures, type=Figures).requests == 2
         assert await started.ended() == 0
 
 
 async def test_one_that_is_replaced_may_be_hurried(tmp_path: Path, redis_url: str) -> None:
     async with FakeGitLab() as gitlab, worker(tmp_path, redis_url, gitlab.url) as started:
         gitlab.stand(b"/api/v4/version", lambda _: response(200, b"{}"))
-        assert await started.line.receive() == Ready()
+        assert await started.channel.receive() == Ready()
         async with aiohttp.ClientSession() as session, session.get(started.url):
-            started.line.send(Retire())
+            started.channel.send(Retire())
             await started.logged(b"replaced: draining")
             started.process.send_signal(signal.SIGTERM)  # to all processes at once: only the supervisor says to hurry
             await asyncio.sleep(0.5)
             assert started.process.returncode is None
-            started.line.send(Leave(at_once=True))
+            started.channel.send(Leave(at_once=True))
             assert await started.ended() == 0
 
 
 async def test_a_supervisor_that_is_gone_ends_it(tmp_path: Path, redis_url: str) -> None:
     async with worker(tmp_path, redis_url) as started:
-        assert await started.line.receive() == Ready()
-        started.line.close()
+        assert await started.channel.receive() == Ready()
+        started.channel.close()
         assert await started.ended() == 0
         assert "the supervisor is gone" in await started.log()
 
 
 async def test_sigterm_ends_it_too(tmp_path: Path, redis_url: str) -> None:
     async with worker(tmp_path, redis_url) as started:
-        assert await started.line.receive() == Ready()
+        assert await started.channel.receive() == Ready()
         started.process.send_signal(signal.SIGTERM)
         assert await started.ended() == 0
 
@@ -227,7 +227,7 @@ async def test_sigterm_ends_it_too(tmp_path: Path, redis_url: str) -> None:
 async def test_what_keeps_it_from_starting_is_in_the_log(tmp_path: Path, redis_url: str) -> None:
     async with worker(tmp_path, redis_url, sink=f"file:{tmp_path}/nowhere/audit") as started:
         assert await started.ended() == 1
-        assert await started.line.receive() is None
+        assert await started.channel.receive() is None
         assert "No such file or directory" in await started.log()
 
 
@@ -240,7 +240,7 @@ async def test_a_supervisor_that_says_nothing_has_no_worker(tmp_path: Path) -> N
         assert await process.wait() == 1
 
 
-async def test_where_no_thread_can_be_started_the_limit_is_told(tmp_path: Path) -> None:
+async def test_where_no_thread_can_be_started_the_limit_is_reported(tmp_path: Path) -> None:
     """The first is that for signals, before there is a log."""
     limited = """
 import threading

@@ -40,4 +40,4 @@ def test_each_has_one_at_least_and_nothing_stays_nothing() -> None:
 
 
 def test_it_shows_no_secret() -> None:
-    assert repr(slot(1, 2)) == "Post(1 of 2)"
+    assert repr(slot(1, 2)) == "WorkerSlot(1 of 2)"

@@ -247,7 +247,9 @@ async def test_an_endless_answer_is_cut_off() -> None:
 
 async def test_what_is_found_is_told_to_whom_it_is_news() -> None:
     """The cache's tags know a project by all its names; groups are none."""
-    learnt: list[tuple[bytes, bytes]] = []
-    places = GitlabPlaceResolver(GitLab(), monotonic=lambda: 0.0, learnt=lambda number, path: learnt.append((number, path)))
+    found: list[tuple[bytes, bytes]] = []
+    places = GitlabPlaceResolver(
+        GitLab(), monotonic=lambda: 0.0, on_project=lambda number, path: found.append((number, path))
+    )
     await places.resolve((BY_PATH, PlaceLookup(ReferenceKind.GROUP, "7")), READER)
-    assert learnt == [(b"42", b"platform/Api")]
+    assert found == [(b"42", b"platform/Api")]

@@ -117,15 +117,15 @@ async def test_a_record_tampered_with_at_run_time_is_told_and_left(
             await life.rotator.rotate("bot")
 
 
-@pytest.mark.parametrize("deed", ["DELETE FROM credentials", "UPDATE credentials SET version = 1, octets = :first"])
-async def test_a_store_that_lost_a_record_gets_it_back(tmp_path: Path, deed: str) -> None:
+@pytest.mark.parametrize("statement", ["DELETE FROM credentials", "UPDATE credentials SET version = 1, octets = :first"])
+async def test_a_store_that_lost_a_record_gets_it_back(tmp_path: Path, statement: str) -> None:
     async with world(tmp_path) as made:
         life = await made.live()
         await made.vault.put(TokenRecord(made.plans[0].record, 1), 0, None)
         first = (await made.store.read("test")).records[0].octets
         await life.run(4)
         with sqlite3.connect(tmp_path / "credentials.db") as connection:
-            connection.execute(deed, {"first": first})
+            connection.execute(statement, {"first": first})
         connection.close()
         await life.run(1)
         assert life.tokens.token("bot") == (await made.live()).tokens.token("bot")
@@ -228,11 +228,11 @@ async def test_whoever_asked_may_leave_and_the_token_is_not_lost(tmp_path: Path)
             return await keep(token, expect, fence)
 
         life.vault.put = slow  # type: ignore[method-assign]  # as slow as that
-        asking = asyncio.ensure_future(life.rotator.rotate("bot"))
+        rotating = asyncio.ensure_future(life.rotator.rotate("bot"))
         await begun.wait()
-        asking.cancel()
+        rotating.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asking
+            await rotating
         go_on.set()
         await life.rotator.close()
         assert made.works(await made.live())
@@ -243,10 +243,10 @@ async def test_what_goes_wrong_for_somebody_who_left_is_nobodys_fault(tmp_path: 
     async with world(tmp_path) as made:
         made.credentials[1] = StaticCredential("admin", Secret(TOKENS.ada))
         life = await made.live()
-        asking = asyncio.ensure_future(life.rotator.rotate("bot"))
+        rotating = asyncio.ensure_future(life.rotator.rotate("bot"))
         await asyncio.sleep(0)
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        rotating.cancel()
+        await asyncio.gather(rotating, return_exceptions=True)
         await life.rotator.close()
         assert life.tokens.token("bot").reveal() == made.token.value
 

@@ -179,8 +179,10 @@ async def test_a_silent_gitlab_is_asked_once_however_many_wait(world: World, ope
     callers = [asyncio.ensure_future(world.get(operation=operation)) for _ in range(20)]
     await asyncio.sleep(0)
     world.gitlab.gate.set()
-    told = await asyncio.gather(*callers, return_exceptions=True)
-    assert all(isinstance(one, Rejection) and "`sa-one`" in str(one.detail) and "away" in str(one.detail) for one in told)
+    outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert all(
+        isinstance(one, Rejection) and "`sa-one`" in str(one.detail) and "away" in str(one.detail) for one in outcomes
+    )
     assert world.gitlab.asked + world.gitlab.names_asked == 1
     world.gitlab.silence = None
     await world.get(operation=operation)
@@ -347,8 +349,8 @@ async def test_a_doubt_that_takes_long_is_one_for_all_who_wait(world: World, sil
     callers = [asyncio.ensure_future(world.refused("sa-one")) for _ in range(20)]
     await asyncio.sleep(0)
     world.gitlab.gate.set()
-    told = await asyncio.gather(*callers, return_exceptions=True)
-    assert all(one is False if silence is None else isinstance(one, Rejection) for one in told)
+    outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert all(one is False if silence is None else isinstance(one, Rejection) for one in outcomes)
     assert world.gitlab.asked == 1
     world.monotonic += 5
     world.gitlab.silence = None

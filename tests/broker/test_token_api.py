@@ -40,19 +40,19 @@ async def api(gitlab: DemoGitLab) -> AsyncIterator[TokenApi]:
     await upstream.close()
 
 
-@pytest.mark.parametrize("ward", [BOT, SERVICE], ids=["administrator", "group"])
-async def test_a_managed_token_from_its_making_to_its_end(api: TokenApi, gitlab: DemoGitLab, ward: TokenOwner) -> None:
+@pytest.mark.parametrize("owner", [BOT, SERVICE], ids=["administrator", "group"])
+async def test_a_managed_token_from_its_making_to_its_end(api: TokenApi, gitlab: DemoGitLab, owner: TokenOwner) -> None:
     end = gitlab.state.today() + datetime.timedelta(days=30)
-    minted = await api.create(ROOT, ward, "gateway x", ("read_api",), end.isoformat())
+    minted = await api.create(ROOT, owner, "gateway x", ("read_api",), end.isoformat())
     facts = await api.describe(minted.token)
     assert facts == minted.facts
     assert facts is not None
     assert (facts.user_id, facts.name, facts.scopes, facts.expires_at) == (5, "gateway x", ("read_api",), end.isoformat())
     assert facts.ends_at is not None
-    assert [one.name for one in await api.active(ROOT, ward)] == ["bot", "gateway x"]
-    await api.revoke(ROOT, ward, facts.id)
+    assert [one.name for one in await api.active(ROOT, owner)] == ["bot", "gateway x"]
+    await api.revoke(ROOT, owner, facts.id)
     assert await api.describe(minted.token) is None
-    assert [one.name for one in await api.active(ROOT, ward)] == ["bot"]
+    assert [one.name for one in await api.active(ROOT, owner)] == ["bot"]
     assert minted.token.reveal() not in repr(minted)
 
 

@@ -1,4 +1,4 @@
-"""What is cast in a mould is what a closer look at the same answer would have stored."""
+"""The entry that a template makes is what a closer look at the same answer would have stored."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ LOOKED_AT = (
 
 
 def head(*fields: Field, status: int = 200) -> ResponseHead:
-    given = (*JSON, *fields)
-    return ResponseHead(status, given, b"OK", shape_of(given))
+    all_fields = (*JSON, *fields)
+    return ResponseHead(status, all_fields, b"OK", shape_of(all_fields))
 
 
-def asking() -> PrivateFetcher:
+def fetcher() -> PrivateFetcher:
     return Room(KEPT).cache._fetcher
 
 
@@ -61,10 +61,10 @@ def looked_at(entry: Entry) -> dict[str, object]:
     ],
 )
 def test_as_a_closer_look_would_have_it(fields: Fields) -> None:
-    cache, first = asking(), head(*fields)
+    cache, first = fetcher(), head(*fields)
     template = cache.make_template(first, CacheProfile(reuse_s=30.0, fields=ASKED))
     assert template is not None
-    cast = template.entry(first, b"[]", NOW)
+    entry = template.entry(first, b"[]", NOW)
     verdict = storable(first, 30.0)
     closer = make_entry(
         first,
@@ -75,25 +75,25 @@ def test_as_a_closer_look_would_have_it(fields: Fields) -> None:
         dropped=_DROPPED,
         selecting=cache._selecting(verdict, ASKED),
     )
-    assert cast is not None
-    assert looked_at(cast) == looked_at(closer)
-    assert cast.selecting, "and it varies"
+    assert entry is not None
+    assert looked_at(entry) == looked_at(closer)
+    assert entry.selecting, "and it varies"
 
 
-def test_one_mould_for_answers_that_differ_in_what_does_not_decide() -> None:
-    cache, profile = asking(), CacheProfile(reuse_s=30.0)
+def test_one_template_for_answers_that_differ_in_what_does_not_decide() -> None:
+    cache, profile = fetcher(), CacheProfile(reuse_s=30.0)
     one, other = head((b"Etag", ETAG), (b"X-Total", b"1")), head((b"Etag", b'"2"'), (b"X-Total", b"2"))
     cache.make_template(one, profile)
     assert one.shape is not None
     assert one.shape is other.shape
     template = profile.templates[one.shape, storage_fields(one.shape)(other.fields), 30.0]
-    cast = template.entry(other, b"[]", NOW)
-    assert cast is not None
-    assert (cast.etag, dict(cast.fields)[b"X-Total"]) == (b'"2"', b"2")
+    entry = template.entry(other, b"[]", NOW)
+    assert entry is not None
+    assert (entry.etag, dict(entry.fields)[b"X-Total"]) == (b'"2"', b"2")
 
 
 def test_another_length_than_it_says_is_no_answer() -> None:
-    template = asking().make_template(head((b"Content-Length", b"3")), CacheProfile(reuse_s=30.0))
+    template = fetcher().make_template(head((b"Content-Length", b"3")), CacheProfile(reuse_s=30.0))
     assert template is not None
     assert template.entry(head((b"Content-Length", b"3")), b"[]", NOW) is None
     assert template.entry(head((b"Content-Length", b"2")), b"[]", NOW) is not None
@@ -109,16 +109,16 @@ def test_another_length_than_it_says_is_no_answer() -> None:
         (((b"Content-Encoding", b"brotli"),), "content-encoding"),
     ],
 )
-def test_of_what_is_not_stored_there_is_only_what_is_told(fields: Fields, stored: str) -> None:
-    template = asking().make_template(head(*fields), CacheProfile(reuse_s=30.0))
+def test_of_what_is_not_stored_there_is_only_the_outcome(fields: Fields, stored: str) -> None:
+    template = fetcher().make_template(head(*fields), CacheProfile(reuse_s=30.0))
     assert template is not None
     assert template.keep is None
-    assert (template.miss_outcome.status, template.told.stored) == ("miss", stored)
+    assert (template.miss_outcome.status, template.miss_outcome.stored) == ("miss", stored)
     assert template.miss_outcome.line == b"Cache-Status: gateway; fwd=uri-miss; fwd-status=200\r\n"
 
 
-def test_what_is_told_of_what_is_stored() -> None:
-    template = asking().make_template(head(), CacheProfile(reuse_s=30.0))
+def test_the_outcomes_of_what_is_stored() -> None:
+    template = fetcher().make_template(head(), CacheProfile(reuse_s=30.0))
     assert template is not None
     assert template.miss_outcome.line == b"Cache-Status: gateway; fwd=uri-miss; fwd-status=200; stored; ttl=30\r\n"
     assert (template.overtaken.stored, template.overtaken.line) == (
@@ -137,11 +137,11 @@ def test_what_is_told_of_what_is_stored() -> None:
     ],
 )
 def test_what_takes_a_closer_look_has_none(answer: ResponseHead) -> None:
-    assert asking().make_template(answer, CacheProfile(reuse_s=30.0)) is None
+    assert fetcher().make_template(answer, CacheProfile(reuse_s=30.0)) is None
 
 
 def test_their_number_is_bounded() -> None:
-    cache, profile = asking(), CacheProfile(reuse_s=30.0)
+    cache, profile = fetcher(), CacheProfile(reuse_s=30.0)
     for number in range(100):
         cache.make_template(head((b"X-%d" % number, b"")), profile)
     assert 0 < len(profile.templates) <= 16
@@ -151,11 +151,11 @@ def test_what_is_not_replayed_is_not_held() -> None:
     """The cache's bound counts what an entry will have: nothing else of its answer may live as long."""
     fields: Fields = (*JSON, (b"Content-Length", b"2"), (b"Etag", ETAG), (b"X-Runtime", b"0.5" * 4000), (b"X-Total", b"7"))
     form = HeadForm([b"HTTP/1.1 200 OK", *(b"%b: %b" % field for field in fields)], fields, b"OK", _VARYING_FIELDS)
-    blanks = HeadPlaceholders(form)
+    placeholders = HeadPlaceholders(form)
     profile = CacheProfile(reuse_s=30.0)
-    template = asking().make_template(blanks.head, profile)
+    template = fetcher().make_template(placeholders.head, profile)
     assert template is not None
-    late = FormTemplate(template, profile.reuse_s, blanks, blanks.head).late(
+    late = FormTemplate(template, profile.reuse_s, placeholders, placeholders.head).late(
         [dict(fields)[name.title()] for name in form.names], b"[]", NOW
     )
     assert late is not None

@@ -171,7 +171,7 @@ async def links(redis_url: str) -> AsyncIterator[Callable[[], RedisLink]]:
 async def test_in_two_levels(links: Callable[[], RedisLink], steps: list[tuple[object, ...]], ttl_s: float) -> None:
     link = links()
     await link.execute("FLUSHALL")
-    subscriber = RedisSubscriber(link.place, channel=GONE_CHANNEL, name="isolation-ear", clock=time.monotonic)
+    subscriber = RedisSubscriber(link.endpoint, channel=GONE_CHANNEL, name="isolation-subscriber", clock=time.monotonic)
     store = TwoLevelCacheStore(RedisCacheStore(link, Codec(b"k" * 32)), subscriber, max_bytes=1 << 20, clock=time.monotonic)
     store.start()
     async with asyncio.timeout(30):

@@ -24,14 +24,14 @@ async def lane() -> Lane:
     return one
 
 
-def asking(lane: Lane) -> PrivateConditional:
+def leading(lane: Lane) -> PrivateConditional:
     leader = lane.lead()
     assert isinstance(leader, PrivateConditional)
     return leader
 
 
 async def test_it_goes_up_as_it_is_and_a_304_comes_down_as_it_is(lane: Lane) -> None:
-    leader = asking(lane)
+    leader = leading(lane)
     assert leader.conditions == (CONDITION,)
     reply, outcome = leader.validated(ResponseHead(304, ((b"ETag", OTHER),), b"Not Modified"))
     member = b"gateway; fwd=uri-miss; fwd-status=304"
@@ -41,13 +41,13 @@ async def test_it_goes_up_as_it_is_and_a_304_comes_down_as_it_is(lane: Lane) -> 
 
 
 async def test_nobody_waits_for_it(lane: Lane) -> None:
-    first, second = asking(lane), asking(lane)
+    first, second = leading(lane), leading(lane)
     first.abandon()
     assert second.prior_lookup().lookup.entries == ()
 
 
 async def test_all_else_is_for_a_fetch(lane: Lane) -> None:
-    leader = asking(lane)
+    leader = leading(lane)
     head, body = answer()
     assert leader.answered(head, body) is None
     assert (leader.prior_lookup().lookup.entries, leader.prior_lookup().version) == ((), lane.profile.version)

@@ -254,14 +254,14 @@ class Table:
         self.taken: dict[bytes, asyncio.Event] = {}
         self.followers = 0
 
-    async def lead(self, question: bytes) -> Callable[[], None] | None:
-        held = self.taken.get(question)
+    async def lead(self, flight_key: bytes) -> Callable[[], None] | None:
+        held = self.taken.get(flight_key)
         if held is None:
-            over = self.taken[question] = asyncio.Event()
+            over = self.taken[flight_key] = asyncio.Event()
 
             def done() -> None:
                 over.set()
-                del self.taken[question]
+                del self.taken[flight_key]
 
             return done
         self.followers += 1

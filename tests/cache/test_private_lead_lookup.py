@@ -28,8 +28,8 @@ ALWAYS = PrivatePolicy()
 PROJECT_TARGET = b"/api/v4/projects/42"
 
 
-class Question:
-    """One that is under way until the test answers it."""
+class PendingCall:
+    """A call that is under way until the test answers it."""
 
     def __init__(self, answer: Callable[[], None]) -> None:
         self._answer = answer
@@ -43,21 +43,21 @@ class Question:
         self.cancelled = True
 
 
-class Elsewhere:
-    """``Afar`` in front of a store in memory."""
+class FakeRemoteStore:
+    """``RemoteStore`` in front of a store in memory."""
 
     def __init__(self, store: MemoryCacheStore) -> None:
         self._store = store
         self.copies = True
         self.away = False
-        self.asked: list[Question] = []
+        self.asked: list[PendingCall] = []
 
-    def look(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
+    def get_soon(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
         if self.away:
             return None
-        question = Question(lambda: then(self._store.get_now(key, tags)))
-        self.asked.append(question)
-        return question
+        call = PendingCall(lambda: then(self._store.get_now(key, tags)))
+        self.asked.append(call)
+        return call
 
     def put_now(self, key: bytes, entry: LazyEntry, ttl_s: float, tags: tuple[bytes, ...], stamp: int) -> bool:
         return self._store.put_now(key, entry, ttl_s, tags, stamp)
@@ -72,21 +72,21 @@ class Others:
     def __init__(self) -> None:
         self.away = False
         self.one_asks = False
-        self.asked: list[Question] = []
-        self.questions: list[bytes] = []
+        self.asked: list[PendingCall] = []
+        self.flight_keys: list[bytes] = []
         self.ended = 0
 
-    async def lead(self, question: bytes) -> Callable[[], None] | None:
-        self.questions.append(question)
+    async def lead(self, flight_key: bytes) -> Callable[[], None] | None:
+        self.flight_keys.append(flight_key)
         return None if self.one_asks else self._end
 
-    def lead_soon(self, question: bytes, then: Callable[[Callable[[], None] | None], None]) -> Cancellable | None:
+    def lead_soon(self, flight_key: bytes, then: Callable[[Callable[[], None] | None], None]) -> Cancellable | None:
         if self.away:
             return None
-        self.questions.append(question)
-        asked = Question(lambda: then(None if self.one_asks else self._end))
-        self.asked.append(asked)
-        return asked
+        self.flight_keys.append(flight_key)
+        call = PendingCall(lambda: then(None if self.one_asks else self._end))
+        self.asked.append(call)
+        return call
 
     def _end(self) -> None:
         self.ended += 1
@@ -97,31 +97,31 @@ class Far(Room):
 
     def __init__(self, policy: PrivatePolicy = KEPT) -> None:
         super().__init__(policy)
-        self.elsewhere, self.others = Elsewhere(self.store), Others()
-        self.cache = PrivateCache(self.store, policy, remote_store=self.elsewhere, leases=self.others)
+        self.remote, self.others = FakeRemoteStore(self.store), Others()
+        self.cache = PrivateCache(self.store, policy, remote_store=self.remote, leases=self.others)
         self.profile = CacheProfile()
-        self.told: list[Leader | PriorLookup | None] = []
+        self.leads: list[Leader | PriorLookup | None] = []
 
     async def learn(self, *fields: tuple[bytes, bytes]) -> Far:
         await self.fetch(msgspec.structs.replace(get(PROJECT_TARGET, *fields), profile=self.profile), Origin(json(ETAG)))
-        self.others.questions.clear()
+        self.others.flight_keys.clear()
         self.others.ended = 0
         return self
 
     def look(self, target: bytes = TARGET) -> Cancellable | None:
-        return self.cache.lead_soon(target, self.profile, self.clock, self.told.append)
+        return self.cache.lead_soon(target, self.profile, self.clock, self.leads.append)
 
     def led(self) -> Leader:
         """As far as it goes: both are asked, and one leads."""
         assert self.look() is not None
-        self.elsewhere.asked[-1].go()
+        self.remote.asked[-1].go()
         if self.others.asked:
-            assert self.told == []
+            assert self.leads == []
             self.others.asked[-1].go()
-        (leader,) = self.told
+        (leader,) = self.leads
         assert leader is not None
         assert not isinstance(leader, PriorLookup)
-        self.told.clear()
+        self.leads.clear()
         return leader
 
     @property
@@ -138,10 +138,10 @@ async def test_the_store_is_asked_then_the_others_then_one_leads(far: Far) -> No
     leader = far.led()
     assert isinstance(leader, PrivateMiss)
     assert not far.quiet
-    assert far.others.questions == [b"0\n" + leader._key]
-    told = leader.answered(*answer())
-    assert told is not None
-    assert told.stored == "stored"
+    assert far.others.flight_keys == [b"0\n" + leader._key]
+    outcome = leader.answered(*answer())
+    assert outcome is not None
+    assert outcome.stored == "stored"
     assert (far.quiet, far.others.ended) == (True, 1)
     status, _, body, outcome = await far.fetch(get(TARGET), Origin())
     assert (status, body, outcome.status) == (200, b"[1]", CacheStatus.HIT)
@@ -150,8 +150,8 @@ async def test_the_store_is_asked_then_the_others_then_one_leads(far: Far) -> No
 async def test_who_asks_the_same_meanwhile_waits_for_it(far: Far) -> None:
     leader = far.led()
     assert far.look() is not None
-    far.elsewhere.asked[-1].go()
-    assert far.told == [None], "somebody asks"
+    far.remote.asked[-1].go()
+    assert far.leads == [None], "somebody asks"
     waiting = asyncio.ensure_future(far.fetch(get(TARGET), Origin()))
     await asyncio.sleep(0)
     leader.answered(*answer())
@@ -162,7 +162,7 @@ async def test_who_asks_the_same_meanwhile_waits_for_it(far: Far) -> None:
 async def test_where_every_answer_is_asked_for_so_is_no_lease() -> None:
     far = await Far(ALWAYS).learn()
     assert isinstance(far.led(), PrivateMiss)
-    assert far.others.questions == []
+    assert far.others.flight_keys == []
 
 
 async def test_what_must_be_asked_about_goes_up_with_its_validator() -> None:
@@ -185,18 +185,18 @@ async def test_what_is_fresh_there_is_for_a_fetch(far: Far) -> None:
     await far.fetch(get(TARGET), Origin(json(ETAG)))
     far.others.asked.clear()
     assert far.look() is not None
-    far.elsewhere.asked[-1].go()
-    assert far.told == [None]
+    far.remote.asked[-1].go()
+    assert far.leads == [None]
     assert (far.quiet, far.others.asked) == (True, [])
 
 
 async def test_where_no_copies_are_made_what_is_fresh_is_brought_along(far: Far) -> None:
     """It would be asked for twice."""
     await far.fetch(get(TARGET), Origin(json(ETAG)))
-    far.elsewhere.copies = False
+    far.remote.copies = False
     assert far.look() is not None
-    far.elsewhere.asked[-1].go()
-    (prior_lookup,) = far.told
+    far.remote.asked[-1].go()
+    (prior_lookup,) = far.leads
     assert isinstance(prior_lookup, PriorLookup)
     far.store.delete_now(b"private\n" + TARGET + far.profile.key)
     request = msgspec.structs.replace(get(TARGET), profile=far.profile, prior_lookup=prior_lookup)
@@ -206,36 +206,36 @@ async def test_where_no_copies_are_made_what_is_fresh_is_brought_along(far: Far)
 async def test_where_another_gateway_asks_it_is_for_a_fetch(far: Far) -> None:
     far.others.one_asks = True
     far.look()
-    far.elsewhere.asked[-1].go()
+    far.remote.asked[-1].go()
     far.others.asked[-1].go()
-    assert far.told == [None]
+    assert far.leads == [None]
     assert (far.quiet, far.others.ended) == (True, 0)
 
 
 @pytest.mark.parametrize("away", ["store", "others"])
 async def test_where_one_of_them_cannot_be_asked(far: Far, away: str) -> None:
     if away == "store":
-        far.elsewhere.away = True
+        far.remote.away = True
         assert far.look() is None
-        assert far.told == []
+        assert far.leads == []
     else:
         far.others.away = True
         far.look()
-        far.elsewhere.asked[-1].go()
-        assert far.told == [None]
+        far.remote.asked[-1].go()
+        assert far.leads == [None]
     assert far.quiet
 
 
-@pytest.mark.parametrize("until", ["store", "others", "told"])
+@pytest.mark.parametrize("until", ["store", "others", "leader"])
 async def test_who_leaves_takes_everything_along(far: Far, until: str) -> None:
     asked = far.look()
     assert asked is not None
-    store = far.elsewhere.asked[-1]
+    store = far.remote.asked[-1]
     if until != "store":
         store.go()
-    if until == "told":
+    if until == "leader":
         far.others.asked[-1].go()
-        (leader,) = far.told
+        (leader,) = far.leads
         assert isinstance(leader, PrivateMiss)
         leader.abandon()
         assert far.others.ended == 1
@@ -245,7 +245,7 @@ async def test_who_leaves_takes_everything_along(far: Far, until: str) -> None:
     if until == "others":
         assert far.others.asked[-1].cancelled
     asked.cancel()
-    assert len(far.told) == (until == "told")
+    assert len(far.leads) == (until == "leader")
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -256,23 +256,23 @@ async def test_names_learnt_while_the_store_is_asked(far: Far, known: bool) -> N
     if known:
         await far.fetch(msgspec.structs.replace(get(), profile=far.profile), Origin(json(ETAG)))
         assert far.profile.version == far.cache._names.version
-    far.elsewhere.asked[-1].go()
-    assert far.told == [None]
+    far.remote.asked[-1].go()
+    assert far.leads == [None]
     assert far.quiet
 
 
 async def test_a_purge_that_holds_is_for_a_fetch(far: Far) -> None:
     await far.store.purge((b"project:42",), 10.0)
     assert far.look() is not None
-    far.elsewhere.asked[-1].go()
-    assert far.told == [None]
+    far.remote.asked[-1].go()
+    assert far.leads == [None]
 
 
 async def test_a_store_that_does_not_answer_is_for_a_fetch(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(far.store, "get_now", lambda *_: Lookup(available=False))
     assert far.look() is not None
-    far.elsewhere.asked[-1].go()
-    (prior_lookup,) = far.told
+    far.remote.asked[-1].go()
+    (prior_lookup,) = far.leads
     assert isinstance(prior_lookup, PriorLookup)
     request = msgspec.structs.replace(get(TARGET), profile=far.profile, prior_lookup=prior_lookup)
     _, _, _, outcome = await far.fetch(request, Origin(json(ETAG)))
@@ -280,7 +280,7 @@ async def test_a_store_that_does_not_answer_is_for_a_fetch(far: Far, monkeypatch
 
 
 @pytest.mark.parametrize("whose", ["cache", "others"])
-async def test_a_fault_is_told_as_nothing(
+async def test_after_a_fault_nothing_leads(
     far: Far, whose: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever asked would wait for ever."""
@@ -293,8 +293,8 @@ async def test_a_fault_is_told_as_nothing(
     else:
         monkeypatch.setattr(far.others, "lead_soon", fault)
     far.look()
-    far.elsewhere.asked[-1].go()
-    assert far.told == [None]
+    far.remote.asked[-1].go()
+    assert far.leads == [None]
     assert far.quiet
     assert "fault in the cache" in caplog.text
 
@@ -302,16 +302,16 @@ async def test_a_fault_is_told_as_nothing(
 async def test_nothing_is_asked_for_what_needs_a_fetch_anyway(far: Far) -> None:
     far.profile.may_share = False
     assert far.look() is None
-    assert far.elsewhere.asked == []
+    assert far.remote.asked == []
 
 
 async def test_it_tells_nothing_of_itself(far: Far) -> None:
     asked = far.look()
     assert "projects" not in repr(asked)
     await far.fetch(get(TARGET), Origin(json(ETAG, body=b"somebody's")))
-    far.elsewhere.copies = False
-    far.elsewhere.asked[-1].go()
-    (prior_lookup,) = far.told
+    far.remote.copies = False
+    far.remote.asked[-1].go()
+    (prior_lookup,) = far.leads
     assert isinstance(prior_lookup, PriorLookup)
     assert prior_lookup.lookup.entries[0].body == b"somebody's"
     assert "somebody" not in repr(prior_lookup)

@@ -24,7 +24,7 @@ TARGET = b"/api/v4/projects/42?page=2"
 
 
 class Lane(Room):
-    """A cache whose store is at hand, and one kind of request that came by before."""
+    """A cache whose store is in this process, and one kind of request that came by before."""
 
     def __init__(self, policy: PrivatePolicy = KEPT, hooks: HookWatch | None = None) -> None:
         super().__init__(policy)
@@ -53,9 +53,9 @@ async def lane() -> Lane:
 async def test_what_it_stores_is_a_hit_for_the_next(lane: Lane) -> None:
     leader = lane.lead()
     assert leader is not None
-    told = leader.answered(*answer())
-    assert told is not None
-    assert (told.status, told.reason, told.stored) == ("miss", "uri-miss", "stored")
+    outcome = leader.answered(*answer())
+    assert outcome is not None
+    assert (outcome.status, outcome.reason, outcome.stored) == ("miss", "uri-miss", "stored")
     status, fields, body, outcome = await lane.fetch(get(TARGET), Origin())
     assert (status, body, outcome.status) == (200, b"[1]", CacheStatus.HIT)
     assert dict(fields)[b"ETag"] == OTHER
@@ -91,9 +91,9 @@ async def test_what_is_not_stored_is_not_shared(lane: Lane) -> None:
     origin = Origin(json(ETAG))
     waiting = asyncio.ensure_future(lane.fetch(get(TARGET), origin))
     await asyncio.sleep(0)
-    told = leader.answered(*answer((b"Set-Cookie", b"a=b")))
-    assert told is not None
-    assert told.stored == "set-cookie"
+    outcome = leader.answered(*answer((b"Set-Cookie", b"a=b")))
+    assert outcome is not None
+    assert outcome.stored == "set-cookie"
     await waiting
     assert len(origin.asked) == 1
 
@@ -102,9 +102,9 @@ async def test_a_write_that_overtakes_it(lane: Lane) -> None:
     leader = lane.lead()
     assert leader is not None
     await lane.store.purge((b"project:42",))
-    told = leader.answered(*answer())
-    assert told is not None
-    assert told.stored == "invalidated"
+    outcome = leader.answered(*answer())
+    assert outcome is not None
+    assert outcome.stored == "invalidated"
     assert lane.lead() is not None, "nothing is there"
 
 
@@ -174,7 +174,7 @@ async def test_names_are_learnt_of_it() -> None:
 async def test_where_its_kind_is_known_new_names_are_found_out_at_once() -> None:
     lane = Lane()
     await lane.learn()
-    lane.profile.kind = get()
+    lane.profile.sample = get()
     lane.cache._tagging.names.learn(b"42", b"g/p")
     assert b"project:g/p" not in lane.profile.tags
     assert lane.lead() is not None
@@ -205,9 +205,12 @@ async def test_what_is_asked_about_before_each_reuse() -> None:
     assert leader is not None
     waiting = asyncio.ensure_future(lane.fetch(get(TARGET), Origin()))
     await asyncio.sleep(0)
-    told = leader.answered(*answer())
-    assert told is not None
-    assert (told.stored, told.line) == ("stored", b"Cache-Status: gateway; fwd=uri-miss; fwd-status=200; stored; ttl=0\r\n")
+    outcome = leader.answered(*answer())
+    assert outcome is not None
+    assert (outcome.stored, outcome.line) == (
+        "stored",
+        b"Cache-Status: gateway; fwd=uri-miss; fwd-status=200; stored; ttl=0\r\n",
+    )
     assert (await waiting)[3].status is CacheStatus.COLLAPSED
     again = lane.lead()
     assert again is not None
@@ -228,9 +231,9 @@ async def test_without_an_etag_that_is_for_a_fetch() -> None:
     for none in (fields, (*fields, (b"ETag", b"unquoted"))):
         assert leader.answered(ResponseHead(200, none, b"OK", shape_of(none)), b"[]") is None
     one = (*fields, (b"ETag", ETAG))
-    told = leader.answered(ResponseHead(200, one, b"OK", shape_of(one)), b"[]")
-    assert told is not None
-    assert told.stored == "stored", "though the first of its shape had none"
+    outcome = leader.answered(ResponseHead(200, one, b"OK", shape_of(one)), b"[]")
+    assert outcome is not None
+    assert outcome.stored == "stored", "though the first of its shape had none"
     leader = lane.lead(TARGET + b"3")
     assert leader is not None
     leader.abandon()

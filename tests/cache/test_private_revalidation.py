@@ -27,7 +27,7 @@ async def lane() -> Lane:
     return one
 
 
-def asking(lane: Lane) -> PrivateRevalidation:
+def leading(lane: Lane) -> PrivateRevalidation:
     leader = lane.lead()
     assert isinstance(leader, PrivateRevalidation)
     return leader
@@ -38,7 +38,7 @@ def not_modified(*fields: Field) -> ResponseHead:
 
 
 async def test_what_gitlab_vouches_for_is_fresh_again(lane: Lane) -> None:
-    validated = asking(lane).validated(not_modified((b"X-Total", b"8"), (b"X-Request-Id", b"01HF")))
+    validated = leading(lane).validated(not_modified((b"X-Total", b"8"), (b"X-Request-Id", b"01HF")))
     assert validated is not None
     reply, outcome = validated
     fields = dict(reply.head.fields)
@@ -53,7 +53,7 @@ async def test_what_gitlab_vouches_for_is_fresh_again(lane: Lane) -> None:
 
 
 async def test_who_asks_the_same_meanwhile_waits_for_it(lane: Lane) -> None:
-    leader = asking(lane)
+    leader = leading(lane)
     assert lane.lead() is None, "somebody asks"
     waiting = asyncio.ensure_future(lane.fetch(get(TARGET), Origin()))
     await asyncio.sleep(0)
@@ -62,21 +62,21 @@ async def test_who_asks_the_same_meanwhile_waits_for_it(lane: Lane) -> None:
 
 
 async def test_abandoned_the_next_asks(lane: Lane) -> None:
-    asking(lane).abandon()
+    leading(lane).abandon()
     origin = Origin(json(OTHER, body=b"[2]"))
     assert (await lane.fetch(get(TARGET), origin))[2] == b"[2]"
     assert origin.condition() == OTHER
 
 
 async def test_about_something_else_it_says_nothing(lane: Lane) -> None:
-    leader = asking(lane)
+    leader = leading(lane)
     assert leader.validated(ResponseHead(304, ((b"ETag", b'"third"'),))) is None
     assert leader.answered(*answer()) is None, "nor does it store another answer"
     assert lane.lead() is None, "it is still the one who asks"
 
 
 async def test_what_is_not_to_be_kept_is_told_and_dropped(lane: Lane) -> None:
-    validated = asking(lane).validated(not_modified((b"Cache-Control", b"no-store")))
+    validated = leading(lane).validated(not_modified((b"Cache-Control", b"no-store")))
     assert validated is not None
     assert (validated[0].whole, validated[1].stored.value) == (b"[1]", "no-store")
     leader = lane.lead()
@@ -85,7 +85,7 @@ async def test_what_is_not_to_be_kept_is_told_and_dropped(lane: Lane) -> None:
 
 
 async def test_a_write_that_overtakes_it(lane: Lane) -> None:
-    leader = asking(lane)
+    leader = leading(lane)
     assert len(leader.prior_lookup().lookup.entries) == 1
     await lane.store.purge((b"project:42",))
     validated = leader.validated(not_modified())

@@ -46,7 +46,7 @@ async def made(
     names = ProjectNames()
     watch = HookWatch(store, clock, 100.0)
     repeat_hit = RepeatHit(
-        store.looking(b"key", TAGS),
+        store.finder_for(b"key", TAGS),
         names=names,
         spelt=b"1",
         hooks=watch if hooked else None,

@@ -99,8 +99,8 @@ async def test_what_is_one_clients_own_updates_nothing_for_others(
     """RFC 9111 §3.5, §5.2.2.7: of a 304 and of a HEAD's answer as of a whole one."""
     room = Room()
     anybody = (FRESH, (b"ETag", b'"a"'), (b"Content-Length", b"1"))
-    told = whole(304 if method == "GET" else 200, (b"Cache-Control", said), *ALICES)
-    origin = Origin(whole(200, *anybody, body=b"x"), told, whole(304, FRESH) if kept else whole(200, *anybody, body=b"y"))
+    update = whole(304 if method == "GET" else 200, (b"Cache-Control", said), *ALICES)
+    origin = Origin(whole(200, *anybody, body=b"x"), update, whole(304, FRESH) if kept else whole(200, *anybody, body=b"y"))
     await room.fetch(ask(), origin)
     room.clock.now += 61
     _, fields, _, outcome = await room.fetch(ask(*asked, method=method, authorized=authorized), origin)

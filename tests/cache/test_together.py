@@ -39,7 +39,7 @@ class Gateway:
         self.clock = clock
         self.names = ProjectNames()
         link = RedisLink.from_url(url, timeout_s=60.0, name="together")
-        subscriber = RedisSubscriber(link.place, channel=GONE_CHANNEL, name="together-ear", clock=time.monotonic)
+        subscriber = RedisSubscriber(link.endpoint, channel=GONE_CHANNEL, name="together-subscriber", clock=time.monotonic)
         codec = Codec(b"k" * 32)
         self.redis = RedisCacheStore(link, codec)
         self.leases = RedisLeases(link, codec, lambda: subscriber.listening, wait_s=20.0)
@@ -69,7 +69,7 @@ class Gateway:
             while self.store.hits == before:
                 assert await self.ask(target) is CacheStatus.HIT
 
-    async def told(self) -> None:
+    async def caught_up(self) -> None:
         """Until a message sent now has come: messages come in order."""
         before = len(self.store.near._purges)
         await self.redis.purge((b"told%d" % before,))
@@ -99,7 +99,7 @@ async def test_a_hook_at_one_gateway_purges_for_all(pair: Pair) -> None:
         await here.hits_here(target)
     await there.store.purge(read_event(MERGED, there.names).tags)
     await there.watch.record_hook()
-    await here.told()
+    await here.caught_up()
     assert await here.ask(mine) is CacheStatus.MISS
     assert await here.ask(other) is CacheStatus.HIT
 
@@ -112,7 +112,7 @@ async def test_a_write_through_one_gateway_is_seen_through_all(pair: Pair) -> No
     await here.hits_here(target)
     write = CacheRequest("PUT", target, (), NEW_ISSUE, b"somebody else")
     await drain(await there.cache.fetch(write, Origin(whole(200)), there.clock))
-    await here.told()
+    await here.caught_up()
     assert await here.ask(target) is CacheStatus.MISS
 
 
@@ -124,7 +124,7 @@ async def test_who_lost_access_loses_it_at_every_gateway(pair: Pair, status: int
     assert await here.ask(target) is CacheStatus.MISS
     await here.hits_here(target)
     await there.ask(target, (b"Cache-Control", b"no-cache"), origin=Origin(whole(status)))
-    await here.told()
+    await here.caught_up()
     assert await here.ask(target, origin=Origin(whole(status))) is CacheStatus.MISS
 
 
@@ -134,7 +134,7 @@ async def test_a_dead_credential_is_dead_at_every_gateway(pair: Pair) -> None:
     assert await here.ask(b"/api/v4/projects/42") is CacheStatus.MISS
     await here.hits_here(b"/api/v4/projects/42")
     await there.ask(b"/api/v4/user", origin=Origin(whole(401)))
-    await here.told()
+    await here.caught_up()
     assert await here.ask(b"/api/v4/projects/42") is CacheStatus.MISS
 
 
@@ -198,13 +198,13 @@ async def test_gateways_ask_once_between_them(pair: Pair) -> None:
     target = b"/api/v4/projects/42"
 
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        leading = tasks.create_task(here.ask(target, origin=Origin(slow)))
+        leader = tasks.create_task(here.ask(target, origin=Origin(slow)))
         await slow.asked.wait()
         following = [tasks.create_task(there.ask(target, origin=Origin())) for _ in range(3)]
         while not there.leases.followed:
             await asyncio.sleep(0.005)
         slow.answer.set()
-    assert leading.result() is CacheStatus.MISS
+    assert leader.result() is CacheStatus.MISS
     assert [task.result() for task in following] == [CacheStatus.COLLAPSED] * 3
     assert there.leases.followed == 1, "one of them waited for all"
 
@@ -217,12 +217,12 @@ async def test_a_purge_while_another_gateway_asks_is_not_waited_past(pair: Pair)
     target = b"/api/v4/projects/42"
 
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        leading = tasks.create_task(here.ask(target, origin=Origin(slow)))
+        leader = tasks.create_task(here.ask(target, origin=Origin(slow)))
         await slow.asked.wait()
         await there.store.purge((b"project:42",))
         assert await there.ask(target, origin=Origin(json(ETAG, body=b"[new]"))) is CacheStatus.MISS
         slow.answer.set()
-    assert leading.result() is CacheStatus.MISS
+    assert leader.result() is CacheStatus.MISS
     _, body, _ = await drain(await here.cache.fetch(get(target), Origin(json(ETAG, body=b"[new]")), here.clock))
     assert body == b"[new]"
 
@@ -241,7 +241,7 @@ async def test_a_shared_cache_has_copies_too(pair: Pair) -> None:
     while not here.store.hits:
         assert await ask(here) == (b"one", CacheStatus.HIT)
     await ask(there, b"", method="PUT")
-    await here.told()
+    await here.caught_up()
     assert await ask(here, b"two") == (b"two", CacheStatus.MISS)
     assert await ask(there) == (b"two", CacheStatus.HIT)
     for _ in range(2):

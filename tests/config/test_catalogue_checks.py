@@ -25,15 +25,15 @@ cache:
 CATALOGUE = Catalogue.decode(read())
 
 
-def told(text: str) -> list[str]:
-    given = ConfigSource(text, "g.yaml")
-    config = given.load(ENV, read_file).config
+def warnings(text: str) -> list[str]:
+    source = ConfigSource(text, "g.yaml")
+    config = source.load(ENV, read_file).config
     assert config is not None
-    return [str(problem) for problem in catalogue_warnings(config, CATALOGUE, given)]
+    return [str(problem) for problem in catalogue_warnings(config, CATALOGUE, source)]
 
 
 def test_routes_that_have_no_effect_are_pointed_out() -> None:
-    assert told(TEXT) == [
+    assert warnings(TEXT) == [
         "g.yaml:7: warning: cache.routes[1].match: has no effect: the catalogue has no `GET /api/v4/projcts/:id`; "
         "did you mean `GET /api/v4/projects/:id`?",
         "g.yaml:8: warning: cache.routes[2].match: has no effect: the catalogue has no `GET /nowhere`; "
@@ -67,7 +67,7 @@ def test_routes_that_have_no_effect_are_pointed_out() -> None:
     ],
 )
 def test_routes_of_limits_are_looked_up(route: str, message: str) -> None:
-    found = told(
+    found = warnings(
         "version: 1\nupstream: {url: https://gitlab.internal}\nlimits:\n  - {id: all, by: caller, rate: 9/min}\n"
         f"  - {{id: few, by: caller, rate: 1/min, match: {{routes: ['{route}']}}}}\n"
     )
@@ -101,7 +101,7 @@ def test_clauses_of_rules_are_named_with_their_lines() -> None:
         "route `GET /api/v4/projects/:id/isues` is not in the catalogue: it matches only if GitLab adds it; "
         "did you mean `GET /api/v4/projects/:id/issues`?"
     )
-    assert told(RULES) == [
+    assert warnings(RULES) == [
         f"g.yaml:11: warning: rules[0].allow[0]: {route}",
         "g.yaml:14: warning: rules[0].deny[1]: permission `read_varible` belongs to no operation of the catalogue; "
         "did you mean `read_variable`?",
@@ -110,7 +110,7 @@ def test_clauses_of_rules_are_named_with_their_lines() -> None:
 
 
 def test_operations_that_weigh_are_looked_up() -> None:
-    found = told(
+    found = warnings(
         "version: 1\nupstream: {url: https://gitlab.internal}\n"
         "limits: [{id: all, by: caller, rate: 9/min, cost: weighted}]\ncosts:\n"
         "  - {match: GET /api/v4/projects/:id, cost: 2}\n  - {match: GET /api/v4/projects/:project, cost: 2}\n"

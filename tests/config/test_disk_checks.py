@@ -1,4 +1,4 @@
-"""What ``check`` finds on the disk, beside what the text can tell."""
+"""What ``check`` finds on the disk, besides what the text shows."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SECRETS = {
 
 
 def found(text: str) -> list[str]:
-    given = ConfigSource(HEAD + text, "F")
-    config = given.load(SECRETS, lambda path: Path(path).read_text()).config
+    source = ConfigSource(HEAD + text, "F")
+    config = source.load(SECRETS, lambda path: Path(path).read_text()).config
     assert config is not None
-    return [str(problem) for problem in disk_problems(config, given)]
+    return [str(problem) for problem in disk_problems(config, source)]
 
 
 def test_an_audit_goes_to_a_file_in_a_directory(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_what_does_not_resolve(text: str) -> None:
 
 
 def test_only_the_last_line_end_of_a_file_goes() -> None:
-    world = ReferenceResolver({}, {"/a": "x\r\n", "/b": "x\n\n", "/c": "x"}.__getitem__)
-    assert [world.read(path) for path in ("/a", "/b", "/c")] == ["x", "x\n", "x"]
+    resolver = ReferenceResolver({}, {"/a": "x\r\n", "/b": "x\n\n", "/c": "x"}.__getitem__)
+    assert [resolver.read(path) for path in ("/a", "/b", "/c")] == ["x", "x\n", "x"]
 
 
 def test_a_file_beyond_reason_is_refused() -> None:

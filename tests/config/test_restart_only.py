@@ -23,10 +23,10 @@ FILES |= {"/one": "glpat-One11111111111", "/two": "glpat-Two22222222222"}
 
 
 def loaded(text: str, files: dict[str, str] = FILES) -> tuple[Config, ConfigSource]:
-    given = ConfigSource(text)
-    found = given.load({}, files.__getitem__)
+    source = ConfigSource(text)
+    found = source.load({}, files.__getitem__)
     assert found.config is not None, [str(problem) for problem in found.problems]
-    return found.config, given
+    return found.config, source
 
 
 @pytest.mark.parametrize(

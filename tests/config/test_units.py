@@ -347,7 +347,7 @@ def test_what_is_no_bandwidth(text: str) -> None:
     "form", ["redis://{}@r/0", "rediss://{}@r", "redis+sentinel://{}@s1,s2/main", "redis+cluster://{}@n1"]
 )
 @pytest.mark.parametrize("word", [":a[b", ":a]b", ":a\tb", ":a\nb", ":\u2100", ":\udcff", "[:a"])
-def test_what_no_url_can_hold_is_told_before_the_start(form: str, word: str) -> None:
+def test_what_no_url_can_hold_is_refused_before_the_start(form: str, word: str) -> None:
     with pytest.raises(ValueError, match="percent-encode") as refused:
         units.parse_store_url(form.format(word))
     assert word not in str(refused.value)

@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 
 from gateway.config import vocabulary
-from gateway.config.units import Scalar
+from gateway.config.units import ValueType
 
 WORDS = {
-    name: marker for name, alias in vars(vocabulary).items() for marker in get_args(alias) if isinstance(marker, Scalar)
+    name: marker for name, alias in vars(vocabulary).items() for marker in get_args(alias) if isinstance(marker, ValueType)
 }
 
 GOOD = {

@@ -65,10 +65,10 @@ def ask(
 
     first, second = once(), once()
     assert first == second
-    told = rules.explain(who, operation, parsed, method, sudo, resolved=answers, screened=screened)
-    assert (told.verdict is Verdict.ALLOWED) == isinstance(first, Permit)
+    explained = rules.explain(who, operation, parsed, method, sudo, resolved=answers, screened=screened)
+    assert (explained.verdict is Verdict.ALLOWED) == isinstance(first, Permit)
     if isinstance(first, Permit):
-        assert told.rule == first.rule
+        assert explained.rule == first.rule
     return first
 
 
@@ -324,7 +324,7 @@ def test_a_rule_in_shadow_decides_nothing_and_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "told"),
+    ("rules", "shadow"),
     [
         ([rule(READ, name="t", shadow=True)], "t"),
         ([rule(READ), rule(name="d", deny=(READ,)), rule(READ, name="t", shadow=True)], ""),
@@ -332,11 +332,11 @@ def test_a_rule_in_shadow_decides_nothing_and_is_told() -> None:
         ([rule(READ, name="t", shadow=True), rule(name="u", deny=(READ,), shadow=True)], ""),
     ],
 )
-def test_a_refusal_tells_of_a_shadow_that_would_have_allowed(rules: list[Rule], told: str) -> None:
+def test_a_refusal_tells_of_a_shadow_that_would_have_allowed(rules: list[Rule], shadow: str) -> None:
     operation, parsed = request("GET", "/api/v4/version")
     with pytest.raises(Rejection) as refused:
         Rules.compile(rules).authorise(BOT, operation, parsed, "GET")
-    assert refused.value.shadow == told
+    assert refused.value.shadow == shadow
 
 
 def test_a_refusal_names_its_rule_to_the_operator_alone() -> None:
@@ -378,14 +378,14 @@ def test_an_explanation_names_every_clause_and_why() -> None:
     no_variables = Clause(permissions=("read_variable",))
     rules = Rules.compile([rule(READ_OURS, WRITE, name="a"), rule(name="d", deny=(no_variables,), shadow=True)])
     operation, parsed = request("GET", "/api/v4/projects/42")
-    told = rules.explain(BOT, operation, parsed, "GET")
-    assert [(each.rule, each.deny, each.position, each.holds, each.why, each.shadow) for each in told.considered] == [
+    explained = rules.explain(BOT, operation, parsed, "GET")
+    assert [(each.rule, each.deny, each.position, each.holds, each.why, each.shadow) for each in explained.considered] == [
         ("d", True, 0, False, "permissions", True),
         ("a", False, 0, False, "unresolved", False),
         ("a", False, 1, True, "", False),
     ]
-    assert (told.verdict, told.rule) == (Verdict.ALLOWED, "a")
-    assert told.lookups == (PlaceLookup(ReferenceKind.PROJECT, "42"),)
+    assert (explained.verdict, explained.rule) == (Verdict.ALLOWED, "a")
+    assert explained.lookups == (PlaceLookup(ReferenceKind.PROJECT, "42"),)
     refused = Rules.compile([rule(READ_OURS)]).explain(BOT, *request("GET", "/api/v4/projects/else%2Fx"), "GET")
     assert (refused.verdict, refused.considered[0].why) == (Verdict.UNKNOWN_PLACE, "projects")
 
@@ -650,8 +650,8 @@ def test_a_list_less_what_a_deny_hides(who: Principal) -> None:
     assert isinstance(inside, Permit)
     assert inside.narrowing is None
     operation, parsed = request("GET", "/api/v4/projects")
-    told = rules.explain(who, operation, parsed, "GET")
-    assert [(each.rule, each.holds, each.why) for each in told.considered if each.deny] == [("d", False, "filters")]
+    explained = rules.explain(who, operation, parsed, "GET")
+    assert [(each.rule, each.holds, each.why) for each in explained.considered if each.deny] == [("d", False, "filters")]
 
 
 @pytest.mark.parametrize("who", [BOT, PERSON, ANYONE, RUNNER])
@@ -667,9 +667,9 @@ def test_a_deny_by_project_refuses_what_may_reach_it(who: Principal) -> None:
     ):
         assert ask(rules, method, target, who=who, screened=True) == NOT_ALLOWED
         operation, parsed = request(method, target)
-        told = rules.explain(who, operation, parsed, method, screened=True)
-        assert [(each.holds, each.why) for each in told.considered if each.deny] == [(True, "beyond")]
-        assert told.lookups == ()
+        explained = rules.explain(who, operation, parsed, method, screened=True)
+        assert [(each.holds, each.why) for each in explained.considered if each.deny] == [(True, "beyond")]
+        assert explained.lookups == ()
     assert allowed(rules, "GET", "/api/v4/version", who=who)
     assert allowed(rules, "POST", "/api/v4/projects/platform%2Fapi/issues", who=who)
 

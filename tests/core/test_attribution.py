@@ -19,12 +19,12 @@ def test_a_field_of_its_own() -> None:
 
 
 def test_behind_the_user_agent() -> None:
-    told = Attribution(b"", user_agent=True)
-    assert told.applied(FIELDS, "user:42") == (FIELDS[0], (b"User-Agent", b"curl/8 gitlab-gateway (user:42)"))
-    assert told.applied(FIELDS[:1], "bot") == (FIELDS[0], (b"User-Agent", b"gitlab-gateway (bot)"))
-    assert told.applied(((b"user-agent", b""),), "bot") == ((b"user-agent", b"gitlab-gateway (bot)"),)
+    attribution = Attribution(b"", user_agent=True)
+    assert attribution.applied(FIELDS, "user:42") == (FIELDS[0], (b"User-Agent", b"curl/8 gitlab-gateway (user:42)"))
+    assert attribution.applied(FIELDS[:1], "bot") == (FIELDS[0], (b"User-Agent", b"gitlab-gateway (bot)"))
+    assert attribution.applied(((b"user-agent", b""),), "bot") == ((b"user-agent", b"gitlab-gateway (bot)"),)
     twice = ((b"User-Agent", b"a"), (b"USER-AGENT", b"b"))
-    assert told.applied(twice, "bot") == ((b"User-Agent", b"a gitlab-gateway (bot)"),)
+    assert attribution.applied(twice, "bot") == ((b"User-Agent", b"a gitlab-gateway (bot)"),)
 
 
 def test_both() -> None:
@@ -52,7 +52,7 @@ def test_any_name_is_plain(caller: str) -> None:
 
 
 def test_names_are_remembered_with_a_bound() -> None:
-    told = Attribution(b"X-Who")
+    attribution = Attribution(b"X-Who")
     for number in range(5000):
-        assert told.applied((), f"user:{number}") == ((b"X-Who", b"user:%d" % number),)
-    assert len(told._names) <= 4096
+        assert attribution.applied((), f"user:{number}") == ((b"X-Who", b"user:%d" % number),)
+    assert len(attribution._names) <= 4096

@@ -188,7 +188,7 @@ def test_without_a_type_both_readings_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "passing"),
+    ("name", "kind", "upstream_fields"),
     [
         ("private_token", CredentialKind.TOKEN, ((b"PRIVATE-TOKEN", b"v"),)),
         ("access_token", CredentialKind.TOKEN, ((b"Authorization", b"Bearer v"),)),
@@ -197,13 +197,13 @@ def test_without_a_type_both_readings_count() -> None:
     ],
 )
 def test_one_body_credential_becomes_the_claim(
-    name: str, kind: CredentialKind, passing: tuple[tuple[bytes, bytes], ...]
+    name: str, kind: CredentialKind, upstream_fields: tuple[tuple[bytes, bytes], ...]
 ) -> None:
     moved = body_claim(NONE, BodyVerdict((_found("sudo"), _found(name))))
     assert moved is not None
     claim, finding = moved
     assert (claim.kind, claim.carrier, claim.parameter, claim.secret.reveal()) == (kind, Carrier.BODY, name, "v")
-    assert claim.passing == passing
+    assert claim.upstream_fields == upstream_fields
     assert finding.name == name
 
 

@@ -11,40 +11,40 @@ from gateway.core.body_timeout import MOST_S, BodyTimeout
 
 
 def test_a_drip_is_let_go() -> None:
-    patience, waited_s = BodyTimeout(1024), 0.0
-    while patience.left_s > 9.0:
-        patience.note(9.0, 1)
+    timeout, waited_s = BodyTimeout(1024), 0.0
+    while timeout.left_s > 9.0:
+        timeout.note(9.0, 1)
         waited_s += 9.0
     assert waited_s <= MOST_S
 
 
 def test_whoever_keeps_the_rate_is_waited_for() -> None:
-    patience = BodyTimeout(1024)
+    timeout = BodyTimeout(1024)
     for _ in range(1000):
-        patience.note(5.0, 5 * 1024)
-    assert patience.left_s == MOST_S
+        timeout.note(5.0, 5 * 1024)
+    assert timeout.left_s == MOST_S
 
 
 def test_what_was_sent_fast_is_no_licence_to_drip() -> None:
-    patience = BodyTimeout(1)
-    patience.note(0.0, 1 << 40)
-    patience.note(29.0, 0)
-    assert patience.left_s == 1.0
+    timeout = BodyTimeout(1)
+    timeout.note(0.0, 1 << 40)
+    timeout.note(29.0, 0)
+    assert timeout.left_s == 1.0
 
 
 def test_no_rate_is_no_end() -> None:
-    patience = BodyTimeout(0)
-    patience.note(1e9, 0)
-    assert patience.left_s == math.inf
+    timeout = BodyTimeout(0)
+    timeout.note(1e9, 0)
+    assert timeout.left_s == math.inf
 
 
 @given(st.integers(1, 1 << 20), st.lists(st.tuples(st.floats(0, 60), st.integers(0, 1 << 20)), max_size=50))
 def test_waiting_is_bounded_by_what_came(rate: int, reads: list[tuple[float, int]]) -> None:
     """As long as it is waited for, the waits add up to no more than the start and what the octets earned."""
-    patience, waited_s, octets = BodyTimeout(rate), 0.0, 0
+    timeout, waited_s, octets = BodyTimeout(rate), 0.0, 0
     for wait_s, came in reads:
-        wait_s = min(wait_s, patience.left_s)
-        patience.note(wait_s, came)
+        wait_s = min(wait_s, timeout.left_s)
+        timeout.note(wait_s, came)
         waited_s, octets = waited_s + wait_s, octets + came
-        assert 0.0 <= patience.left_s <= MOST_S
+        assert 0.0 <= timeout.left_s <= MOST_S
     assert waited_s <= MOST_S + octets / rate + 1e-6

@@ -204,7 +204,7 @@ def test_a_partial_answer_is_none_to_head() -> None:
         (b"max-age=60", b"no-cache", 100, 50, False),
     ],
 )
-def test_standing_in(cache_control: bytes, asked: bytes, later_s: float, default_s: float, allowed: bool) -> None:
+def test_serving_stale(cache_control: bytes, asked: bytes, later_s: float, default_s: float, allowed: bool) -> None:
     stored = entry((b"Cache-Control", cache_control))
     assert may_serve_stale(stored, parse_request_cache_control(asked), NOW + later_s, default_s) is allowed
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.cache_key import INERT
-from gateway.core.correlation import CORRELATION_FIELDS, mark, split_correlation, without_correlation
+from gateway.core.correlation import CORRELATION_FIELDS, record_ids, split_correlation, without_correlation
 from gateway.core.credentials import CREDENTIAL_FIELDS
 from gateway.core.exchange import Exchange
 from gateway.core.messages import Fields, RequestHead
@@ -125,7 +125,7 @@ def head(*fields: tuple[bytes, bytes], aside: bool) -> RequestHead:
 @pytest.mark.parametrize("trusted", [True, False])
 def test_an_id_is_a_trusted_peers_to_give(trusted: bool, aside: bool) -> None:
     x = Exchange("minted-1", 0.0, "GET", "192.0.2.1")
-    shared = mark(x, head((b"X-Request-Id", b"the-proxys"), (b"Traceparent", PARENT), aside=aside), trusted=trusted)
+    shared = record_ids(x, head((b"X-Request-Id", b"the-proxys"), (b"Traceparent", PARENT), aside=aside), trusted=trusted)
     assert x.request_id == ("the-proxys" if trusted else "minted-1")
     assert x.trace_id == TRACE, "whoever says so: it names no one"
     assert shared is (trusted and not aside)
@@ -134,5 +134,5 @@ def test_an_id_is_a_trusted_peers_to_give(trusted: bool, aside: bool) -> None:
 @pytest.mark.parametrize("aside", [True, False])
 def test_what_is_malformed_marks_nothing(aside: bool) -> None:
     x = Exchange("minted-1", 0.0, "GET", "192.0.2.1", trace_id="of the one before")
-    mark(x, head((b"X-Request-Id", b"a b"), (b"traceparent", PARENT[:-1]), aside=aside), trusted=True)
+    record_ids(x, head((b"X-Request-Id", b"a b"), (b"traceparent", PARENT[:-1]), aside=aside), trusted=True)
     assert (x.request_id, x.trace_id) == ("minted-1", "")

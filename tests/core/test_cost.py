@@ -56,7 +56,7 @@ SETTLEMENT = Settlement(cached=0.0, not_modified=0.25, per_second=4.0, per_mebib
 
 
 @pytest.mark.parametrize(
-    ("spent", "change"),
+    ("usage", "change"),
     [
         pytest.param(Usage(asked=False), -8.0, id="the-cache-answered"),
         pytest.param(Usage(asked=False, runtime_s=9.0), -8.0, id="then-nobody-worked"),
@@ -69,8 +69,8 @@ SETTLEMENT = Settlement(cached=0.0, not_modified=0.25, per_second=4.0, per_mebib
         pytest.param(Usage(asked=True), 0.0, id="as-taken"),
     ],
 )
-def test_what_the_answer_changes(spent: Usage, change: float) -> None:
-    assert SETTLEMENT.change(8.0, spent) == change
+def test_what_the_answer_changes(usage: Usage, change: float) -> None:
+    assert SETTLEMENT.change(8.0, usage) == change
 
 
 @settings(deadline=None)

@@ -71,7 +71,7 @@ def _refused(*fields: Field, target: bytes = b"/x", surface: Surface = Surface.R
 def test_one_field(field: Field, kind: CredentialKind, carrier: Carrier, secret: str, username: str) -> None:
     claim = _claim((b"Accept", b"*/*"), field)
     assert (claim.kind, claim.carrier, claim.secret.reveal(), claim.username) == (kind, carrier, secret, username)
-    assert claim.passing == (field,)
+    assert claim.upstream_fields == (field,)
     assert claim.target == b"/x"
     assert credential_fields(claim) == (field,)
 
@@ -80,7 +80,7 @@ def test_none() -> None:
     claim = _claim(
         (b"Accept", b"*/*"), (b"PRIVATE-TOKEN", b""), (b"Cookie", b"theme=dark"), (b"X-Gitlab-Static-Object-Token", b"x")
     )
-    assert (claim.kind, claim.carrier, claim.passing) == (CredentialKind.NONE, None, ())
+    assert (claim.kind, claim.carrier, claim.upstream_fields) == (CredentialKind.NONE, None, ())
     assert _claim(target=b"/x?a=1").target == b"/x?a=1"
     for field in (PRIVATE, BEARER, JOB, DEPLOY):
         assert _claim((field[0], b"")).kind is CredentialKind.NONE
@@ -94,7 +94,7 @@ def test_carriers_are_told_from_other_fields() -> None:
 
 
 def test_a_web_page_keeps_its_cookies_without_login() -> None:
-    assert _claim((b"Cookie", b"theme=dark"), surface=Surface.WEB).passing == ((b"Cookie", b"theme=dark"),)
+    assert _claim((b"Cookie", b"theme=dark"), surface=Surface.WEB).upstream_fields == ((b"Cookie", b"theme=dark"),)
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.permutations([PRIVATE, BEARER, JOB, DEPLOY, _basic("u:T1")], 2)))
@@ -102,19 +102,19 @@ def test_equal_values_in_two_fields_count_once_and_two_values_never(one: Field, 
     if one[0] != other[0]:
         claim = _claim(one, other)
         assert claim.secret.reveal() == "T1"
-        assert len(claim.passing) == 1
+        assert len(claim.upstream_fields) == 1
     different = _basic("u:T2") if other[1].startswith(b"Basic") else (other[0], other[1].replace(b"T1", b"T2"))
     assert _refused(one, different).code is Code.AMBIGUOUS_CREDENTIAL
 
 
 def test_a_field_twice() -> None:
-    assert _claim(PRIVATE, PRIVATE).passing == (PRIVATE,)
+    assert _claim(PRIVATE, PRIVATE).upstream_fields == (PRIVATE,)
     assert _refused(PRIVATE, (b"PRIVATE-TOKEN", b"T2")).status == 400
     assert _refused(_basic("a:T1"), _basic("b:T1")).status == 400
 
 
 def test_a_cookie_beside_a_token_is_dropped() -> None:
-    assert _claim(COOKIE, PRIVATE).passing == (PRIVATE,)
+    assert _claim(COOKIE, PRIVATE).upstream_fields == (PRIVATE,)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_parameter_is_moved_to_a_field(name: str, kind: CredentialKind, field:
     claim = _claim((b"DPoP", b"p"), COOKIE, target=b"/x?a=%2f&" + name.encode() + b"=%541&b")
     assert (claim.kind, claim.carrier, claim.parameter, claim.secret.reveal()) == (kind, Carrier.QUERY, name, "T1")
     assert claim.target == b"/x?a=%2f&b"
-    assert claim.passing == (field, (b"DPoP", b"p"))
+    assert claim.upstream_fields == (field, (b"DPoP", b"p"))
     assert _claim(target=b"/x?%s=" % name.encode()).kind is CredentialKind.NONE
 
 
@@ -228,14 +228,14 @@ def test_sudo_is_a_capability() -> None:
 def test_each_surface_has_its_own(surface: Surface, field: Field, kind: CredentialKind) -> None:
     claim = _claim(field, surface=surface)
     assert claim.kind is kind
-    assert claim.passing == (() if kind is CredentialKind.NONE else (field,))
+    assert claim.upstream_fields == (() if kind is CredentialKind.NONE else (field,))
 
 
 def test_a_surfaces_own_field_travels_with_the_credential() -> None:
     runner = (b"Runner-Token", b"R")
-    assert _claim(JOB, runner, surface=Surface.RUNNER).passing == (JOB, runner)
-    assert _claim(JOB, runner).passing == (JOB,)
-    assert _claim(PRIVATE, (b"DPoP", b"p")).passing == (PRIVATE, (b"DPoP", b"p"))
+    assert _claim(JOB, runner, surface=Surface.RUNNER).upstream_fields == (JOB, runner)
+    assert _claim(JOB, runner).upstream_fields == (JOB,)
+    assert _claim(PRIVATE, (b"DPoP", b"p")).upstream_fields == (PRIVATE, (b"DPoP", b"p"))
 
 
 def test_what_gitlab_judges_from_the_body_or_a_parameter() -> None:
@@ -254,7 +254,7 @@ def test_what_gitlab_judges_from_the_body_or_a_parameter() -> None:
     assert _claim(surface=Surface.OAUTH, method="POST").kind is CredentialKind.OPAQUE
     assert _claim(target=b"/x?token=t").kind is CredentialKind.NONE
     claim = _claim(target=b"/x.atom?feed_token=f", surface=Surface.WEB_TOKEN)
-    assert (claim.kind, claim.parameter, claim.target, claim.passing) == (
+    assert (claim.kind, claim.parameter, claim.target, claim.upstream_fields) == (
         CredentialKind.OPAQUE,
         "feed_token",
         b"/x.atom?feed_token=f",
@@ -263,7 +263,7 @@ def test_what_gitlab_judges_from_the_body_or_a_parameter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "query", "surface", "beside"),
+    ("fields", "query", "surface", "other_tokens"),
     [
         ((PRIVATE,), b"token=t", Surface.REST, ["t"]),
         ((PRIVATE,), b"to%6ben[]=t&a=1;token=u&token=", Surface.REST, ["t", "u"]),
@@ -278,10 +278,10 @@ def test_what_gitlab_judges_from_the_body_or_a_parameter() -> None:
     ],
 )
 def test_a_token_in_the_query_is_noted_beside_another_credential(
-    fields: tuple[Field, ...], query: bytes, surface: Surface, beside: list[str]
+    fields: tuple[Field, ...], query: bytes, surface: Surface, other_tokens: list[str]
 ) -> None:
     claim = _claim(*fields, target=b"/x?" + query, surface=surface)
-    assert [secret.reveal() for secret in claim.beside] == beside
+    assert [secret.reveal() for secret in claim.other_tokens] == other_tokens
     assert "t" in claim.target.decode()
 
 
@@ -345,7 +345,7 @@ def test_a_gateway_key_that_is_the_credential_may_be_said_again_where_nothing_go
     for field in ((b"PRIVATE-TOKEN", KEY), _basic(f"{KEY.decode()}:{KEY.decode()}")):
         assert _claim(field, nuget, surface=Surface.PACKAGES).secret.reveal() == KEY.decode()
     assert _claim(nuget, surface=Surface.PACKAGES).secret.reveal() == KEY.decode()
-    assert _claim(PRIVATE, nuget).passing == (PRIVATE,), "dropped elsewhere"
+    assert _claim(PRIVATE, nuget).upstream_fields == (PRIVATE,), "dropped elsewhere"
     assert _claim(PRIVATE, target=b"/x?token=xggw_y").kind is CredentialKind.TOKEN, "a word like any other"
 
 

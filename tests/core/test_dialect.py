@@ -39,15 +39,15 @@ def test_the_configured_limits_are_taken_from() -> None:
 
 
 @pytest.mark.parametrize(("decided", "known"), [(False, False), (False, True), (True, False)])
-def test_before_a_decision_the_nominal_quota_is_told(decided: bool, known: bool) -> None:
+def test_before_a_decision_the_nominal_quota_is_sent(decided: bool, known: bool) -> None:
     decision = taken(OWN) if decided else None
-    assert DIALECT.told(decision, OWN if known else None) == HEADERS.nominal()
+    assert DIALECT.own_fields(decision, OWN if known else None) == HEADERS.nominal()
 
 
-def test_a_decision_is_told() -> None:
-    told = DIALECT.told(taken(OWN), OWN)
-    assert first(told, b"ratelimit-remaining") == b"19"
-    assert first(told, b"ratelimit-limit") == b"600"
+def test_a_decisions_numbers_are_sent() -> None:
+    fields = DIALECT.own_fields(taken(OWN), OWN)
+    assert first(fields, b"ratelimit-remaining") == b"19"
+    assert first(fields, b"ratelimit-limit") == b"600"
 
 
 def test_a_brokered_caller_never_sees_gitlabs_numbers() -> None:
@@ -65,17 +65,17 @@ def test_an_own_token_sees_the_stricter_set() -> None:
     assert values(merged, b"ratelimit-name") == [b"throttle"]
 
 
-def test_without_a_dialect_nothing_is_taken_told_or_changed() -> None:
+def test_without_a_dialect_nothing_is_taken_sent_or_changed() -> None:
     dialect = NoDialect()
     assert dialect.takes_for(OWN, OPERATION, TARGET, "GET", "192.0.2.1") == ()
-    assert dialect.told(taken(OWN), OWN) == ()
+    assert dialect.own_fields(taken(OWN), OWN) == ()
     assert dialect.merged(taken(OWN), OWN, 200, GITLABS, NOW) is GITLABS
 
 
 @pytest.mark.parametrize("principal", [BROKERED, OWN])
 @pytest.mark.parametrize("status", [200, 404, 429])
 @pytest.mark.parametrize("upstream", [((b"ETag", b'"1"'),), ((b"ETag", b'"1"'), *GITLABS)])
-def test_lines_beside_say_the_same_as_the_merged_fields(principal: Principal, status: int, upstream: Fields) -> None:
+def test_the_merged_parts_say_the_same_as_the_merged_fields(principal: Principal, status: int, upstream: Fields) -> None:
     decision = taken(principal)
     merged_parts = DIALECT.merged_parts(decision, principal, ResponseHead(status, upstream))
     weighed = status == 429 or (principal is OWN and len(upstream) > 1)
@@ -86,5 +86,5 @@ def test_lines_beside_say_the_same_as_the_merged_fields(principal: Principal, st
         assert fields + added == DIALECT.merged(decision, principal, status, upstream, NOW)
 
 
-def test_nothing_is_said_beside_an_answer_without_a_dialect() -> None:
+def test_nothing_is_added_to_an_answer_without_a_dialect() -> None:
     assert NoDialect().merged_parts(None, OWN, ResponseHead(200, GITLABS)) == (GITLABS, b"")

@@ -1,4 +1,4 @@
-"""Forms of answers' heads: what is read in one is what stands there, and blanks come out where values go."""
+"""Forms of answers' heads: what is read in one is what stands there, and placeholders come out where values go."""
 
 from __future__ import annotations
 
@@ -126,37 +126,37 @@ def test_nothing_of_a_value_that_differs_is_kept() -> None:
     assert "application/json" in kept
 
 
-def test_forms_apart() -> None:
+def test_conflicting_names() -> None:
     other = ((b"Content-Type", b"text/plain"), (b"Etag", b'"2"'), *FIELDS[2:])
     assert form().conflicting_names(form(other)) == [b"content-type"]
     assert form().conflicting_names(form()) == []
 
 
-def test_blanks_come_out_where_the_values_go() -> None:
-    blanks = HeadPlaceholders(form())
-    fields = blanks.head.fields
+def test_placeholders_come_out_where_the_values_go() -> None:
+    placeholders = HeadPlaceholders(form())
+    fields = placeholders.head.fields
     made = (fields[5], (b"Via", b"100% gateway"), fields[1], (b"A%b", b"c"))
-    assert blanks.filler_for(made)(blanks.picker_for(made)(VALUES)) == (
+    assert placeholders.filler_for(made)(placeholders.picker_for(made)(VALUES)) == (
         (b"X-Total", b"7"),
         (b"Via", b"100% gateway"),
         (b"Etag", b'"1"'),
         (b"A%b", b"c"),
     )
-    template, pick = blanks.template(made)
+    template, pick = placeholders.template(made)
     assert template % tuple(pick(VALUES)) == b'X-Total: 7\r\nVia: 100% gateway\r\nEtag: "1"\r\nA%b: c\r\n'
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_few_blanks(count: int) -> None:
-    blanks = HeadPlaceholders(form())
-    made = (*blanks.head.fields[1 : 1 + count], (b"A", b"b"))
-    template, pick = blanks.template(made)
+def test_few_placeholders(count: int) -> None:
+    placeholders = HeadPlaceholders(form())
+    made = (*placeholders.head.fields[1 : 1 + count], (b"A", b"b"))
+    template, pick = placeholders.template(made)
     assert template % tuple(pick(VALUES)) == b'Etag: "1"\r\n' * count + b"A: b\r\n"
 
 
-def test_a_blank_that_was_changed_is_told() -> None:
-    blanks = HeadPlaceholders(form())
-    name, value = blanks.head.fields[1]
-    for change in (blanks.filler_for, blanks.template):
+def test_a_placeholder_that_was_changed_is_reported() -> None:
+    placeholders = HeadPlaceholders(form())
+    name, value = placeholders.head.fields[1]
+    for change in (placeholders.filler_for, placeholders.template):
         with pytest.raises(ValueError, match="not in"):
             change(((name, b"x" + value),))

@@ -27,15 +27,15 @@ def head(*fields: tuple[bytes, bytes], tls: bool = False) -> RequestHead:
     return RequestHead("GET", TARGET.raw, fields, peer="192.0.2.7", tls=tls)
 
 
-def upward(header_rules: HeaderRules, request: RequestHead, entered: AdmittedRequest, credential: Fields = ()) -> Fields:
+def sent_up(header_rules: HeaderRules, request: RequestHead, entered: AdmittedRequest, credential: Fields = ()) -> Fields:
     fields = header_rules.end_to_end(request, entered)
-    before, behind = header_rules.upward(fields, request, entered, credential)
+    before, behind = header_rules.request_fields(fields, request, entered, credential)
     return (*before, (b"X-Request-Id", b"id-1"), *behind)
 
 
 def test_what_goes_up() -> None:
     request = head((b"Host", b"git.example.com"), (b"Accept", b"*/*"), (b"PRIVATE-TOKEN", b"theirs"), (b"TE", b"gzip"))
-    assert upward(HeaderRules(upstream_host=b"gitlab.internal"), request, admitted(), ((b"PRIVATE-TOKEN", b"ours"),)) == (
+    assert sent_up(HeaderRules(upstream_host=b"gitlab.internal"), request, admitted(), ((b"PRIVATE-TOKEN", b"ours"),)) == (
         (b"Host", b"gitlab.internal"),
         (b"Accept", b"*/*"),
         (b"Via", b"1.1 gateway"),
@@ -51,7 +51,7 @@ def test_what_goes_up() -> None:
 @pytest.mark.parametrize("named", [b"private-token", b"x-forwarded-for", b"X-Request-Id, via", b"x-forwarded-proto, x"])
 def test_connection_cannot_remove_what_the_gateway_writes(named: bytes) -> None:
     request = head((b"Connection", named), (b"X-Forwarded-For", b"127.0.0.1"))
-    fields = upward(HeaderRules(upstream_host=b"gitlab.internal"), request, admitted(), ((b"PRIVATE-TOKEN", b"ours"),))
+    fields = sent_up(HeaderRules(upstream_host=b"gitlab.internal"), request, admitted(), ((b"PRIVATE-TOKEN", b"ours"),))
     assert values(fields, b"private-token") == [b"ours"]
     assert values(fields, b"host") == [b"gitlab.internal"]
     assert values(fields, b"x-forwarded-for") == [b"192.0.2.7"]
@@ -61,30 +61,30 @@ def test_connection_cannot_remove_what_the_gateway_writes(named: bytes) -> None:
 
 def test_connection_may_not_name_what_the_body_means() -> None:
     with pytest.raises(Rejection) as refused:
-        upward(HeaderRules(), head((b"Connection", b"content-type")), admitted())
+        sent_up(HeaderRules(), head((b"Connection", b"content-type")), admitted())
     assert refused.value.code is Code.BAD_REQUEST
 
 
 def test_without_a_host_of_its_own_the_clients_goes_up() -> None:
-    assert values(upward(HeaderRules(shared=True), head(), admitted(b"a.example:8443")), b"host") == [b"a.example:8443"]
+    assert values(sent_up(HeaderRules(shared=True), head(), admitted(b"a.example:8443")), b"host") == [b"a.example:8443"]
 
 
 def test_a_trusted_proxy_is_believed() -> None:
     request = head((b"X-Forwarded-For", b"198.51.100.4"), (b"X-Forwarded-Proto", b"https"), (b"baggage", b"a=b"))
-    fields = upward(HeaderRules(), request, admitted(trusted=True))
+    fields = sent_up(HeaderRules(), request, admitted(trusted=True))
     assert values(fields, b"x-forwarded-for") == [b"198.51.100.4, 192.0.2.7"]
     assert values(fields, b"x-forwarded-proto") == [b"https"]
     assert values(fields, b"baggage") == [b"a=b"]
-    strangers = upward(HeaderRules(), request, admitted())
+    strangers = sent_up(HeaderRules(), request, admitted())
     assert values(strangers, b"x-forwarded-proto") == [b"http"]
     assert values(strangers, b"baggage") == []
 
 
 def test_the_throttle_bypass_is_not_a_clients_to_send() -> None:
     header_rules = HeaderRules(bypass=b"Gitlab-Bypass")
-    for asked in (head(), head((b"GITLAB-BYPASS", b"0"))):
-        assert values(upward(header_rules, asked, admitted()), b"gitlab-bypass") == [b"1"], "the gateway's own"
-    assert values(upward(HeaderRules(), head(), admitted()), b"gitlab-bypass") == []
+    for request in (head(), head((b"GITLAB-BYPASS", b"0"))):
+        assert values(sent_up(header_rules, request, admitted()), b"gitlab-bypass") == [b"1"], "the gateway's own"
+    assert values(sent_up(HeaderRules(), head(), admitted()), b"gitlab-bypass") == []
 
 
 GITLAB = "https://gitlab.internal"
@@ -103,7 +103,7 @@ LOCATED = ResponseHead(302, ((b"Location", b"https://gitlab.internal/x?y"),), b"
 def test_gitlabs_own_address_leads_back_here(public_url: str, tls: bool, host: bytes, location: bytes) -> None:
     header_rules = HeaderRules(external_urls=(GITLAB,), public_url=public_url)
     for _ in range(2):
-        down = header_rules.downward(LOCATED, head(tls=tls), admitted(host))
+        down = header_rules.response_head(LOCATED, head(tls=tls), admitted(host))
         assert first(down.fields, b"location") == location
         assert (down.status, down.reason) == (302, b"Found")
 
@@ -113,7 +113,7 @@ def test_hosts_are_remembered_up_to_a_bound() -> None:
     header_rules = HeaderRules(external_urls=(GITLAB,))
     for number in range(200):
         host = b"h%d.example" % number
-        down = header_rules.downward(LOCATED, head(), admitted(host))
+        down = header_rules.response_head(LOCATED, head(), admitted(host))
         assert first(down.fields, b"location") == b"http://" + host + b"/x?y"
         assert len(header_rules._down) <= 64
 
@@ -129,11 +129,13 @@ def test_fields_that_clients_repeat_are_remembered_up_to_a_bound() -> None:
 
 def test_a_shared_cache_rewrites_nothing() -> None:
     header_rules = HeaderRules(external_urls=(GITLAB,), shared=True)
-    assert first(header_rules.downward(LOCATED, head(), admitted()).fields, b"location") == b"https://gitlab.internal/x?y"
+    assert (
+        first(header_rules.response_head(LOCATED, head(), admitted()).fields, b"location") == b"https://gitlab.internal/x?y"
+    )
 
 
 @pytest.mark.parametrize(
-    ("status", "fields", "shared", "told"),
+    ("status", "fields", "shared", "expected"),
     [
         (503, (), False, [b"10"]),
         (503, ((b"retry-after", b"60"),), False, [b"60"]),
@@ -142,18 +144,20 @@ def test_a_shared_cache_rewrites_nothing() -> None:
         (200, (), False, []),
     ],
 )
-def test_a_503_says_when_to_come_back(status: int, fields: Fields, shared: bool, told: list[bytes]) -> None:
-    down = HeaderRules(shared=shared).downward(ResponseHead(status, fields), head(), admitted())
-    assert values(down.fields, b"retry-after") == told
+def test_a_503_says_when_to_come_back(status: int, fields: Fields, shared: bool, expected: list[bytes]) -> None:
+    down = HeaderRules(shared=shared).response_head(ResponseHead(status, fields), head(), admitted())
+    assert values(down.fields, b"retry-after") == expected
 
 
 def test_workhorses_instructions_are_dropped_and_counted() -> None:
     header_rules = HeaderRules()
-    down = header_rules.downward(ResponseHead(200, ((b"X-Sendfile", b"/etc/passwd"), (b"A", b"1"))), head(), admitted())
+    down = header_rules.response_head(
+        ResponseHead(200, ((b"X-Sendfile", b"/etc/passwd"), (b"A", b"1"))), head(), admitted()
+    )
     assert first(down.fields, b"x-sendfile") is None
     assert first(down.fields, b"a") == b"1"
     assert header_rules.leaks == 1
-    header_rules.downward(ResponseHead(200, ((b"A", b"1"),)), head(), admitted())
+    header_rules.response_head(ResponseHead(200, ((b"A", b"1"),)), head(), admitted())
     assert header_rules.leaks == 1
 
 
@@ -161,7 +165,7 @@ def test_the_callers_name_is_the_gateways_to_write() -> None:
     header_rules = HeaderRules(attribution=(b"X-Caller", True))
     request = head((b"x-caller", b"root"), (b"X_Caller", b"root"), (b"User-Agent", b"curl/8"), (b"Connection", b"x-caller"))
     entered = admitted()
-    fields = header_rules.upward(header_rules.end_to_end(request, entered), request, entered, (), "backstage")[0]
+    fields = header_rules.request_fields(header_rules.end_to_end(request, entered), request, entered, (), "backstage")[0]
     assert values(fields, b"x-caller") == [b"backstage"]
     assert values(fields, b"x_caller") == []
     assert values(fields, b"user-agent") == [b"curl/8 gitlab-gateway (backstage)"]

@@ -138,7 +138,7 @@ def test_the_memory_of_names_is_bounded() -> None:
     rules = RequestHeaderRules()
     for number in range(2100):
         rules.forwardable(((b"X-%d" % number, b""), (b"L" * 65 + b"%d" % number, b"")))
-    assert len(rules._judgements) <= 2048
+    assert len(rules._actions) <= 2048
 
 
 def test_request_ids_come_from_trusted_peers_only() -> None:

@@ -11,25 +11,25 @@ from hypothesis import strategies as st
 from gateway.core.json_urls import NAMED, JsonUrlRewriter, is_json
 
 INSIDE = "https://gitlab.internal"
-ADDRESSES = JsonUrlRewriter((b"https://gitlab.internal", b"https://gitlab.internal:8443/gitlab"), b"https://public/git")
+REWRITER = JsonUrlRewriter((b"https://gitlab.internal", b"https://gitlab.internal:8443/gitlab"), b"https://public/git")
 
 
-def turned(value: object) -> object:
-    return json.loads(ADDRESSES.turned(json.dumps(value).encode()))
+def rewritten(value: object) -> object:
+    return json.loads(REWRITER.turned(json.dumps(value).encode()))
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_named_members_lead_back(name: str) -> None:
-    assert turned([{name: f"{INSIDE}/a/b.git"}]) == [{name: "https://public/git/a/b.git"}]
+    assert rewritten([{name: f"{INSIDE}/a/b.git"}]) == [{name: "https://public/git/a/b.git"}]
 
 
 def test_links_lead_back_whatever_their_names() -> None:
-    found = turned({"_links": {"self": f"{INSIDE}/api/v4/projects/1", "x": None, "other": "https://else/"}})
+    found = rewritten({"_links": {"self": f"{INSIDE}/api/v4/projects/1", "x": None, "other": "https://else/"}})
     assert found == {"_links": {"self": "https://public/git/api/v4/projects/1", "x": None, "other": "https://else/"}}
 
 
 def test_a_prefix_and_a_port_are_part_of_a_name() -> None:
-    assert turned({"web_url": "https://gitlab.internal:8443/gitlab/a"}) == {"web_url": "https://public/git/a"}
+    assert rewritten({"web_url": "https://gitlab.internal:8443/gitlab/a"}) == {"web_url": "https://public/git/a"}
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_a_prefix_and_a_port_are_part_of_a_name() -> None:
 )
 def test_everything_else_stays_octet_for_octet(value: object) -> None:
     body = json.dumps(value).encode()
-    assert ADDRESSES.turned(body) == body
+    assert REWRITER.turned(body) == body
 
 
 def test_numbers_and_order_stay() -> None:
     body = b'{"id":1e400,"big":12345678901234567890123,"web_url" :  "https://gitlab.internal","z":0.10}'
-    assert ADDRESSES.turned(body) == body.replace(b"https://gitlab.internal", b"https://public/git")
+    assert REWRITER.turned(body) == body.replace(b"https://gitlab.internal", b"https://public/git")
 
 
 _leaf = st.none() | st.booleans() | st.integers() | st.text() | st.just(f"{INSIDE}/x")
@@ -89,7 +89,7 @@ def expected(value: object, *, linked: bool = False) -> object:
 @example({"_links": {'"\\': ["{"], "other": f"{INSIDE}/x"}})
 def test_it_is_what_a_parser_would_do(value: object) -> None:
     body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    assert json.loads(ADDRESSES.turned(body)) == expected(json.loads(body))
+    assert json.loads(REWRITER.turned(body)) == expected(json.loads(body))
 
 
 def test_what_is_json() -> None:

@@ -95,7 +95,7 @@ def test_a_record_shows_neither_digest_nor_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "tellable", "text"),
+    ("at", "representable", "text"),
     [
         (T, True, "2027-01-15T08:00:00Z"),
         (-62_135_596_800.0, True, "0001-01-01T00:00:00Z"),
@@ -106,9 +106,9 @@ def test_a_record_shows_neither_digest_nor_bounds() -> None:
         (float("-inf"), False, "0001-01-01T00:00:00Z"),
     ],
 )
-def test_an_instant_is_told_and_beyond_what_can_be_told_the_nearest_is(at: float, tellable: bool, text: str) -> None:
-    assert (is_representable(at), format_instant(at)) == (tellable, text)
+def test_an_instant_is_formatted_and_beyond_the_format_the_nearest_is(at: float, representable: bool, text: str) -> None:
+    assert (is_representable(at), format_instant(at)) == (representable, text)
 
 
-def test_milliseconds_are_told_where_asked() -> None:
+def test_milliseconds_are_shown_where_wanted() -> None:
     assert format_instant(T + 0.5, "milliseconds") == "2027-01-15T08:00:00.500Z"

@@ -18,12 +18,12 @@ INSIDE = "https://gitlab.internal/"
 OUTSIDE = "https://public/"
 
 
-def turn(address: str) -> str | None:
+def rewrite_url(address: str) -> str | None:
     return OUTSIDE + address.removeprefix(INSIDE) if address.startswith(INSIDE) else None
 
 
 def rewritten(answer: Any, own: str | None = "Basic mine", *, brokered: bool = True) -> Any:
-    return json.loads(rewrite_batch(json.dumps(answer).encode(), turn, own, brokered=brokered))
+    return json.loads(rewrite_batch(json.dumps(answer).encode(), rewrite_url, own, brokered=brokered))
 
 
 def answer(href: str = INSIDE + "a", **header: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def test_an_action_that_is_none_and_an_address_that_is_no_text_pass() -> None:
 )
 def test_what_is_not_understood_never_passes(body: bytes) -> None:
     with pytest.raises(Rejection) as refusal:
-        rewrite_batch(body, turn, None, brokered=True)
+        rewrite_batch(body, rewrite_url, None, brokered=True)
     assert (refusal.value.code, refusal.value.status) == (Code.UPSTREAM_PROTOCOL, 502)
 
 
@@ -122,7 +122,7 @@ LFS = b"application/vnd.git-lfs+json; charset=utf-8"
 FETCHES = b'{"operation":"download","objects":[{"oid":"a","size":7}],"ref":{"name":"refs/heads/main"},"hash_algo":"sha256"}'
 
 
-def asked(body: bytes, of: bytes = LFS, query: bytes = b"", room: int = 1, coding: bytes = b"identity") -> Access:
+def intent_of(body: bytes, of: bytes = LFS, query: bytes = b"", room: int = 1, coding: bytes = b"identity") -> Access:
     target = b"/g/p.git/info/lfs/objects/batch" + query
     head = RequestHead("POST", target, ((b"Content-Type", of), (b"Content-Encoding", coding)))
     found = parse_batch_intent(head, parse_target(target), body, room=room)
@@ -133,7 +133,7 @@ def asked(body: bytes, of: bytes = LFS, query: bytes = b"", room: int = 1, codin
 @pytest.mark.parametrize("of", [LFS, b"application/vnd.git-lfs+json", b"application/json"])
 @pytest.mark.parametrize("body", [FETCHES, b' {"objects": [], "oper\\u0061tion": "download"}'])
 def test_one_that_asks_for_objects_reads(of: bytes, body: bytes) -> None:
-    assert asked(body, of) is Access.READ
+    assert intent_of(body, of) is Access.READ
 
 
 @pytest.mark.parametrize(
@@ -154,18 +154,18 @@ def test_one_that_asks_for_objects_reads(of: bytes, body: bytes) -> None:
     ],
 )
 def test_any_other_writes(body: bytes) -> None:
-    assert asked(body) is Access.WRITE
+    assert intent_of(body) is Access.WRITE
 
 
 def test_so_does_what_rails_may_take_for_something_else() -> None:
-    assert asked(FETCHES, query=b"?operation=upload") is Access.WRITE
-    assert asked(FETCHES, b"application/x-www-form-urlencoded") is Access.WRITE
-    assert asked(FETCHES, LFS + b"; charset=utf-16") is Access.WRITE
-    assert asked(FETCHES, coding=b"gzip") is Access.WRITE
+    assert intent_of(FETCHES, query=b"?operation=upload") is Access.WRITE
+    assert intent_of(FETCHES, b"application/x-www-form-urlencoded") is Access.WRITE
+    assert intent_of(FETCHES, LFS + b"; charset=utf-16") is Access.WRITE
+    assert intent_of(FETCHES, coding=b"gzip") is Access.WRITE
 
 
 def test_a_long_one_is_read_where_there_is_room() -> None:
     long = FETCHES[:-1] + b" " * 20_000 + b"}"
     with pytest.raises(ParsingDeferred):
-        asked(long, room=0)
-    assert asked(FETCHES, room=0) is asked(long) is Access.READ
+        intent_of(long, room=0)
+    assert intent_of(FETCHES, room=0) is intent_of(long) is Access.READ

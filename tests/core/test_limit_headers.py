@@ -67,8 +67,8 @@ def test_success() -> None:
 
 
 def partition(caller: str = "backstage") -> str:
-    told = dict(HEADERS.fields_for(decision(allowed()), caller))[b"RateLimit"].decode()
-    found = re.search(r";pk=:([A-Za-z0-9+/=]+):", told)
+    sent = dict(HEADERS.fields_for(decision(allowed()), caller))[b"RateLimit"].decode()
+    found = re.search(r";pk=:([A-Za-z0-9+/=]+):", sent)
     assert found is not None
     return found[1]
 
@@ -88,14 +88,14 @@ def test_refusal() -> None:
 
 
 def test_the_limit_is_the_callers_whatever_is_tight() -> None:
-    told = read(HEADERS.fields_for(decision(allowed(TEAM, 3.0), allowed()), "backstage"))
-    assert told["RateLimit-Limit"] == "600"
-    assert (told["RateLimit-Name"], told["RateLimit-Remaining"], told["RateLimit-Observed"]) == ("team", "3", "997")
-    told = read(HEADERS.fields_for(decision(refused(TEAM), allowed()), "backstage"))
-    assert (told["RateLimit-Limit"], told["RateLimit-Name"]) == ("600", "team")
+    sent = read(HEADERS.fields_for(decision(allowed(TEAM, 3.0), allowed()), "backstage"))
+    assert sent["RateLimit-Limit"] == "600"
+    assert (sent["RateLimit-Name"], sent["RateLimit-Remaining"], sent["RateLimit-Observed"]) == ("team", "3", "997")
+    sent = read(HEADERS.fields_for(decision(refused(TEAM), allowed()), "backstage"))
+    assert (sent["RateLimit-Limit"], sent["RateLimit-Name"]) == ("600", "team")
 
 
-def test_a_caller_is_told_a_limit_that_applies_to_it() -> None:
+def test_a_caller_is_sent_a_limit_that_applies_to_it() -> None:
     assert read(HEADERS.fields_for(decision(allowed(TEAM)), "someone"))["RateLimit-Limit"] == "334"
 
 
@@ -106,9 +106,9 @@ def test_what_applies_may_change_for_one_caller() -> None:
         assert "team" in read(HEADERS.fields_for(decision(allowed(TEAM)), "moved"))["RateLimit-Policy"]
 
 
-def test_shadow_limits_are_never_told() -> None:
-    told = HEADERS.fields_for(decision(allowed(), refused(SHADOW)), "backstage")
-    assert b"tighter" not in b"".join(value for _, value in told)
+def test_shadow_limits_are_never_sent() -> None:
+    sent = HEADERS.fields_for(decision(allowed(), refused(SHADOW)), "backstage")
+    assert b"tighter" not in b"".join(value for _, value in sent)
     assert HEADERS.fields_for(decision(refused(SHADOW)), "backstage") == HEADERS.nominal()
 
 
@@ -118,7 +118,7 @@ def test_without_limits_a_nominal_one() -> None:
     assert none.fields_for(Decision(True, (), NOW), "backstage") == none.nominal()
 
 
-def test_the_probe_is_told_the_default_caller_limit() -> None:
+def test_the_probe_is_sent_the_default_caller_limit() -> None:
     assert read(HEADERS.nominal()) == {"RateLimit-Limit": "600"}
 
 
@@ -130,11 +130,11 @@ def test_an_outage_that_refuses_has_no_numbers() -> None:
 # The IETF fields
 
 
-def test_every_enforced_limit_is_told_apart() -> None:
-    told = read(HEADERS.fields_for(decision(allowed(TEAM, 900.0), allowed(), allowed(SHADOW, 1.0)), "backstage"))
+def test_every_enforced_limit_is_sent_by_itself() -> None:
+    sent = read(HEADERS.fields_for(decision(allowed(TEAM, 900.0), allowed(), allowed(SHADOW, 1.0)), "backstage"))
     key = partition()
-    assert told["RateLimit-Policy"] == f'"team";q=20000;w=3600;pk=:{key}:, "caller";q=600;w=60;pk=:{key}:'
-    assert told["RateLimit"] == f'"team";r=900;t=18;pk=:{key}:, "caller";r=187;t=2;pk=:{key}:'
+    assert sent["RateLimit-Policy"] == f'"team";q=20000;w=3600;pk=:{key}:, "caller";q=600;w=60;pk=:{key}:'
+    assert sent["RateLimit"] == f'"team";r=900;t=18;pk=:{key}:, "caller";r=187;t=2;pk=:{key}:'
 
 
 def test_the_partition_key_is_keyed_short_and_per_caller() -> None:
@@ -145,8 +145,8 @@ def test_the_partition_key_is_keyed_short_and_per_caller() -> None:
 
 
 def test_retry_after_is_never_earlier_than_t() -> None:
-    told = read(HEADERS.fields_for(decision(refused(TEAM, 0.0), refused(CALLER, 0.99)), "backstage"))
-    assert max(int(found) for found in re.findall(r";t=(\d+)", told["RateLimit"])) <= int(told["Retry-After"])
+    sent = read(HEADERS.fields_for(decision(refused(TEAM, 0.0), refused(CALLER, 0.99)), "backstage"))
+    assert max(int(found) for found in re.findall(r";t=(\d+)", sent["RateLimit"])) <= int(sent["Retry-After"])
 
 
 def test_memory_is_bounded_by_callers() -> None:
@@ -171,23 +171,23 @@ def test_every_client_can_read_every_answer(rate: float, burst: float, level: fl
     limit = Limit("l", Scope.CALLER, rate, burst)
     headers = LimitHeaders(Limits.compile([limit]), key=b"")
     found = bucket_state(limit, not short, level * (0.999 if short else burst), 1.0)
-    told = read(headers.fields_for(decision(found, now=now), "c"))
+    sent = read(headers.fields_for(decision(found, now=now), "c"))
     # client-go: a limiter of two thirds of the limit, from the first answer.
-    assert int(told["RateLimit-Limit"]) / 60 * 0.66 > 0
+    assert int(sent["RateLimit-Limit"]) / 60 * 0.66 > 0
     # Structured Fields hold at most fifteen digits.
-    assert all(len(number) <= 15 for value in told.values() for number in re.findall(r"\d+", value))
-    assert int(told["RateLimit-Reset"]) >= now
+    assert all(len(number) <= 15 for value in sent.values() for number in re.findall(r"\d+", value))
+    assert int(sent["RateLimit-Reset"]) >= now
     if short:
         # python-gitlab: int(), and no wait is no wait.
-        assert int(told["Retry-After"]) >= 1
-        assert int(told["Retry-After"]) >= min(found.retry_after_s, 366 * 86400) - 1e-5
+        assert int(sent["Retry-After"]) >= 1
+        assert int(sent["Retry-After"]) >= min(found.retry_after_s, 366 * 86400) - 1e-5
         # client-go: sleeps until Reset as Unix time; gitlab-runner: until ResetTime.
-        assert int(told["RateLimit-Reset"]) - now >= min(found.retry_after_s, 366 * 86400) - 1e-5
-        reset = email.utils.parsedate_to_datetime(told["RateLimit-ResetTime"])
-        assert reset.timestamp() == int(told["RateLimit-Reset"])
-        assert told["RateLimit-Remaining"] == "0"
+        assert int(sent["RateLimit-Reset"]) - now >= min(found.retry_after_s, 366 * 86400) - 1e-5
+        reset = email.utils.parsedate_to_datetime(sent["RateLimit-ResetTime"])
+        assert reset.timestamp() == int(sent["RateLimit-Reset"])
+        assert sent["RateLimit-Remaining"] == "0"
     else:
-        assert 0 <= int(told["RateLimit-Remaining"]) <= burst
+        assert 0 <= int(sent["RateLimit-Remaining"]) <= burst
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_nominal_set_yields_to_gitlabs() -> None:
     assert merged_by_stricter(BODY, ours=nominal) == BODY + nominal
 
 
-def test_gitlabs_refusal_is_told_in_gitlabs_numbers() -> None:
+def test_gitlabs_refusal_keeps_gitlabs_numbers() -> None:
     refusal = (*gitlab(limit=b"9000", remaining=b"0"), (b"Retry-After", b"37"))
     assert merged_by_stricter(BODY + refusal, 429) == BODY + refusal
 
@@ -257,13 +257,13 @@ def test_ietf_fields_from_upstream_are_not_passed_beside_another_set() -> None:
 
 @pytest.mark.parametrize("merge", [merge_limit_fields, replace_limit_fields])
 def test_an_application_limits_refusal_bends_our_set_to_its_retry_after(merge: Merge) -> None:
-    told = read(merge(OURS, ((b"retry-after", b"60"),), status=429, now=NOW))
-    assert told["retry-after"] == "60"
-    assert told["RateLimit-Limit"] == "600"
-    assert told["RateLimit-Remaining"] == "0"
-    assert int(told["RateLimit-Reset"]) == math.ceil(NOW) + 60
-    assert told["RateLimit-ResetTime"] == "Fri, 15 Jan 2027 08:01:01 GMT"
-    assert "RateLimit" not in told
+    sent = read(merge(OURS, ((b"retry-after", b"60"),), status=429, now=NOW))
+    assert sent["retry-after"] == "60"
+    assert sent["RateLimit-Limit"] == "600"
+    assert sent["RateLimit-Remaining"] == "0"
+    assert int(sent["RateLimit-Reset"]) == math.ceil(NOW) + 60
+    assert sent["RateLimit-ResetTime"] == "Fri, 15 Jan 2027 08:01:01 GMT"
+    assert "RateLimit" not in sent
 
 
 @pytest.mark.parametrize("retry_after", [(), ((b"Retry-After", b"Fri, 15 Jan 2027 08:01:01 GMT"),)])
@@ -284,30 +284,30 @@ WITH_PLACES = LimitHeaders(Limits.compile([PLACES, CALLER]), key=b"pepper")
 ONLY_PLACES = LimitHeaders(Limits.compile([PLACES]), key=b"pepper")
 
 
-def test_places_are_told_in_their_own_unit_and_never_as_the_quota() -> None:
-    told = read(WITH_PLACES.fields_for(decision(allowed(PLACES, 3.0), allowed()), "backstage"))
-    assert (told["RateLimit-Limit"], told["RateLimit-Name"], told["RateLimit-Remaining"]) == ("600", "caller", "187")
-    assert told["RateLimit-Policy"].startswith('"places";q=20;qu="concurrent-requests";pk=:')
-    assert re.fullmatch(r'"places";r=3;pk=:[^:]+:, "caller";r=187;t=2;pk=:[^:]+:', told["RateLimit"])
+def test_places_are_sent_in_their_own_unit_and_never_as_the_quota() -> None:
+    sent = read(WITH_PLACES.fields_for(decision(allowed(PLACES, 3.0), allowed()), "backstage"))
+    assert (sent["RateLimit-Limit"], sent["RateLimit-Name"], sent["RateLimit-Remaining"]) == ("600", "caller", "187")
+    assert sent["RateLimit-Policy"].startswith('"places";q=20;qu="concurrent-requests";pk=:')
+    assert re.fullmatch(r'"places";r=3;pk=:[^:]+:, "caller";r=187;t=2;pk=:[^:]+:', sent["RateLimit"])
 
 
 def test_a_refusal_for_want_of_a_place() -> None:
-    told = read(WITH_PLACES.fields_for(decision(refused(PLACES, 0.0), allowed()), "backstage"))
-    assert (told["RateLimit-Name"], told["RateLimit-Remaining"], told["Retry-After"]) == ("places", "0", "1")
-    assert told["RateLimit-Limit"] == "600"
-    assert told["RateLimit"].startswith('"places";r=0;pk=:')
+    sent = read(WITH_PLACES.fields_for(decision(refused(PLACES, 0.0), allowed()), "backstage"))
+    assert (sent["RateLimit-Name"], sent["RateLimit-Remaining"], sent["Retry-After"]) == ("places", "0", "1")
+    assert sent["RateLimit-Limit"] == "600"
+    assert sent["RateLimit"].startswith('"places";r=0;pk=:')
 
 
 def test_with_places_alone_the_quota_is_nominal() -> None:
     assert ONLY_PLACES.fields_for(decision(allowed(PLACES, 3.0)), "backstage") == ONLY_PLACES.nominal()
-    told = read(ONLY_PLACES.fields_for(decision(refused(PLACES, 0.0)), "backstage"))
-    assert told["RateLimit-Limit"] == str(NOMINAL_PER_MINUTE)
+    sent = read(ONLY_PLACES.fields_for(decision(refused(PLACES, 0.0)), "backstage"))
+    assert sent["RateLimit-Limit"] == str(NOMINAL_PER_MINUTE)
 
 
-def test_a_debt_is_told_as_nothing_left() -> None:
-    told = read(HEADERS.fields_for(decision(allowed(CALLER, -30.0)), "backstage"))
-    assert (told["RateLimit-Remaining"], told["RateLimit-Observed"]) == ("0", "200")
-    assert '"caller";r=0;' in told["RateLimit"]
+def test_a_debt_is_sent_as_nothing_left() -> None:
+    sent = read(HEADERS.fields_for(decision(allowed(CALLER, -30.0)), "backstage"))
+    assert (sent["RateLimit-Remaining"], sent["RateLimit-Observed"]) == ("0", "200")
+    assert '"caller";r=0;' in sent["RateLimit"]
 
 
 # As lines
@@ -330,7 +330,7 @@ STATES = st.lists(
     STATES.filter(lambda states: any(not found.allowed and not found.limit.shadow for found in states)),
     st.lists(st.tuples(st.floats(0.0, 3.0), st.floats(-0.4, 0.4)), min_size=2, max_size=8),
 )
-def test_who_asks_again_and_again_is_told_the_present_numbers(
+def test_who_asks_again_and_again_is_sent_the_present_numbers(
     states: list[BucketState], moments: list[tuple[float, float]]
 ) -> None:
     now = 1e9
@@ -350,7 +350,7 @@ def test_the_lines_are_the_fields(states: list[BucketState], caller: str, now: f
     assert EVERY.lines_for(made, caller) == b"".join(name + b": " + value + b"\r\n" for name, value in fields)
 
 
-# Of plain takes, told again and again
+# Of plain takes, sent again and again
 
 PLAIN = Takes([Take("t", TEAM), Take("c", CALLER, 2.5)])
 SHARES = st.one_of(st.just(1.0), st.floats(0.0, 1.0))
@@ -363,7 +363,7 @@ SHARES = st.one_of(st.just(1.0), st.floats(0.0, 1.0))
     ),
     st.floats(1e9, 4e9),
 )
-def test_what_did_not_change_is_told_as_if_it_were_new(history: list[tuple[float, float, float, str]], now: float) -> None:
+def test_what_did_not_change_is_sent_as_if_it_were_new(history: list[tuple[float, float, float, str]], now: float) -> None:
     for team, caller, later, who in history:
         now += later
         lefts = [team * TEAM.burst, caller * CALLER.burst]
@@ -384,15 +384,15 @@ def test_what_did_not_change_is_told_as_if_it_were_new(history: list[tuple[float
                 assert headers.fields_for(short, who) == fields
 
 
-def test_what_takes_longer_than_a_year_to_flow_back_is_told_to_take_a_year() -> None:
+def test_what_takes_longer_than_a_year_to_flow_back_is_sent_as_a_year() -> None:
     slow, slower = Limit("slow", Scope.TEAM, 1e-7, 50.0), Limit("slower", Scope.CALLER, 1e-8, 20.0)
     headers = LimitHeaders(Limits.compile([slow, slower]), key=b"pepper")
     lefts = [30.5, 12.0]
     plainly = admitted(Takes([Take("t", slow), Take("c", slower)]), lefts, NOW)
     each = decision(bucket_state(slow, True, lefts[0], 0.0), bucket_state(slower, True, lefts[1], 0.0))
-    told = read(headers.fields_for(plainly, "backstage"))
-    assert told["RateLimit-Reset"] == str(math.ceil(NOW + 366 * 86400))
-    assert re.findall(r";r=(\d+);t=(\d+)", told["RateLimit"]) == [("30", "31622400"), ("12", "31622400")]
+    sent = read(headers.fields_for(plainly, "backstage"))
+    assert sent["RateLimit-Reset"] == str(math.ceil(NOW + 366 * 86400))
+    assert re.findall(r";r=(\d+);t=(\d+)", sent["RateLimit"]) == [("30", "31622400"), ("12", "31622400")]
     assert headers.fields_for(plainly, "backstage") == headers.fields_for(each, "backstage")
 
 

@@ -36,7 +36,7 @@ def limit(rate: float = 10.0, burst: float = 50.0, **more: object) -> Limit:
     return Limit("caller", Scope.CALLER, rate, burst, **more)  # type: ignore[arg-type]
 
 
-class Ledger:
+class Buckets:
     """Buckets by key, driven through ``decide``."""
 
     def __init__(self) -> None:
@@ -54,49 +54,49 @@ class Ledger:
 
 
 def test_admits_exactly_the_burst_at_one_instant() -> None:
-    ledger = Ledger()
-    taken = [ledger.take(T0, Take("k", limit())).allowed for _ in range(500)]
+    buckets = Buckets()
+    taken = [buckets.take(T0, Take("k", limit())).allowed for _ in range(500)]
     assert taken.count(True) == 50
 
 
 def test_tokens_flow_back_at_the_rate() -> None:
-    ledger = Ledger()
+    buckets = Buckets()
     for _ in range(50):
-        ledger.take(T0, Take("k", limit()))
-    refused = ledger.take(T0, Take("k", limit()))
+        buckets.take(T0, Take("k", limit()))
+    refused = buckets.take(T0, Take("k", limit()))
     assert refused.refusal is not None
     assert refused.refusal.retry_after_s == 0.1
     assert refused.refusal.full_in_s == 5.0
-    assert not ledger.take(T0 + 99_999, Take("k", limit())).allowed
-    assert ledger.take(T0 + 100_000, Take("k", limit())).allowed
+    assert not buckets.take(T0 + 99_999, Take("k", limit())).allowed
+    assert buckets.take(T0 + 100_000, Take("k", limit())).allowed
 
 
 def test_a_refusal_takes_nothing_from_any_bucket() -> None:
-    ledger = Ledger()
+    buckets = Buckets()
     wide, narrow = limit(), Limit("team", Scope.TEAM, 1.0, 1.0)
-    assert ledger.take(T0, Take("a", wide), Take("b", narrow)).allowed
-    refused = ledger.take(T0, Take("a", wide), Take("b", narrow))
+    assert buckets.take(T0, Take("a", wide), Take("b", narrow)).allowed
+    refused = buckets.take(T0, Take("a", wide), Take("b", narrow))
     assert not refused.allowed
     assert [found.allowed for found in refused.states] == [True, False]
     assert refused.states[0].remaining == 49.0
-    assert ledger.take(T0, Take("a", wide)).states[0].remaining == 48.0
+    assert buckets.take(T0, Take("a", wide)).states[0].remaining == 48.0
 
 
 def test_the_refusal_is_the_bucket_one_waits_for_longest() -> None:
-    ledger = Ledger()
+    buckets = Buckets()
     fast, slow = Limit("fast", Scope.CALLER, 10.0, 1.0), Limit("slow", Scope.TEAM, 0.1, 1.0)
-    ledger.take(T0, Take("a", fast), Take("b", slow))
-    refusal = ledger.take(T0, Take("a", fast), Take("b", slow)).refusal
+    buckets.take(T0, Take("a", fast), Take("b", slow))
+    refusal = buckets.take(T0, Take("a", fast), Take("b", slow)).refusal
     assert refusal is not None
     assert refusal.limit is slow
     assert refusal.retry_after_s == 10.0
 
 
 def test_a_shadow_limit_is_measured_and_never_refuses() -> None:
-    ledger = Ledger()
+    buckets = Buckets()
     shadow = Limit("tighter", Scope.CALLER, 1.0, 1.0, shadow=True)
-    first = ledger.take(T0, Take("a", limit()), Take("s", shadow))
-    second = ledger.take(T0, Take("a", limit()), Take("s", shadow))
+    first = buckets.take(T0, Take("a", limit()), Take("s", shadow))
+    second = buckets.take(T0, Take("a", limit()), Take("s", shadow))
     assert (first.shadowed, second.shadowed) == ("", "tighter")
     assert second.allowed
     assert second.refusal is None
@@ -104,11 +104,11 @@ def test_a_shadow_limit_is_measured_and_never_refuses() -> None:
 
 
 def test_a_refused_request_leaves_shadow_buckets_alone() -> None:
-    ledger = Ledger()
+    buckets = Buckets()
     one, shadow = Limit("one", Scope.CALLER, 1.0, 1.0), Limit("s", Scope.CALLER, 1.0, 9.0, shadow=True)
-    ledger.take(T0, Take("a", one), Take("s", shadow))
-    assert ledger.take(T0, Take("a", one), Take("s", shadow)).states[1].remaining == 8.0
-    assert ledger.levels["s"][0] == 8.0
+    buckets.take(T0, Take("a", one), Take("s", shadow))
+    assert buckets.take(T0, Take("a", one), Take("s", shadow)).states[1].remaining == 8.0
+    assert buckets.levels["s"][0] == 8.0
 
 
 @pytest.mark.parametrize(
@@ -121,17 +121,17 @@ def test_a_refused_request_leaves_shadow_buckets_alone() -> None:
 )
 def test_cost(cost: float, counted: float) -> None:
     assert affordable(limit(), cost) == counted
-    assert Ledger().take(T0, Take("k", limit(), cost)).states[0].remaining == 50.0 - counted
+    assert Buckets().take(T0, Take("k", limit(), cost)).states[0].remaining == 50.0 - counted
 
 
 def test_a_clock_that_jumps_back_gives_nothing_and_freezes_nothing() -> None:
-    ledger = Ledger()
+    buckets = Buckets()
     for _ in range(50):
-        ledger.take(T0, Take("k", limit()))
+        buckets.take(T0, Take("k", limit()))
     back = T0 - 3_600_000_000
-    assert not ledger.take(back, Take("k", limit())).allowed
-    assert not ledger.take(back + 99_999, Take("k", limit())).allowed
-    assert ledger.take(back + 100_000, Take("k", limit())).allowed
+    assert not buckets.take(back, Take("k", limit())).allowed
+    assert not buckets.take(back + 99_999, Take("k", limit())).allowed
+    assert buckets.take(back + 100_000, Take("k", limit())).allowed
 
 
 def test_the_instant_never_moves_without_a_token_flowing() -> None:
@@ -170,34 +170,34 @@ steps = st.lists(st.tuples(st.integers(-10_000_000, 30_000_000), st.floats(0, 20
 def test_a_bucket_never_holds_more_than_its_burst_nor_less_than_nothing(
     history: list[tuple[int, float, bool]], rate: float, burst: float
 ) -> None:
-    ledger, now = Ledger(), T0
+    buckets, now = Buckets(), T0
     for step, cost, both in history:
         now += step
         takes = [Take("k", limit(rate, burst), cost)] + ([Take("t", limit(1.0, 3.0), 1.0)] if both else [])
-        ledger.take(now, *takes)
-        assert all(0.0 <= tokens <= 100.0 for tokens, _ in ledger.levels.values())
-        assert ledger.levels.get("k", (0.0, 0))[0] <= burst
+        buckets.take(now, *takes)
+        assert all(0.0 <= tokens <= 100.0 for tokens, _ in buckets.levels.values())
+        assert buckets.levels.get("k", (0.0, 0))[0] <= burst
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 500_000), min_size=1, max_size=80), st.floats(0.1, 50), st.integers(1, 20))
 def test_never_more_than_burst_plus_rate_times_time(gaps: list[int], rate: float, burst: int) -> None:
-    ledger, now, admitted = Ledger(), T0, 0
+    buckets, now, admitted = Buckets(), T0, 0
     for gap in gaps:
         now += gap
-        admitted += ledger.take(now, Take("k", limit(rate, float(burst)))).allowed
+        admitted += buckets.take(now, Take("k", limit(rate, float(burst)))).allowed
     assert admitted <= burst + rate * (now - T0) / 1e6 + 1e-6
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0.001, 1000), st.integers(1, 50), st.floats(0.5, 60))
 def test_who_waits_as_told_is_admitted(rate: float, burst: int, cost: float) -> None:
-    ledger = Ledger()
+    buckets = Buckets()
     take = Take("k", limit(rate, float(burst)), cost)
-    while (refusal := ledger.take(T0, take).refusal) is None:
+    while (refusal := buckets.take(T0, take).refusal) is None:
         pass
     wait_us = math.ceil(refusal.retry_after_s * 1e6) + 1
-    assert ledger.take(T0 + wait_us, take).allowed
+    assert buckets.take(T0 + wait_us, take).allowed
 
 
 @pytest.mark.parametrize(
@@ -241,12 +241,12 @@ def test_nothing_is_stored_for_a_full_bucket_that_is_given_tokens() -> None:
 
 
 def test_a_debt_is_paid_by_waiting() -> None:
-    ledger = Ledger()
-    ledger.levels["k"] = (-9.0, T0)
-    refusal = ledger.take(T0, Take("k", limit())).refusal
+    buckets = Buckets()
+    buckets.levels["k"] = (-9.0, T0)
+    refusal = buckets.take(T0, Take("k", limit())).refusal
     assert refusal is not None
     assert refusal.retry_after_s == 1.0
-    assert ledger.take(T0 + 1_000_000, Take("k", limit())).allowed
+    assert buckets.take(T0 + 1_000_000, Take("k", limit())).allowed
 
 
 def test_a_debt_beyond_the_burst_is_forgiven() -> None:
@@ -287,7 +287,7 @@ def test_a_take_and_its_bucket_stand_together() -> None:
         assert paired(wanted, decision) == list(zip(counted, decision.states, strict=True))
 
 
-def test_beforehand_nothing_is_taken_that_a_projects_callers_share() -> None:
+def test_preliminary_takes_leave_what_a_projects_callers_share() -> None:
     mine, theirs = Take("m", Limit("mine", Scope.CALLER, 1.0, 5.0)), Take("t", Limit("theirs", Scope.PROJECT, 1.0, 5.0))
     alone = Takes([mine])
     assert preliminary_takes(alone, 1) is alone
@@ -304,26 +304,26 @@ def test_a_refusal_after_something_was_taken_all_the_same() -> None:
     )
     takes = [Take(limit.id, limit, 4.0) for limit in (mine, other, watched, place)]
     refused, _ = decide(takes, [(3.0, 0), (4.0, 0), (4.0, 0), (4.0, 0)], 0)
-    told = refusal_after(takes, refused, [Take("mine", mine), Take("other", other), Take("watched", watched)])
-    assert [(one.allowed, one.remaining, one.retry_after_s) for one in told.states] == [
+    after = refusal_after(takes, refused, [Take("mine", mine), Take("other", other), Take("watched", watched)])
+    assert [(one.allowed, one.remaining, one.retry_after_s) for one in after.states] == [
         (False, 2.0, 4.0),
         (False, 3.0, 1.0),
         (True, 4.0, 0.0),
         (True, 4.0, 0.0),
     ]
-    assert not told.allowed
-    assert told.refusal == told.states[0]
+    assert not after.allowed
+    assert after.refusal == after.states[0]
     away = Decision(False, (), 1.0, degraded=True, unavailable=True)
     assert refusal_after(takes, away, [Take("mine", mine)]) == away
 
 
-def test_what_is_owed_is_known_of_takes() -> None:
+def test_takes_know_whether_they_need_settling() -> None:
     assert not needs_settling(Takes([Take("k", limit())]))
     assert needs_settling(Takes([Take("k", limit(concurrent=True))]))
     assert needs_settling(Takes([Take("k", limit(settlement=Settlement()))]))
 
 
-def test_heavier_takes_are_as_long_lived() -> None:
+def test_scaled_takes_are_as_long_lived() -> None:
     validity = Validity()
     takes = scale_takes(Takes([Take("k", limit()), Take("p", limit(concurrent=True))], validity), 3)
     assert ([take.cost for take in takes], takes.validity) == ([3.0, 1.0], validity)

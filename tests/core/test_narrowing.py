@@ -34,8 +34,8 @@ def matcher(**projects: tuple[str, ...]) -> Matcher:
 OURS = Narrowing((matcher(under_group=("platform",)),))
 
 
-def kept(items: list[object], narrowing: Narrowing = OURS, shape: object = PROJECTS) -> list[object] | None:
-    body = narrow(json.dumps(items).encode(), shape, narrowing)  # type: ignore[arg-type]
+def kept(items: list[object], narrowing: Narrowing = OURS, item_kind: object = PROJECTS) -> list[object] | None:
+    body = narrow(json.dumps(items).encode(), item_kind, narrowing)  # type: ignore[arg-type]
     return None if body is None else json.loads(body)
 
 
@@ -55,7 +55,7 @@ def test_every_row_is_a_list_of_the_catalogue(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "shape"),
+    ("query", "item_kind"),
     [
         ("scope=projects&search=x", PROJECTS),
         ("scope=issues", ISSUES),
@@ -74,9 +74,9 @@ def test_every_row_is_a_list_of_the_catalogue(name: str) -> None:
         ("scope=Projects", None),
     ],
 )
-def test_a_search_is_what_its_scope_says_if_it_says_one(query: str, shape: object) -> None:
+def test_a_search_is_what_its_scope_says_if_it_says_one(query: str, item_kind: object) -> None:
     target = parse_target(b"/api/v4/search" + (b"?" + query.encode() if query else b""))
-    assert item_kind_of(CATALOGUE.match("GET", target), target) is shape
+    assert item_kind_of(CATALOGUE.match("GET", target), target) is item_kind
     assert set(SCOPES.values()) == {PROJECTS, ISSUES}
 
 
@@ -108,10 +108,10 @@ def test_what_it_was_forked_from_goes_where_that_is_elsewhere() -> None:
     assert kept([project(1, "platform/web", forked_from_project=OURS_TOO)], secret) == [project(1, "platform/web")]
 
 
-@pytest.mark.parametrize("shape", [PROJECTS, GROUPS, ISSUES], ids=["projects", "groups", "issues"])
-def test_any_project_within_an_item_is_looked_at(shape: object) -> None:
+@pytest.mark.parametrize("item_kind", [PROJECTS, GROUPS, ISSUES], ids=["projects", "groups", "issues"])
+def test_any_project_within_an_item_is_looked_at(item_kind: object) -> None:
     item: dict[str, object] = {"id": 1, "project_id": 1, "full_path": "platform", "references": {"full": "platform/web#1"}}
-    item |= project(1, "platform/web") if shape is PROJECTS else {}
+    item |= project(1, "platform/web") if item_kind is PROJECTS else {}
     for other in (
         ELSEWHERE,
         [OURS_TOO, ELSEWHERE],
@@ -119,9 +119,9 @@ def test_any_project_within_an_item_is_looked_at(shape: object) -> None:
         {**OURS_TOO, "source": ELSEWHERE},
         project(2, None),
     ):
-        assert kept([{**item, "other": other, "z": 1}], shape=shape) == [{**item, "z": 1}]
+        assert kept([{**item, "other": other, "z": 1}], item_kind=item_kind) == [{**item, "z": 1}]
     whole = {**item, "other": OURS_TOO, "z": None}
-    assert kept([whole], shape=shape) == [whole]
+    assert kept([whole], item_kind=item_kind) == [whole]
 
 
 WEB = b'{"id":1 , "path_with_namespace":"platform/web","a":1.0e2,'
@@ -176,7 +176,7 @@ def test_a_deny_takes_its_places_out() -> None:
 
 def test_groups_and_issues_say_it_otherwise() -> None:
     groups = [{"id": 1, "full_path": "platform"}, {"id": 2, "full_path": "platform/a"}, {"id": 3, "full_path": "finance"}]
-    assert kept(groups, shape=GROUPS) == groups[:2]
+    assert kept(groups, item_kind=GROUPS) == groups[:2]
     assert GROUPS.kind is ReferenceKind.GROUP
     issues = [
         {"project_id": number, "references": {"full": full}}
@@ -188,7 +188,7 @@ def test_groups_and_issues_say_it_otherwise() -> None:
             (5, "platform&2"),
         )
     ]
-    assert kept(issues, shape=ISSUES) == [issues[0], issues[2]]
+    assert kept(issues, item_kind=ISSUES) == [issues[0], issues[2]]
 
 
 @pytest.mark.parametrize(

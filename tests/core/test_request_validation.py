@@ -1,4 +1,4 @@
-"""The door: a request that can be understood in one way only, or a refusal."""
+"""The head stages: a request that can be understood in one way only, or a refusal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.routes import read
 CATALOGUE = Catalogue.decode(read())
 HOST = (b"Host", b"git.example.com")
 PEERS = TrustedPeers(["10.0.0.0/8"])
-Door = GitLabRequestValidator | SharedRequestValidator
+Validator = GitLabRequestValidator | SharedRequestValidator
 
 
 def gitlab(**settings: object) -> GitLabRequestValidator:
@@ -37,18 +37,18 @@ def head(method: str = "GET", target: bytes = b"/api/v4/projects", *fields: Fiel
     return RequestHead(method, target, fields or (HOST,), peer="192.0.2.7", **more)  # type: ignore[arg-type]
 
 
-def enter(door: Door, request: RequestHead) -> AdmittedRequest:
-    target = door.target(request)
-    return door.admit(request, target, door.operation(request, target))
+def enter(validator: Validator, request: RequestHead) -> AdmittedRequest:
+    target = validator.target(request)
+    return validator.admit(request, target, validator.operation(request, target))
 
 
-def refused(door: Door, request: RequestHead) -> Rejection:
+def refused(validator: Validator, request: RequestHead) -> Rejection:
     with pytest.raises(Rejection) as raised:
-        enter(door, request)
+        enter(validator, request)
     return raised.value
 
 
-both = pytest.mark.parametrize("door", [gitlab, shared])
+both = pytest.mark.parametrize("make", [gitlab, shared])
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -87,20 +87,20 @@ def test_a_shared_cache_takes_every_method_but_tunnels() -> None:
     ],
     ids=["lengths", "coding", "expect", "count", "field", "sum", "no host", "two hosts", "bad host"],
 )
-def test_what_no_request_may_say(door: type[Door], fields: tuple[Field, ...], status: int, code: Code) -> None:
-    rejection = refused(door(), head("GET", b"/api/v4/projects", *fields))
+def test_what_no_request_may_say(make: type[Validator], fields: tuple[Field, ...], status: int, code: Code) -> None:
+    rejection = refused(make(), head("GET", b"/api/v4/projects", *fields))
     assert (rejection.status, rejection.code) == (status, code)
 
 
 @both
-def test_the_one_expectation(door: type[Door]) -> None:
-    assert enter(door(), head("POST", b"/api/v4/projects", HOST, (b"Expect", b" 100-Continue"))).host == b"git.example.com"
+def test_the_one_expectation(make: type[Validator]) -> None:
+    assert enter(make(), head("POST", b"/api/v4/projects", HOST, (b"Expect", b" 100-Continue"))).host == b"git.example.com"
 
 
 @both
-def test_a_bad_target_is_refused(door: type[Door]) -> None:
-    assert refused(door(), head(target=b"/api/%2e%2e/x")).code is Code.BAD_TARGET
-    assert refused(door(target_bytes=20), head(target=b"/" + b"a" * 20)).status == 414  # type: ignore[call-arg]
+def test_a_bad_target_is_refused(make: type[Validator]) -> None:
+    assert refused(make(), head(target=b"/api/%2e%2e/x")).code is Code.BAD_TARGET
+    assert refused(make(target_bytes=20), head(target=b"/" + b"a" * 20)).status == 414  # type: ignore[call-arg]
 
 
 @both
@@ -114,32 +114,32 @@ def test_a_bad_target_is_refused(door: type[Door]) -> None:
         (b"127.0.0.1", False),
     ],
 )
-def test_only_our_hosts(door: type[Door], host: bytes, taken: bool) -> None:
-    request_validation = door(hosts=frozenset({b"git.example.com"}))  # type: ignore[call-arg]
+def test_only_our_hosts(make: type[Validator], host: bytes, taken: bool) -> None:
+    validator = make(hosts=frozenset({b"git.example.com"}))  # type: ignore[call-arg]
     request = head("GET", b"/api/v4/projects", (b"Host", host))
     if taken:
-        assert enter(request_validation, request).host == host
+        assert enter(validator, request).host == host
         return
-    rejection = refused(request_validation, request)
+    rejection = refused(validator, request)
     assert (rejection.status, rejection.code, rejection.close) == (421, Code.MISDIRECTED, True)
 
 
 @both
-def test_http_10_needs_no_host(door: type[Door]) -> None:
+def test_http_10_needs_no_host(make: type[Validator]) -> None:
     request = head("GET", b"/api/v4/projects", (b"Accept", b"*/*"), http_10=True)
-    assert enter(door(), request).host == b""
+    assert enter(make(), request).host == b""
 
 
 @both
-def test_whose_request_it_is(door: type[Door]) -> None:
-    entered = enter(door(), head("GET", b"/api/v4/projects", HOST, (b"X-Forwarded-For", b"203.0.113.9")))
+def test_whose_request_it_is(make: type[Validator]) -> None:
+    entered = enter(make(), head("GET", b"/api/v4/projects", HOST, (b"X-Forwarded-For", b"203.0.113.9")))
     assert (entered.client, entered.trusted_peer) == ("192.0.2.7", False)
     behind = RequestHead("GET", b"/api/v4/projects", (HOST, (b"X-Forwarded-For", b"203.0.113.9")), peer="10.1.2.3")
-    entered = enter(door(), behind)
+    entered = enter(make(), behind)
     assert (entered.client, entered.trusted_peer) == ("203.0.113.9", True)
 
 
-def test_what_is_admitted_at_gitlabs_door() -> None:
+def test_what_is_admitted_in_front_of_gitlab() -> None:
     entered = enter(gitlab(), head("GET", b"/api/v4/projects/a%2Fb", HOST, (b"PRIVATE-TOKEN", b"T")))
     assert entered.operation.name == "GET /api/v4/projects/:id"
     assert (entered.claim.kind, entered.claim.secret.reveal()) == (CredentialKind.TOKEN, "T")
@@ -176,10 +176,10 @@ def test_a_shared_cache_reads_no_credential_and_blocks_nothing() -> None:
 
 
 def test_repeated_fields_are_recognised_whatever_the_credential() -> None:
-    door = gitlab()
+    validator = gitlab()
     agent = (b"User-Agent", b"glab")
     first, second = (
-        enter(door, head("GET", b"/api/v4/projects", HOST, agent, (b"PRIVATE-TOKEN", token))) for token in (b"a", b"b")
+        enter(validator, head("GET", b"/api/v4/projects", HOST, agent, (b"PRIVATE-TOKEN", token))) for token in (b"a", b"b")
     )
     assert first.repeated == (HOST, agent)
     assert second.repeated is first.repeated
@@ -189,10 +189,10 @@ def test_repeated_fields_are_recognised_whatever_the_credential() -> None:
 
 
 def test_a_credential_beside_repeated_fields_is_still_judged() -> None:
-    door = gitlab()
-    enter(door, head())
-    assert refused(door, head("GET", b"/api/v4/projects", HOST, (b"PRIVATE-TOKEN", b"a\x00"))).code is Code.BAD_REQUEST
-    assert refused(door, head("GET", b"/api/v4/projects", HOST, (b"Private_Token", b"a"))).status == 400
+    validator = gitlab()
+    enter(validator, head())
+    assert refused(validator, head("GET", b"/api/v4/projects", HOST, (b"PRIVATE-TOKEN", b"a\x00"))).code is Code.BAD_REQUEST
+    assert refused(validator, head("GET", b"/api/v4/projects", HOST, (b"Private_Token", b"a"))).status == 400
     enough = gitlab(max_fields=1)
     enter(enough, head())
     assert refused(enough, head("GET", b"/api/v4/projects", HOST, (b"PRIVATE-TOKEN", b"a"))).status == 431
@@ -209,23 +209,23 @@ def test_a_credential_beside_repeated_fields_is_still_judged() -> None:
     ],
 )
 def test_what_is_not_remembered_is_judged_each_time(request_: RequestHead) -> None:
-    door = gitlab()
+    validator = gitlab()
     for _ in range(2):
-        admitted = enter(door, request_)
+        admitted = enter(validator, request_)
         assert admitted.repeated == ()
         assert admitted.host == b"git.example.com"
 
 
 def test_repeated_fields_without_a_host_are_refused_each_time() -> None:
-    door = gitlab()
+    validator = gitlab()
     for _ in range(2):
-        assert refused(door, head("GET", b"/api/v4/projects", (b"Accept", b"*/*"))).code is Code.BAD_REQUEST
+        assert refused(validator, head("GET", b"/api/v4/projects", (b"Accept", b"*/*"))).code is Code.BAD_REQUEST
 
 
 def test_few_repeated_fields_are_remembered() -> None:
-    door = gitlab()
+    validator = gitlab()
     for number in range(1100):
-        assert enter(door, head("GET", b"/api/v4/projects", HOST, (b"X-N", b"%d" % number))).repeated
+        assert enter(validator, head("GET", b"/api/v4/projects", HOST, (b"X-N", b"%d" % number))).repeated
 
 
 def test_a_repeated_head_is_judged_once() -> None:
@@ -250,10 +250,10 @@ def test_a_refused_head_leaves_nothing_behind() -> None:
 
 
 def test_the_memory_of_fields_is_bounded() -> None:
-    door = gitlab()
+    validator = gitlab()
     for number in range(request_validation._REPEATED_BOUND + 10):
-        enter(door, head("GET", b"/api/v4/projects", HOST, (b"X-%d" % number, b"")))
-    assert 0 < len(door._known) <= request_validation._REPEATED_BOUND
-    kept = len(door._known)
-    enter(door, head("GET", b"/api/v4/projects", HOST, (b"X", b"y" * request_validation._REPEATED_BYTES)))
-    assert len(door._known) == kept
+        enter(validator, head("GET", b"/api/v4/projects", HOST, (b"X-%d" % number, b"")))
+    assert 0 < len(validator._known) <= request_validation._REPEATED_BOUND
+    kept = len(validator._known)
+    enter(validator, head("GET", b"/api/v4/projects", HOST, (b"X", b"y" * request_validation._REPEATED_BYTES)))
+    assert len(validator._known) == kept

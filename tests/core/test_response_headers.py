@@ -117,7 +117,7 @@ def test_a_challenge_without_a_realm_stays_where_nothing_is_rewritten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "turned"),
+    ("address", "rewritten"),
     [
         (b"https://git.example.com/x", b"https://gw.example.org/x"),
         (b"https://gw.example.org/x", b"https://gw.example.org/x"),
@@ -130,9 +130,9 @@ def test_a_challenge_without_a_realm_stays_where_nothing_is_rewritten() -> None:
         (b"/x", None),
     ],
 )
-def test_an_address_leads_to_gitlab_or_elsewhere(address: bytes, turned: bytes | None) -> None:
+def test_an_address_leads_to_gitlab_or_elsewhere(address: bytes, rewritten: bytes | None) -> None:
     """Whoever it leads to may be sent the caller's own credential."""
-    assert RULES.turned(address) == turned
+    assert RULES.rewritten_url(address) == rewritten
 
 
 def test_ports_and_roots_count() -> None:
@@ -185,7 +185,7 @@ def test_usual_answers_pass_by_their_shape() -> None:
         passed = RULES.passed(ResponseHead(200, answer))
         assert passed is not None
         assert passed.fields == ((b"Link", b"<https://gw.example.org/x>"), (b"X-%d" % number, b""), OWN)
-    assert 0 < len(RULES._passing) <= module._PASSING_BOUND
+    assert 0 < len(RULES._filters) <= module._FILTERS_BOUND
     nominating = ((b"Connection", b"X-Hop"), (b"X-Hop", b"1"))
     assert RULES.passed(ResponseHead(200, nominating)) is None
     leaking = ((b"X-Sendfile", b"/etc"),)

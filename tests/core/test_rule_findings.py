@@ -17,7 +17,7 @@ READ = Clause(access=Access.READ)
 OURS = Projects(under_group=("platform",))
 
 
-def told(clause: Clause, *, deny: bool = False) -> list[str]:
+def messages_of(clause: Clause, *, deny: bool = False) -> list[str]:
     rule = Rule("r", ("bot",), "" if deny else "cred", () if deny else (clause,), (clause,) if deny else ())
     found = review_rules([rule], CATALOGUE)
     assert {(finding.rule, finding.deny, finding.clause) for finding in found} <= {(0, deny, 0)}
@@ -78,7 +78,7 @@ def told(clause: Clause, *, deny: bool = False) -> list[str]:
     ],
 )
 def test_an_allow(clause: Clause, expected: list[str]) -> None:
-    assert told(clause) == expected
+    assert messages_of(clause) == expected
 
 
 FILTER = Clause(access=Access.READ, projects=OURS, lists=Lists.FILTER)
@@ -98,17 +98,17 @@ FILTER = Clause(access=Access.READ, projects=OURS, lists=Lists.FILTER)
     ],
 )
 def test_a_filter_of_lists(clause: Clause, words: str | None) -> None:
-    found = told(clause)
+    found = messages_of(clause)
     assert found == [] if words is None else words in found[0]
 
 
 def test_a_deny_filters_nothing() -> None:
-    assert "has no effect" in told(FILTER, deny=True)[0]
+    assert "has no effect" in messages_of(FILTER, deny=True)[0]
 
 
 def test_a_deny_may_be_as_broad_as_it_likes() -> None:
-    assert told(Clause(projects=OURS), deny=True) == []
-    assert told(Clause(permissions=("nonsense",)), deny=True) == [
+    assert messages_of(Clause(projects=OURS), deny=True) == []
+    assert messages_of(Clause(permissions=("nonsense",)), deny=True) == [
         "permission `nonsense` belongs to no operation of the catalogue"
     ]
 
@@ -169,8 +169,10 @@ def test_an_allow_that_loses_what_may_reach_a_denied_place() -> None:
 
 def test_a_deny_that_leaves_nothing_of_a_list() -> None:
     by_number = Clause(projects=Projects(under_group=("6",)))
-    assert told(by_number, deny=True) == ["leaves nothing of the lists that it filters: name groups by path, not by number"]
-    assert told(msgspec.structs.replace(by_number, surfaces=(Surface.GIT,)), deny=True) == []
+    assert messages_of(by_number, deny=True) == [
+        "leaves nothing of the lists that it filters: name groups by path, not by number"
+    ]
+    assert messages_of(msgspec.structs.replace(by_number, surfaces=(Surface.GIT,)), deny=True) == []
 
 
 def test_an_allow_with_projects_beside_a_deny_with_them() -> None:

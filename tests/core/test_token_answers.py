@@ -1,4 +1,4 @@
-"""What GitLab hands out that holds the credential it was asked with."""
+"""Answers that hold the credential GitLab was asked with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.routes import read
 CATALOGUE = Catalogue.decode(read())
 
 
-def asked(raw: bytes, *, has_body: bool = False) -> None:
+def check(raw: bytes, *, has_body: bool = False) -> None:
     target = parse_target(raw)
     check_token_service(CATALOGUE.match("GET", target), target, has_body=has_body)
 
@@ -27,7 +27,7 @@ def asked(raw: bytes, *, has_body: bool = False) -> None:
     ],
 )
 def test_the_registrys_tokens_pass(raw: bytes) -> None:
-    asked(raw)
+    check(raw)
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def test_the_registrys_tokens_pass(raw: bytes) -> None:
 )
 def test_tokens_of_any_other_service_are_refused(raw: bytes) -> None:
     with pytest.raises(Rejection) as refusal:
-        asked(raw)
+        check(raw)
     assert (refusal.value.code, refusal.value.status) == (Code.FORBIDDEN, 403)
 
 
 def test_a_body_may_name_another_service() -> None:
     with pytest.raises(Rejection):
-        asked(b"/jwt/auth?service=container_registry", has_body=True)
+        check(b"/jwt/auth?service=container_registry", has_body=True)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_body_may_name_another_service() -> None:
         (b"/api/v4/user", False),
     ],
 )
-def test_a_log_in(raw: bytes, logs_in: bool) -> None:
+def test_a_conan_login(raw: bytes, logs_in: bool) -> None:
     assert is_conan_login(CATALOGUE.match("GET", parse_target(raw))) is logs_in
 
 

@@ -25,9 +25,9 @@ def body(**changes: Any) -> bytes:
 
 @pytest.mark.parametrize("media_type", [FORM, f"{FORM}; charset=UTF-8", FORM.upper()])
 def test_what_is_asked_for(media_type: str) -> None:
-    asked = read_token_request(media_type, body())
-    assert (asked.subject.reveal(), asked.lifetime_s) == ("eyJ.e30.c2ln", None)
-    assert "eyJ" not in repr(asked)
+    request = read_token_request(media_type, body())
+    assert (request.subject.reveal(), request.lifetime_s) == ("eyJ.e30.c2ln", None)
+    assert "eyJ" not in repr(request)
 
 
 @pytest.mark.parametrize(

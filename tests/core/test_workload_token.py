@@ -22,11 +22,16 @@ def token(header: Any = HEAD, claims: Any = CLAIMS, signature: str = "c2ln") -> 
 
 
 def test_a_sound_token_is_read() -> None:
-    peeked = peek(token())
-    assert peeked is not None
-    assert (peeked.sound, peeked.issuers, peeked.algorithm, peeked.key_id) == (True, (ISSUER,), "RS256", "one")
-    assert peeked.claims == CLAIMS
-    assert repr(peeked) == "Peeked(RS256)"
+    unverified = peek(token())
+    assert unverified is not None
+    assert (unverified.sound, unverified.issuers, unverified.algorithm, unverified.key_id) == (
+        True,
+        (ISSUER,),
+        "RS256",
+        "one",
+    )
+    assert unverified.claims == CLAIMS
+    assert repr(unverified) == "UnverifiedToken(RS256)"
     assert looks_like_jwt(token())
     assert not looks_like_jwt("glpat-x")
 
@@ -81,15 +86,15 @@ def test_what_is_no_jwt_is_none(text: str) -> None:
 )
 def test_a_malformed_token_still_says_whose_it_claims_to_be(text: str) -> None:
     """So that it is never shown to anybody else."""
-    peeked = peek(text)
-    assert peeked is not None
-    assert (peeked.sound, peeked.issuers) == (False, (ISSUER,))
+    unverified = peek(text)
+    assert unverified is not None
+    assert (unverified.sound, unverified.issuers) == (False, (ISSUER,))
 
 
 def test_every_issuer_named_is_seen() -> None:
-    peeked = peek(token(claims=b'{"iss":"https://other.example.com","iss":"%s"}' % ISSUER.encode()))
-    assert peeked is not None
-    assert peeked.issuers == ("https://other.example.com", ISSUER)
+    unverified = peek(token(claims=b'{"iss":"https://other.example.com","iss":"%s"}' % ISSUER.encode()))
+    assert unverified is not None
+    assert unverified.issuers == ("https://other.example.com", ISSUER)
 
 
 @given(st.text(max_size=200))
@@ -100,9 +105,9 @@ def test_peeking_never_raises(text: str) -> None:
 
 @given(st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=8), max_size=5))
 def test_claims_come_back_as_they_went_in(claims: dict[str, Any]) -> None:
-    peeked = peek(token(claims=claims))
-    assert peeked is not None
-    assert peeked.claims == json.loads(json.dumps(claims))
+    unverified = peek(token(claims=claims))
+    assert unverified is not None
+    assert unverified.claims == json.loads(json.dumps(claims))
 
 
 # Patterns

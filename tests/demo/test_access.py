@@ -1,4 +1,4 @@
-"""GitLab's order of credentials, told by who is identified."""
+"""GitLab's order of credentials, shown by who is identified."""
 
 from __future__ import annotations
 

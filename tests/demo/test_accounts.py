@@ -47,7 +47,7 @@ async def test_a_token_can_end_itself(ask: Any) -> None:
     assert reply.headers["WWW-Authenticate"].startswith('Bearer realm="Protected by OAuth 2.0", error="invalid_token"')
 
 
-async def test_oauth_tokens_are_told_by_their_own_endpoint(ask: Any) -> None:
+async def test_oauth_tokens_are_shown_by_their_own_endpoint(ask: Any) -> None:
     reply = await ask("GET", "/oauth/token/info", None, {"Authorization": f"Bearer {TOKENS.oauth}"})
     assert (reply.json["resource_owner_id"], reply.json["scope"]) == (2, ["api"])
     assert (await ask("GET", "/oauth/token/info", TOKENS.ada)).status == 401

@@ -281,10 +281,10 @@ async def test_it_runs_alone_and_ends_cleanly() -> None:
         sys.executable, "-m", "gateway.demo", "127.0.0.1:0", stdout=subprocess.PIPE, cwd=ROOT
     )
     assert process.stdout is not None
-    told = await asyncio.wait_for(process.stdout.readuntil(b"/user'\n"), 20)
+    output = await asyncio.wait_for(process.stdout.readuntil(b"/user'\n"), 20)
     process.terminate()
     assert await asyncio.wait_for(process.wait(), 20) == 0
-    assert b"curl" in told
+    assert b"curl" in output
 
 
 @pytest.mark.parametrize(

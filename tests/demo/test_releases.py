@@ -11,12 +11,12 @@ TARGET = "/api/v4/projects/platform%2Fapi/releases"
 
 async def test_a_release_is_made_of_a_tag_that_is_there(ask: Any) -> None:
     link = {"name": "notes", "url": "https://example.com/notes"}
-    wish = {"tag_name": "rel/2.0", "description": "Second", "assets": {"links": [link]}}
-    made = await ask("POST", TARGET, TOKENS.bob, data=wish)
+    form = {"tag_name": "rel/2.0", "description": "Second", "assets": {"links": [link]}}
+    made = await ask("POST", TARGET, TOKENS.bob, data=form)
     assert (made.status, made.json["name"], made.json["description"]) == (201, "rel/2.0", "Second")
     assert made.json["assets"]["links"] == [{"id": 1, "link_type": "other", **link}]
     assert (await ask("GET", f"{TARGET}/rel%2F2.0", TOKENS.bob)).json == made.json
-    again = await ask("POST", TARGET, TOKENS.bob, data=wish)
+    again = await ask("POST", TARGET, TOKENS.bob, data=form)
     assert (again.status, again.body) == (409, b'{"message":"Release already exists"}')
 
 

@@ -125,7 +125,7 @@ async def test_a_commits_merge_requests(ask: Any) -> None:
     tip = (await ask("GET", f"{REPOSITORY}/commits/feature%2Flogin", TOKENS.ada)).json["id"]
     target = f"{REPOSITORY}/commits/{tip}/merge_requests"
     assert (await ask("GET", target, TOKENS.ada)).json == []
-    wish = {"source_branch": "feature/login", "target_branch": "main", "title": "Login"}
-    made = await ask("POST", f"{REPOSITORY.removesuffix('/repository')}/merge_requests", TOKENS.ada, data=wish)
+    form = {"source_branch": "feature/login", "target_branch": "main", "title": "Login"}
+    made = await ask("POST", f"{REPOSITORY.removesuffix('/repository')}/merge_requests", TOKENS.ada, data=form)
     assert (await ask("GET", target, TOKENS.ada)).json == [made.json]
     assert (await ask("GET", target.replace(tip, "0" * 40), TOKENS.ada)).status == 404

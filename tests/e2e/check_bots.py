@@ -115,9 +115,9 @@ def test_semantic_release(whole: WholeGitLab, gateway: GatewayProcess, token: st
     # Resolved from the working directory up: the plugins must be found there.
     (tmp_path / "node_modules").symlink_to(BOTS.parent)
     address = f"{gateway.url}/{PROJECT}.git"
-    told = _run([str(BOTS / "semantic-release"), "--repository-url", address], work, GL_URL=gateway.url, GL_TOKEN=token)
-    assert "Published GitLab release: v1.0.0" in told
-    assert token not in told
+    output = _run([str(BOTS / "semantic-release"), "--repository-url", address], work, GL_URL=gateway.url, GL_TOKEN=token)
+    assert "Published GitLab release: v1.0.0" in output
+    assert token not in output
     release: Any = project.releases["v1.0.0"]
     assert "begin" in release["description"]
     assert release["assets"]["links"][0]["url"].startswith(gateway.url)
@@ -137,7 +137,7 @@ def test_renovate(whole: WholeGitLab, gateway: GatewayProcess, token: str, tmp_p
             "versions.txt": f"{PROJECT} v0.1.0\n",
         },
     )
-    told = _run(
+    output = _run(
         [str(BOTS / "renovate"), PROJECT],
         tmp_path,
         RENOVATE_PLATFORM="gitlab",
@@ -149,8 +149,8 @@ def test_renovate(whole: WholeGitLab, gateway: GatewayProcess, token: str, tmp_p
         LOG_FORMAT="json",
         LOG_LEVEL="debug",
     )
-    assert token not in told
-    lines = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    assert token not in output
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     said = [line["msg"] for line in lines]
     assert "DRY-RUN: Would commit files to branch renovate/platform-api-1.x" in said, said
     assert not [line for line in lines if line["level"] >= 50]

@@ -76,8 +76,8 @@ def _run(command: list[str], directory: Path, **environment: str) -> str:
 
 @pytest.mark.usefixtures("journal")
 def test_ruby_gitlab(gateway: GatewayProcess, token: str, tmp_path: Path) -> None:
-    told = _run(["ruby", "-e", RUBY], tmp_path, ENDPOINT=f"{gateway.url}/api/v4", TOKEN=token)
-    found = json.loads(told.splitlines()[-1])
+    output = _run(["ruby", "-e", RUBY], tmp_path, ENDPOINT=f"{gateway.url}/api/v4", TOKEN=token)
+    found = json.loads(output.splitlines()[-1])
     assert len(found["issues"]) == len(set(found["issues"])) > 20
     assert (found["edited"], found["missing"]) == ("Edited", 404)
     assert found["nested"] == "platform/tools/deploy/runner-images"
@@ -103,10 +103,10 @@ def _glab(gateway: GatewayProcess, token: str, tmp_path: Path) -> Any:
 
 @pytest.mark.usefixtures("journal")
 def test_glab(glab: Any) -> None:
-    told = glab("api", "--paginate", "projects/platform%2Fapi/issues?per_page=20&state=all")
+    output = glab("api", "--paginate", "projects/platform%2Fapi/issues?per_page=20&state=all")
     decoder, found, at = json.JSONDecoder(), [], 0
-    while at < len(told.rstrip()):  # one array a page
-        page, at = decoder.raw_decode(told, at)
+    while at < len(output.rstrip()):  # one array a page
+        page, at = decoder.raw_decode(output, at)
         found += [issue["iid"] for issue in page]
     assert len(found) == len(set(found)) > 20
     assert json.loads(glab("api", f"projects/{NESTED}"))["path"] == "runner-images"
@@ -142,8 +142,8 @@ def absorbing(demo: DemoGitLab, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def test_ruby_gitlab_is_absorbed(absorbing: GatewayProcess, tmp_path: Path) -> None:
     started, before = time.monotonic(), figure(absorbing, ABSORBED)
-    told = _run(["ruby", "-e", RUBY_DRIVEN], tmp_path, ENDPOINT=f"{absorbing.url}/api/v4", TOKEN=TOKENS.bob)
-    assert told.split() == [str(REQUESTS)]
+    output = _run(["ruby", "-e", RUBY_DRIVEN], tmp_path, ENDPOINT=f"{absorbing.url}/api/v4", TOKEN=TOKENS.bob)
+    assert output.split() == [str(REQUESTS)]
     assert time.monotonic() - started >= (REQUESTS - BURST) / RATE - 0.5
     assert figure(absorbing, ABSORBED) > before
 
@@ -152,8 +152,8 @@ def test_glab_api_is_absorbed(absorbing: GatewayProcess, tmp_path: Path) -> None
     glab = _glab(absorbing, TOKENS.ada, tmp_path)
     started, before = time.monotonic(), figure(absorbing, ABSORBED)
     with ThreadPoolExecutor(8) as threads:
-        told = list(threads.map(lambda _: json.loads(glab("api", "user"))["username"], range(REQUESTS)))
-    assert told == ["ada"] * REQUESTS
+        names = list(threads.map(lambda _: json.loads(glab("api", "user"))["username"], range(REQUESTS)))
+    assert names == ["ada"] * REQUESTS
     assert time.monotonic() - started >= (REQUESTS - BURST) / RATE - 0.5
     assert figure(absorbing, ABSORBED) > before
 
@@ -164,9 +164,9 @@ def test_glabs_commands_slow_down_by_the_headers(demo: DemoGitLab, tmp_path: Pat
     try:
         glab = _glab(gateway, TOKENS.ada, tmp_path)
         with ThreadPoolExecutor(3) as threads:
-            told = list(threads.map(lambda _: glab("issue", "list", "--repo", "platform/api"), range(REQUESTS // 2)))
-        assert len(told) == REQUESTS // 2
-        assert all("#" in one for one in told)
+            outputs = list(threads.map(lambda _: glab("issue", "list", "--repo", "platform/api"), range(REQUESTS // 2)))
+        assert len(outputs) == REQUESTS // 2
+        assert all("#" in one for one in outputs)
         assert figure(gateway, 'gitlab_gateway_limit_decisions_total{limit="caller",outcome="refused"}') > 0
     finally:
         assert gateway.stop() == 0

@@ -213,7 +213,7 @@ def test_who_may_read_pulls_and_does_not_push(registry: str, skopeo: Client, key
     assert (refused.returncode, "orbidden" in refused.stderr) == (1, True), refused.stderr
 
 
-def test_what_a_person_is_told(registry: str, skopeo: Client, keys: SimpleNamespace) -> None:
+def test_what_a_person_reads(registry: str, skopeo: Client, keys: SimpleNamespace) -> None:
     image = f"{registry}/group/project/told:1"
     wrong = _inspect(skopeo, keys.bot[:-3] + "abc", image)
     assert "unauthorized: 401 Unauthorized" in wrong.stderr

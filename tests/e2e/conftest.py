@@ -186,8 +186,8 @@ def _whose_token(received: Received) -> Answer:
     known = scopes.get(token.decode("latin-1"))
     if known is None:
         return _unknown_token(received)
-    told = {"id": 1, "user_id": 7, "name": "recorded", "active": True, "revoked": False, "scopes": known}
-    return response(200, json.dumps(told).encode(), ("Content-Type", "application/json"), ("X-Gitlab-Meta", "{}"))
+    answer = {"id": 1, "user_id": 7, "name": "recorded", "active": True, "revoked": False, "scopes": known}
+    return response(200, json.dumps(answer).encode(), ("Content-Type", "application/json"), ("X-Gitlab-Meta", "{}"))
 
 
 def _unknown_token(_: Received) -> Answer:

@@ -33,7 +33,7 @@ class Load:
     ) -> None:
         self.answers: list[Answered] = []
         self.broken = 0
-        """Connections that ended without the answer they owed."""
+        """Connections that ended without the answer that was due."""
         self._port = gateway.port
         self._targets = targets
         self._token = token
@@ -96,8 +96,8 @@ def until(holds: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> No
 
 def checks(gateway: GatewayProcess) -> dict[str, str]:
     """What ``/readyz`` says of each part."""
-    told: dict[str, str] = json.loads(ask(gateway.admin_port, "/readyz").body)["checks"]
-    return told
+    found: dict[str, str] = json.loads(ask(gateway.admin_port, "/readyz").body)["checks"]
+    return found
 
 
 def figure(gateway: GatewayProcess, sample: str) -> float:

@@ -183,7 +183,7 @@ def agree(shown: Any, live: Any, names: dict[str, str], *, shortened: bool, name
 
 def test_d4_every_example_is_what_the_gateway_does(port: GatewayProcess) -> None:
     """In the order of the page, so that what one makes another shows."""
-    # Somebody must have asked before the hottest callers are listed.
+    # Somebody must have asked before the top callers are listed.
     used = port.new_key("renovate"), port.new_key("backstage")
     assert ask(port.port, "/api/v4/version", token=used[1]).status == 200
     (mine,) = [row["id"] for row in json.loads(port.command("keys", "list", "backstage", "--json").stdout)]

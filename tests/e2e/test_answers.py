@@ -1,4 +1,4 @@
-"""Answers: what GitLab says is what the client hears, and what the gateway adds is known."""
+"""Answers: what GitLab sends is what the client receives, and what the gateway adds is known."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_r6_lower_case_names_work_and_nothing_hop_by_hop_passes(passage: Passage
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_list_says_the_same_however_it_comes(passage: Passage, chunked: bool, pieces: int) -> None:
     """As nginx sends it coded, as a network cuts it: page for page, the later ones known by the form of the first."""
-    told = []
+    replies = []
     for page in range(1, 6):
         body = b'[{"id":%d,"title":"%b"}]' % (page, b"x" * 3000)
         fields = [JSON, ("Etag", f'W/"{page}"'), ("X-Page", f"{page}"), ("Vary", "Origin")]
@@ -88,9 +88,9 @@ def test_a_list_says_the_same_however_it_comes(passage: Passage, chunked: bool, 
         reply, _ = passage(target, token=OWN_TOKEN, answer=Answer(*cut))
         assert (reply.status, reply.body) == (200, body)
         assert (reply.value("Etag"), reply.value("X-Page")) == (f'W/"{page}"', f"{page}")
-        told.append(reply)
-    assert told[-1].value("Content-Length") == f"{len(told[-1].body)}"
-    assert told[-1].names == told[-2].names == {*ADDED, "content-type", "etag", "x-page", "vary", "content-length"}
+        replies.append(reply)
+    assert replies[-1].value("Content-Length") == f"{len(replies[-1].body)}"
+    assert replies[-1].names == replies[-2].names == {*ADDED, "content-type", "etag", "x-page", "vary", "content-length"}
 
 
 def test_r17_impersonation_disabled_passes_unchanged(passage: Passage) -> None:
@@ -261,7 +261,7 @@ def test_r30_pagination_fields_pass_empty_ones_too_and_from_the_cache(passage: P
     fields = [*PAGES, ("X-Next-Page", ""), ("X-Prev-Page", ""), JSON, ("ETag", 'W/"r30"')]
     answer = response(200, b"[1,2]", *fields)
     live, _ = passage("/api/v4/projects?r30", token=OWN_TOKEN, answer=answer)
-    # GitLab's 304 may leave them out: the entry's own are told.
+    # GitLab's 304 may leave them out: the entry's own are sent.
     cached, _ = passage("/api/v4/projects?r30", token=OWN_TOKEN, answer=response(304, b"", ("ETag", 'W/"r30"')))
     for reply in (live, cached):
         assert (reply.status, reply.body) == (200, b"[1,2]")

@@ -1,4 +1,4 @@
-"""What is in the record when the gateway is killed, when its disk is full, and when its file is rotated."""
+"""What is in the audit when the gateway is killed, when its disk is full, and when its file is rotated."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ def test_a_change_is_on_disk_before_gitlab_hears_of_it(silent: socket.socket, tm
             head += held.recv(65536)
         kill(gateway)
         held.close()
-    (told,) = [event for event in events(tmp_path / "log" / "audit") if event.get("event") == "forwarding"]
-    assert f"\r\nX-Request-Id: {told['request_id']}\r\n".encode() in head
-    assert (told["method"], told["target"], told["identity"]) == ("POST", "/api/v4/projects", "anyone")
-    assert "status" not in told
+    (forwarding,) = [event for event in events(tmp_path / "log" / "audit") if event.get("event") == "forwarding"]
+    assert f"\r\nX-Request-Id: {forwarding['request_id']}\r\n".encode() in head
+    assert (forwarding["method"], forwarding["target"], forwarding["identity"]) == ("POST", "/api/v4/projects", "anyone")
+    assert "status" not in forwarding
     assert verified(gateway, str(tmp_path / "log" / "audit"), "--open").returncode == 0
     gateway.stop()
 
@@ -118,8 +118,8 @@ def test_a_read_is_not_waited_for(demo: DemoGitLab, tmp_path: Path) -> None:
     written = ask(gateway.port, ISSUE, method="POST", token=TOKENS.ada)
     assert (read.status, written.status) == (200, 201)
     assert gateway.stop() == 0
-    told = [(event["request_id"], event.get("event")) for event in events(tmp_path / "log" / "audit") if "peer" in event]
-    assert sorted(told, key=lambda one: one[0]) == [
+    lines = [(event["request_id"], event.get("event")) for event in events(tmp_path / "log" / "audit") if "peer" in event]
+    assert sorted(lines, key=lambda one: one[0]) == [
         (read.request_id, None),
         (written.request_id, "forwarding"),
         (written.request_id, None),
@@ -130,7 +130,7 @@ def test_a_read_is_not_waited_for(demo: DemoGitLab, tmp_path: Path) -> None:
 
 
 def test_what_the_disk_did_not_take_comes_when_it_is_back(demo: DemoGitLab, tmp_path: Path) -> None:
-    """In order, the chain whole, and everybody is told meanwhile."""
+    """In order, the chain whole, and readiness and metrics report it meanwhile."""
     gateway = GatewayProcess(demo_config(demo.url, audit=audited(tmp_path)), tmp_path / "gateway", DEMO_SECRETS)
     log, away = tmp_path / "log", tmp_path / "away"
     asked = [ask(gateway.port, "/api/v4/version", token=TOKENS.ada).request_id]
@@ -216,8 +216,8 @@ def test_a_reader_who_left_is_a_sink_that_fails(demo: DemoGitLab, tmp_path: Path
     until(lambda: figure(gateway, "gitlab_gateway_audit_failing") == 0, "somebody reads again")
     assert gateway.stop() == 0
     with os.fdopen(reader, "rb") as lines:
-        told = [json.loads(line) for line in lines.read().splitlines()]
-    assert [event["request_id"] for event in told if "request_id" in event] == asked
+        written = [json.loads(line) for line in lines.read().splitlines()]
+    assert [event["request_id"] for event in written if "request_id" in event] == asked
 
 
 # Rotation

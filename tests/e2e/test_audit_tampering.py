@@ -1,4 +1,4 @@
-"""The record that real processes wrote: complete, free of secrets, and no single line of it can be touched unseen."""
+"""The audit that real processes wrote: complete, free of secrets, and no single line of it can be touched unseen."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _written(gitlab: DemoGitLab, directory: Path) -> tuple[list[bytes], bytes, l
     ask(gateway.port, "/api/v4/user", token="ggw_" + "0" * 49)
     raw(gateway.port, b"GET / HTTP/9.9\r\n\r\n")
     change = json.dumps({"limit": "caller", "subject": "bot", "factor": 2, "seconds": 60}).encode()
-    told = ask(
+    reply = ask(
         gateway.admin_port,
         "/-/limits",
         f"Authorization: Bearer {ADMIN_KEY}",
@@ -57,7 +57,7 @@ def _written(gitlab: DemoGitLab, directory: Path) -> tuple[list[bytes], bytes, l
         method="POST",
         body=change,
     )
-    assert told.status == 200, told.body
+    assert reply.status == 200, reply.body
     (key_id,) = {line.split()[0] for line in gateway.command("keys", "list").stdout.splitlines()}
     gateway.command("keys", "revoke", key_id)
     assert gateway.stop() == 0
@@ -81,19 +81,21 @@ def test_as_it_was_written_it_is_whole(record: Record) -> None:
 
 def test_every_event_is_there_and_no_secret(record: Record) -> None:
     lines, _, secrets = record
-    told = [json.loads(line) for line in lines]
+    events = [json.loads(line) for line in lines]
     requests = [
-        (one.get("event"), one.get("status"), one.get("code")) for one in told if one.get("peer") and one["operation"]
+        (one.get("event"), one.get("status"), one.get("code")) for one in events if one.get("peer") and one["operation"]
     ]
     assert (None, 200, None) in requests
     assert ("forwarding", None, None) in requests
     assert (None, 201, None) in requests
     assert (None, 404, "blocked_route") in requests
     assert (None, 401, "unauthenticated") in requests
-    assert [one for one in told if one.get("code") in {"bad_request", "version_not_supported"}], "what never was a request"
-    kinds = {one.get("principal_kind") for one in told}
+    assert [one for one in events if one.get("code") in {"bad_request", "version_not_supported"}], (
+        "what never was a request"
+    )
+    kinds = {one.get("principal_kind") for one in events}
     assert {"admin", "command", "key"} <= kinds
-    targets = " ".join(one.get("target", "") for one in told if one.get("principal_kind") == "command")
+    targets = " ".join(one.get("target", "") for one in events if one.get("principal_kind") == "command")
     assert "issued" in targets
     assert "revoked" in targets
     whole = b"\n".join(lines).decode()

@@ -1,4 +1,4 @@
-"""Bodies: octet for octet in both directions, of any size, and asked for only when they are wanted."""
+"""Bodies: octet for octet in both directions, of any size, and read only when they are wanted."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_x7_a_client_that_leaves_releases_the_upstream(passage: Passage, upstrea
     assert (audited["status"], audited["aborted"]) == (499, "client")
 
 
-def test_a_body_that_breaks_under_an_answer_is_not_laid_at_gitlabs_door(passage: Passage) -> None:
+def test_a_body_that_breaks_under_an_answer_is_not_counted_against_gitlab(passage: Passage) -> None:
     """GitLab may begin its answer before the pack is all there."""
     passage.recorder.script(Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nunpa", then=Then.STALL, when=When.HEAD))
     with Peer(passage.gateway.port) as peer:
@@ -121,10 +121,10 @@ def test_a_body_that_breaks_under_an_answer_is_not_laid_at_gitlabs_door(passage:
 
 def _resident(gateway: GatewayProcess) -> int:
     """The gateway's resident memory, in octets."""
-    told = subprocess.run(
+    output = subprocess.run(
         ["ps", "-o", "rss=", "-p", str(gateway.process.pid)], capture_output=True, text=True, check=True, timeout=10
     )
-    return int(told.stdout) * 1024
+    return int(output.stdout) * 1024
 
 
 def test_x8_continue_comes_only_after_the_decision(passage: Passage) -> None:

@@ -37,7 +37,7 @@ def journal(demo: DemoGitLab) -> Iterator[list[Any]]:
     seen += list(demo.journal)[before:]
     assert seen
     for one in seen:
-        # The gateway's own questions (whose token is this?) carry no Via.
+        # The gateway's own requests (whose token is this?) carry no Via.
         assert one.values("via") == [b"1.1 gateway"] or one.target in QUESTIONS, one.line
         assert not any(value.startswith(b"ggw_") for _, value in one.headers), one.line
 
@@ -126,7 +126,7 @@ def test_r53_python_gitlab_waits_out_our_429(pacing: GatewayProcess, demo: DemoG
     with python_gitlab.Gitlab(pacing.url, private_token=token) as client:
         titles = [client.projects.get(number).id for number in (1, 2, 3)]
     assert titles == [1, 2, 3]
-    # It waited as long as it was told: one refusal, no hammering.
+    # It waited as long as `Retry-After` says: one refusal, no hammering.
     assert 1 <= _refusals(pacing) - before <= 2
 
 

@@ -1,4 +1,4 @@
-"""Many connections that ask for little: limits hold, and everybody else is answered as ever."""
+"""Many connections with few requests: limits hold, and everybody else is answered as ever."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def test_slow_clients_are_let_go(demo: DemoGitLab, tmp_path: Path) -> None:
         for name, octets in DRIPS.items():
             with connections(gateway.port, 50, octets) as held:
                 for one in held:
-                    told = one.recv(4096)
-                    assert not told or told.startswith(b"HTTP/1.1 408 "), name
+                    received = one.recv(4096)
+                    assert not received or received.startswith(b"HTTP/1.1 408 "), name
             quiet(gateway)
         assert figure(gateway, "gitlab_gateway_slow_heads_total") >= 50
     finally:

@@ -127,10 +127,10 @@ def test_r11_bearer_carries_personal_and_oauth_tokens(
 
 def test_r11_bearer_and_access_token_together_are_gitlabs_400(passage: Passage) -> None:
     reply = passage.refused(f"/api/v4/user?access_token={OWN_TOKEN}", f"Authorization: Bearer {OWN_TOKEN}")
-    told = json.loads(reply.body)
+    answer = json.loads(reply.body)
     assert reply.status == 400
-    assert told["error"] == "invalid_request"
-    assert told["error_description"] == "Both Authorization header and payload includes access token."
+    assert answer["error"] == "invalid_request"
+    assert answer["error_description"] == "Both Authorization header and payload includes access token."
 
 
 @pytest.mark.parametrize("name", ["ada", "ada_routable", "bot", "ada_read", "oauth", "root_sudo"])

@@ -1,4 +1,4 @@
-"""The door: what never gets in, what is answered without anybody, and what is written down about it."""
+"""Admission: what never gets in, what is answered without GitLab, and what is written down about it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_r49_iid_and_id_are_not_confused(gateway: GatewayProcess) -> None:
 def test_r58_openapi_paths_pass_and_the_catalogues_version_is_told(passage: Passage, gateway: GatewayProcess) -> None:
     for target in ("/api/v4/openapi.json", "/help/api/openapi", "/api/openapi/v3.yaml"):
         assert passage(target, token=OWN_TOKEN)[1].target == target.encode()
-    told = [line for line in gateway.metrics().splitlines() if line.startswith("gitlab_gateway_build_info{")]
-    assert re.search(r'catalogue="\d+\.\d+', told[0])
+    samples = [line for line in gateway.metrics().splitlines() if line.startswith("gitlab_gateway_build_info{")]
+    assert re.search(r'catalogue="\d+\.\d+', samples[0])
 
 
 def test_r59_unknown_routes_parameters_and_fields_pass(passage: Passage) -> None:

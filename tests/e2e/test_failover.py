@@ -74,7 +74,7 @@ def test_a_primary_that_dies(watched: SimpleNamespace) -> None:
     with Load(gateway, "/api/v4/version", "/api/v4/projects", token=key) as load:
         load.more(40)
         watched.primary.stop()
-        until(lambda: any(told.startswith("degraded: ") for told in checks(gateway).values()), "readiness tells")
+        until(lambda: any(state.startswith("degraded: ") for state in checks(gateway).values()), "readiness tells")
         load.more(40)
         until(lambda: set(checks(gateway).values()) == {"ok"}, "the replica took over")
         load.more(40)

@@ -1,4 +1,4 @@
-"""A record that cannot be written: requests go on, and operators are told what is lost."""
+"""An audit that cannot be written: requests go on, and operators learn what is lost."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_a_full_disk_is_counted_and_told(demo: DemoGitLab, tmp_path: Path) -> No
         until(lambda: figure(gateway, "gitlab_gateway_audit_dropped_total") == 20, "each lost line is counted")
         assert checks(gateway)["audit"] == "degraded: lines are being lost"
         assert ask(gateway.admin_port, "/readyz").status == 200
-        told = [line for line in gateway.log.all if "audit sink fails" in line]
-        assert len(told) == 1, "once, not once a line"
+        reports = [line for line in gateway.log.all if "audit sink fails" in line]
+        assert len(reports) == 1, "once, not once a line"
     finally:
         assert gateway.stop() == 0
 
@@ -59,11 +59,11 @@ def test_a_pipe_that_nobody_reads_yet_is_not_waited_for(demo: DemoGitLab, tmp_pa
     try:
         for number in range(2):
             assert ask(gateway.port, f"/api/v4/version?n={number}", token=TOKENS.ada).status == 200
-            until(lambda: checks(gateway)["audit"] == "degraded: the sink fails, lines are spooled", "it is told")
+            until(lambda: checks(gateway)["audit"] == "degraded: the sink fails, lines are spooled", "it is reported")
             gateway.log.find(lambda line: "the audit sink fails: nobody reads the pipe" in line or None)
             with open(pipe, "rb") as reader:
                 assert f"n={number}".encode() in reader.readline()
-                until(lambda: checks(gateway)["audit"] == "ok", "it is told that it is over")
+                until(lambda: checks(gateway)["audit"] == "ok", "it is reported that it is over")
                 pipe.unlink()
                 os.mkfifo(pipe)
     finally:

@@ -245,8 +245,8 @@ def test_redis_by_tls(demo: DemoGitLab, start_redis: Any, tmp_path: Path, truste
     gateway = GatewayProcess(config, tmp_path / "gateway", {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": url})
     try:
         key = gateway.new_key("bot")
-        told = "ok" if trusted else "degraded: SSLCertVerificationError"
-        until(lambda: checks(gateway)[f"store {STORES[0]}"] == told, "the buckets' store is told of")
+        state = "ok" if trusted else "degraded: SSLCertVerificationError"
+        until(lambda: checks(gateway)[f"store {STORES[0]}"] == state, "the buckets' store is reported")
         assert ask(gateway.port, "/api/v4/projects", token=key).status == 200
     finally:
         assert gateway.stop() == 0

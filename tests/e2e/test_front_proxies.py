@@ -38,7 +38,7 @@ class Front:
             self.port = held.getsockname()[1]
         both = directory / "both.pem"
         both.write_bytes(pair.cert.read_bytes() + pair.key.read_bytes())
-        told = {
+        settings = {
             "nginx": {
                 "listen 443": f"listen 127.0.0.1:{self.port}",
                 "127.0.0.1:8080": f"127.0.0.1:{gateway.port}",
@@ -55,7 +55,7 @@ class Front:
         }[kind]
         file = ROOT / "deploy" / {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}[kind]
         text = file.read_text()
-        for ours, here in told.items():
+        for ours, here in settings.items():
             assert text.count(ours) == 1, ours
             text = text.replace(ours, here)
         (directory / file.name).write_text(text)

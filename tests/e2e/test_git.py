@@ -373,9 +373,9 @@ def test_go_is_told_where_a_modules_repository_is(gitlab: GitGitLab, tmp_path: P
     try:
         for key in (process.new_key("reader"), process.new_key("lib")):
             for path in ("group/sub/lib", "group/sub/lib/v2/pkg"):
-                told = ask(process.port, f"/{path}?go-get=1", basic(key), "User-Agent: Go-http-client/1.1")
-                assert told.status == 200
-                assert b'"gitlab.example.com/group/sub/lib git https://gitlab.example.com/group/sub/lib.git"' in told.body
+                reply = ask(process.port, f"/{path}?go-get=1", basic(key), "User-Agent: Go-http-client/1.1")
+                assert reply.status == 200
+                assert b'"gitlab.example.com/group/sub/lib git https://gitlab.example.com/group/sub/lib.git"' in reply.body
                 assert gitlab.requests[-1].password == BROKER
         asked = ask(process.port, "/group/sub/lib?go-get=1")
         assert (asked.status, asked.value("WWW-Authenticate")) == (401, 'Basic realm="GitLab"')
@@ -391,7 +391,7 @@ def test_git_never_tries_again_and_so_is_let_wait(gitlab: GitGitLab, tmp_path: P
         try:
             password = process.new_key("reader")
             code = 0 if "absorb" in limit else 128
-            told = run("git", "clone", address(process, password), "c", directory=tmp_path, code=code)
-            assert ("429" in told) == bool(code)
+            output = run("git", "clone", address(process, password), "c", directory=tmp_path, code=code)
+            assert ("429" in output) == bool(code)
         finally:
             assert process.stop() == 0

@@ -117,8 +117,8 @@ def test_a_webhook_to_one_gateway_reaches_the_copies_of_all(
     issue = _issue(world, demo, "webhook")
     assert figure(second, "gitlab_gateway_cache_near_hits_total") > before
     event = {"object_kind": "issue", "project": _project(world), "object_attributes": {"iid": 4}}
-    told = send(first, event, "X-Gitlab-Event: Issue Hook", TOKEN, uuid="webhook")
-    assert (told.status, json.loads(told.body)) == (200, {"message": "purged"})
+    reply = send(first, event, "X-Gitlab-Event: Issue Hook", TOKEN, uuid="webhook")
+    assert (reply.status, json.loads(reply.body)) == (200, {"message": "purged"})
     assert issue.shown(second)
     assert issue.shown(first)
     line = first.audit.find(lambda line: json.loads(line) if '"hook:issue"' in line else None, 5.0)

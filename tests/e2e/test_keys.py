@@ -51,7 +51,7 @@ def test_a_key_made_elsewhere_works_once_its_hash_is_imported(gateway: GatewayPr
     done = gateway.command("keys", "import", "spare", hashlib.sha256(key.encode()).hexdigest())
     line = json.loads(next(line for line in done.stderr.splitlines() if line.startswith("{")))
     assert (line["operation"], line["identity"], line["principal_kind"]) == ("key imported", "spare", "command")
-    # Each time from elsewhere: who asks in vain again and again is not heard any more.
+    # Each time from another address: one with many wrong keys is refused for a while.
     until(lambda: ask(gateway.port, TARGET, token=key, source=stranger()).status == 200, REVOKED_WITHIN_S)
 
 

@@ -86,8 +86,8 @@ def world(demo: DemoGitLab, redis_server: Any, tmp_path_factory: pytest.TempPath
 
 def present_everything(world: World) -> None:
     """Every credential in every place, right and wrong; refused, forwarded, limited and broken requests."""
-    told = {**vars(TOKENS), "typed": TYPED, **{name: world.secrets[name] for name in ("bot", "reader", "impersonator")}}
-    for (number, value), target in zip(enumerate(told.values()), itertools.cycle(TARGETS), strict=False):
+    shown = {**vars(TOKENS), "typed": TYPED, **{name: world.secrets[name] for name in ("bot", "reader", "impersonator")}}
+    for (number, value), target in zip(enumerate(shown.values()), itertools.cycle(TARGETS), strict=False):
         basic = base64.b64encode(f"user:{value}".encode()).decode()
         for field in (
             f"PRIVATE-TOKEN: {value}",
@@ -102,7 +102,7 @@ def present_everything(world: World) -> None:
         ):
             world.ask(target, field)
         if SHAPED.match(value):
-            # Whom Sudo names is written down, so a token in its place is told by its shape alone.
+            # Whom Sudo names is written down, so a token in its place is recognised by its shape alone.
             world.ask(target, f"Sudo: {value}")
             world.ask(f"/api/v4/user?sudo={value}")
         world.ask(TARGETS[number % 2], f"PRIVATE-TOKEN: {value}", "Authorization: Bearer something-else")

@@ -1,4 +1,4 @@
-"""Limits: who is told what, and who may come back when."""
+"""Limits: what each caller is sent, and who may come back when."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def test_r26_the_gateways_429_is_rack_attacks(limited: GatewayProcess) -> None:
     assert int(refused.value("RateLimit-Reset") or "0") >= time.time() + wait_s - 2
     assert (refused.value("RateLimit-ResetTime") or "").endswith(" GMT")
     assert refused.value("X-Gateway-Error") == "rate_limited"
-    _, told = exhaust(limited, "Accept: application/json", token=TOKENS.ada)
-    assert json.loads(told.body) == {
+    _, answer = exhaust(limited, "Accept: application/json", token=TOKENS.ada)
+    assert json.loads(answer.body) == {
         "message": {"error": "This endpoint has been requested too many times. Try again later."}
     }
     _, problem = exhaust(limited, "Accept: application/problem+json", token=TOKENS.ada)
@@ -180,8 +180,8 @@ def test_a_project_has_one_bucket_by_number_and_path_once_that_is_known(demo: De
     gateway = GatewayProcess(demo_config(demo.url, limits=limits), tmp_path / "gateway", DEMO_SECRETS)
     try:
         by_path = "/api/v4/projects/platform%2Fapi"
-        told = ask(gateway.port, by_path, token=TOKENS.ada)
-        by_number = f"/api/v4/projects/{json.loads(told.body)['id']}"
+        reply = ask(gateway.port, by_path, token=TOKENS.ada)
+        by_number = f"/api/v4/projects/{json.loads(reply.body)['id']}"
         seen = [ask(gateway.port, target, token=TOKENS.ada).status for _ in range(6) for target in (by_path, by_number)]
         assert seen == [200] * 6 + [429] * 6
     finally:

@@ -23,8 +23,8 @@ JSON = ("Content-Type", "application/json")
 
 
 def whose(_: Received) -> Answer:
-    told = {"id": 1, "user_id": 7, "name": "n", "active": True, "revoked": False, "scopes": ["api"]}
-    return response(200, json.dumps(told).encode(), JSON, ("X-Gitlab-Meta", "{}"))
+    token = {"id": 1, "user_id": 7, "name": "n", "active": True, "revoked": False, "scopes": ["api"]}
+    return response(200, json.dumps(token).encode(), JSON, ("X-Gitlab-Meta", "{}"))
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def throttled(seconds: int) -> Answer:
 
 
 def left(world: SimpleNamespace, answer: Answer | None, *fields: str, target: str = "/api/v4/projects") -> int:
-    """Tokens left, as told by one request's answer: what it settles itself is told by the next."""
+    """Tokens left, by the fields of one request's answer: what it settles itself shows in the next."""
     if answer is not None:
         world.gitlab.script(answer)
     reply = ask(world.gateway.port, target, *fields, token=OWN)
@@ -109,8 +109,8 @@ def test_after_gitlabs_429_nobody_asks_with_that_credential(world: SimpleNamespa
 
 def test_the_limit_of_one_endpoint_takes_the_credential_from_nobody(world: SimpleNamespace) -> None:
     """GitLab's application limits: one caller who overdoes it must not stop all that share the credential."""
-    told = b'{"message":{"error":"This endpoint has been requested too many times. Try again later."}}'
-    world.gitlab.script(response(429, told, JSON, ("Retry-After", "60")))
+    refusal = b'{"message":{"error":"This endpoint has been requested too many times. Try again later."}}'
+    world.gitlab.script(response(429, refusal, JSON, ("Retry-After", "60")))
     assert ask(world.gateway.port, "/api/v4/projects/7/repository/archive", token=world.key).status == 429
     again = ask(world.gateway.port, "/api/v4/projects/8/repository/archive", token=world.key)
     assert (again.status, again.value("X-Gateway-Error")) == (429, "rate_limited")
@@ -141,7 +141,7 @@ def test_what_is_left_of_gitlabs_window_is_spread_over_it(world: SimpleNamespace
     assert time.monotonic() - started > 7 / 5.0  # 90 in 20 s is 4.5 a second
 
 
-def test_what_one_gateway_hears_of_gitlabs_limit_slows_the_other(
+def test_what_one_gateway_learns_of_gitlabs_limit_slows_the_other(
     upstreams: LoopThread, start_redis: Any, tmp_path: Path
 ) -> None:
     gitlab = FakeGitLab()
@@ -168,9 +168,9 @@ def test_what_one_gateway_hears_of_gitlabs_limit_slows_the_other(
 
         until(refused, "the other gateway heard of it", 20.0)
         asked = len(gitlab.requests)
-        told = ask(gateways[1].port, "/api/v4/groups", token=key)
-        assert 20 < int(told.value("Retry-After") or "0") <= 60
-        assert told.value("RateLimit-Remaining") == "0"
+        reply = ask(gateways[1].port, "/api/v4/groups", token=key)
+        assert 20 < int(reply.value("Retry-After") or "0") <= 60
+        assert reply.value("RateLimit-Remaining") == "0"
         assert len(gitlab.requests) == asked
         assert 'gitlab_gateway_limit_decisions_total{limit="upstream",outcome="refused"}' in gateways[1].metrics()
     finally:

@@ -1,4 +1,4 @@
-"""GitLab is in maintenance, or gone: readers are served what is known, and writers are told when to come back."""
+"""GitLab is in maintenance, or gone: readers are served what is known, and writers learn when to come back."""
 
 from __future__ import annotations
 

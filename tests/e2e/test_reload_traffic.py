@@ -219,13 +219,13 @@ def test_every_request_on_a_kept_connection_is_answered(
 def test_what_stands_behind_the_last_answer_is_not_taken(start: Start, gitlab: Upstream, peers: ExitStack) -> None:
     """Of pipelined requests GitLab has only those that were answered: the others may be sent again."""
     gateway = start(gitlab.url, **OPEN)
-    first, told = (peers.enter_context(Peer(gateway.port)) for _ in range(2))
+    first, second = (peers.enter_context(Peer(gateway.port)) for _ in range(2))
     begun = asyncio.Event()
     gitlab.answers(Answer(begun, *response(200, b"one").pieces))
     first.send(b"GET /api/v4/projects/1/variables HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
     gitlab.holds(lambda fake: len(fake.requests) == 1)
-    gitlab.begin(told)
-    told.send(DOWNLOAD)
+    gitlab.begin(second)
+    second.send(DOWNLOAD)
     renew(gateway)
     gitlab.call(begun.set)
     reply = first.read_reply()
@@ -234,10 +234,10 @@ def test_what_stands_behind_the_last_answer_is_not_taken(start: Start, gitlab: U
     # Here the head had gone out before, and said nothing of an end: so there is one answer more.
     gitlab.answers(response(200, b"two"))
     gitlab.go_on()
-    assert told.read_exactly(len(BODY)) == BODY
-    reply = told.read_reply()
+    assert second.read_exactly(len(BODY)) == BODY
+    reply = second.read_reply()
     assert reply.body == b"two"
-    ended(told, reply)
+    ended(second, reply)
     gateway.settled()
 
 

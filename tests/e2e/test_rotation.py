@@ -165,9 +165,9 @@ class Site:
         self.store.forget_the_dead()
 
     def states(self, process: GatewayProcess) -> dict[str, Any]:
-        told = ask(process.admin_port, "/-/credentials", f"Authorization: Bearer {ADMIN_KEY}")
-        assert told.status == 200
-        return {one["id"]: one for one in json.loads(told.body)["credentials"]}
+        reply = ask(process.admin_port, "/-/credentials", f"Authorization: Bearer {ADMIN_KEY}")
+        assert reply.status == 200
+        return {one["id"]: one for one in json.loads(reply.body)["credentials"]}
 
 
 def is_new(gitlab: HeldGitLab, token: str) -> bool:
@@ -240,9 +240,9 @@ def test_x18_a_lost_answer_is_never_asked_for_again(gitlab: HeldGitLab, store: S
             assert site.ask(second).status == 200
         assert gitlab.asked(b"POST " + SELF.encode() + b"/rotate") == 1
         assert len(gitlab.active()) == 2  # the family lives; its last member is nobody's
-        told = json.loads(ask(second.admin_port, "/readyz").body)["checks"]["credential pool/1"]
-        assert "GitLab refuses it" in told
-        assert "the new one was not received" in told
+        state = json.loads(ask(second.admin_port, "/readyz").body)["checks"]["credential pool/1"]
+        assert "GitLab refuses it" in state
+        assert "the new one was not received" in state
         assert "GitLab is not asked again" in "".join(second.log.all)
         assert '"rotation_lost"' in second.audit.find(lambda line: line if "rotation_lost" in line else None)
         assert 'gitlab_gateway_credential_rotation_failing{credential="pool/1"} 1.0' in second.metrics()
@@ -299,7 +299,7 @@ def test_a_pool_goes_up_with_the_member_that_has_the_most_left(
         assert refused["credential pool/2"] == "degraded: GitLab refuses it"
 
 
-def test_an_end_that_comes_near_is_told_everywhere(gitlab: HeldGitLab, tmp_path: Path) -> None:
+def test_an_expiry_that_comes_near_is_reported_everywhere(gitlab: HeldGitLab, tmp_path: Path) -> None:
     with ExitStack() as stack:
         rotate = {"manager": "root", "before": "1h", "lifetime": "2d"}
         site = Site(gitlab, Store("sqlite", tmp_path / "one", ""), stack, rotate)
@@ -307,8 +307,8 @@ def test_an_end_that_comes_near_is_told_everywhere(gitlab: HeldGitLab, tmp_path:
         # From midnight: in the first hour of a day it is rounded to five.
         near = re.compile(r"expires in (4\.\d|5\.0) days")
         process.log.find(lambda line: line if "credential pool/1 expires" in line and near.search(line) else None)
-        told = json.loads(ask(process.admin_port, "/readyz").body)["checks"]["credential pool/1"]
-        assert told.startswith("degraded: ")
-        assert near.search(told)
+        state = json.loads(ask(process.admin_port, "/readyz").body)["checks"]["credential pool/1"]
+        assert state.startswith("degraded: ")
+        assert near.search(state)
         value = process.metrics().partition('gitlab_gateway_credential_expires_seconds{credential="pool/1"} ')[2]
         assert 3.9 * 86_400 < float(value.partition("\n")[0]) < 5 * 86_400

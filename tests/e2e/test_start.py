@@ -1,4 +1,4 @@
-"""The first moments of a process: signals that come before it can hear them."""
+"""The first moments of a process: signals that come before it can handle them."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_the_first_process_of_a_container_ends_too(start: Start, workers: int, n
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_told_again_and_again_it_ends_as_told_twice(start: Start, workers: int, number: signal.Signals) -> None:
+def test_signalled_again_and_again_it_ends_as_signalled_twice(start: Start, workers: int, number: signal.Signals) -> None:
     """The last signals find a process whose loop is gone."""
     process = start(workers)
     lines = Lines(process.stderr)

@@ -456,8 +456,8 @@ def test_a_key_goes_up_as_each_format_reads_a_token(
         return recorder.requests[-1]
 
     recorder.script(response(200, b'{"id":7,"username":"sa-bot"}', JSON))  # the gateway's own question, once
-    told = sent("/nuget/query?q=x", f"Authorization: Basic {basic('me', key)}")
-    assert told.values("Authorization") == [named.encode()]
+    received = sent("/nuget/query?q=x", f"Authorization: Basic {basic('me', key)}")
+    assert received.values("Authorization") == [named.encode()]
     assert [request.target for request in recorder.requests].count(b"/api/v4/user") == 1
     for path, field, method in (
         ("/nuget/", f"X-NuGet-ApiKey: {key}", "PUT"),
@@ -465,16 +465,19 @@ def test_a_key_goes_up_as_each_format_reads_a_token(
         ("/rpm/repodata/repomd.xml", f"Authorization: Basic {basic('me', key)}", "GET"),
         ("/terraform/modules/vpc/aws/1.0.0", f"Authorization: Basic {basic('me', key)}", "GET"),
     ):
-        told = sent(path, field, method=method)
-        assert told.values("Authorization") == [named.encode()], path
-        assert not told.values("X-NuGet-ApiKey")
-    told = sent("/rubygems/gems/a-1.gem", f"Authorization: {key}")
-    assert told.values("Authorization") == [BROKER_TOKEN.encode()]
-    told = sent("/terraform/modules/vpc/aws/1.0.0/file", f"PRIVATE-TOKEN: {key}", method="PUT")
-    assert (told.values("PRIVATE-TOKEN"), told.values("Authorization")) == ([BROKER_TOKEN.encode()], [])
+        received = sent(path, field, method=method)
+        assert received.values("Authorization") == [named.encode()], path
+        assert not received.values("X-NuGet-ApiKey")
+    received = sent("/rubygems/gems/a-1.gem", f"Authorization: {key}")
+    assert received.values("Authorization") == [BROKER_TOKEN.encode()]
+    received = sent("/terraform/modules/vpc/aws/1.0.0/file", f"PRIVATE-TOKEN: {key}", method="PUT")
+    assert (received.values("PRIVATE-TOKEN"), received.values("Authorization")) == ([BROKER_TOKEN.encode()], [])
     for method in ("PUT", "GET"):  # MLflow's client
-        told = sent("/ml_models/1/files/MLmodel", f"Authorization: Bearer {key}", method=method)
-        assert (told.values("PRIVATE-TOKEN"), told.values("Authorization")) == ([], [f"Bearer {BROKER_TOKEN}".encode()])
+        received = sent("/ml_models/1/files/MLmodel", f"Authorization: Bearer {key}", method=method)
+        assert (received.values("PRIVATE-TOKEN"), received.values("Authorization")) == (
+            [],
+            [f"Bearer {BROKER_TOKEN}".encode()],
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How tunnels end, in clear and over TLS on either side: who hears of it, and whom the audit names."""
+"""How tunnels end, in clear and over TLS on either side: who learns of it, and whom the audit names."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ sides = pytest.mark.parametrize(
 
 
 class Far:
-    """A GitLab that switches, says ``hello``, and then does what it hears: ``end``, ``reset``; ``stall`` reads no more."""
+    """A GitLab that switches, says ``hello``, then does what it receives: ``end``, ``reset``; ``stall`` reads no more."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self.context = context
         self.said = b"hello"
-        self.heard = b""
+        self.received = b""
         self.switches = asyncio.Event()
         self.switches.set()
         self.ends = True
@@ -77,7 +77,7 @@ class Far:
             await self.switches.wait()
             writer.write(SWITCHING + self.said)
             while octets := await reader.read(65536):
-                self.heard += octets
+                self.received += octets
                 if octets == b"end" and writer.can_write_eof():
                     writer.write_eof()
                 elif octets == b"end":
@@ -172,7 +172,7 @@ def test_a_client_that_ends_frees_both_sides(world: World, tls_up: bool, tls_dow
         peer.socket.shutdown(socket.SHUT_WR)
         assert peer.read_to_end() == b""
     assert world.ended(number) == ""
-    assert world.gitlab.heard == b"bye"
+    assert world.gitlab.received == b"bye"
     assert gateway.stop() == 0
 
 
@@ -186,13 +186,13 @@ def test_gitlab_that_ends_cuts_nobody(world: World, tls_up: bool, tls_down: bool
         peer.send(b"heard still")
         peer.socket.shutdown(socket.SHUT_WR)
     assert world.ended(number) == ""
-    assert world.gitlab.heard == (b"end" if tls_up or tls_down else b"endheard still")
+    assert world.gitlab.received == (b"end" if tls_up or tls_down else b"endheard still")
     peer.socket.close()
     assert gateway.stop() == 0
 
 
 @sides
-def test_gitlab_that_resets_is_told_of(world: World, tls_up: bool, tls_down: bool) -> None:
+def test_gitlab_that_resets_is_reported(world: World, tls_up: bool, tls_down: bool) -> None:
     world.start(tls_up=tls_up, tls_down=tls_down)
     peer, number = world.tunnel()
     peer.send(b"reset")

@@ -201,7 +201,7 @@ async def test_it_ends_with_the_key_that_opened_it(gateway: GatewayProcess) -> N
         ("/team/app/-/jobs/1/terminal.ws", None, 401),
     ],
 )
-async def test_who_may_not_or_where_nothing_is_hears_so(
+async def test_who_may_not_or_where_nothing_is_gets_a_refusal(
     gateway: GatewayProcess, cable: Cable, path: str, who: str | None, status: int
 ) -> None:
     if who == "reader":

@@ -1,4 +1,4 @@
-"""Several workers as one gateway: one port, one record, one set of figures, and no way to lose one unseen."""
+"""Several workers as one gateway: one port, one audit, one set of figures, and no way to lose one unseen."""
 
 from __future__ import annotations
 
@@ -182,9 +182,11 @@ def test_either_worker_tells_what_both_have_done(start: Start) -> None:
     for _ in range(4):  # whichever worker it comes to
         for request_id in ids.values():
             body = json.dumps({"request_id": request_id}).encode()
-            told = ask(gateway.admin_port, "/-/explain", shown, "Content-Type: application/json", method="POST", body=body)
-            assert told.status == 200, told.body
-            assert json.loads(told.body)["request"]["request_id"] == request_id
+            explained = ask(
+                gateway.admin_port, "/-/explain", shown, "Content-Type: application/json", method="POST", body=body
+            )
+            assert explained.status == 200, explained.body
+            assert json.loads(explained.body)["request"]["request_id"] == request_id
         top = json.loads(ask(gateway.admin_port, "/-/limits/top", shown).body)
         assert [(one["caller"], one["asked"]) for one in top["callers"]] == [("bot", asked)]
 
@@ -316,12 +318,12 @@ def test_one_that_hangs_holds_up_nobody(start: Start) -> None:
     until(lambda: gateway.checks()["workers"] == "ok", AGAIN_S)
 
 
-def test_what_keeps_it_from_starting_is_told_once(start: Start, tmp_path: Path) -> None:
+def test_what_keeps_it_from_starting_is_logged_once(start: Start, tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as refused:
         start(audit={"sink": f"file:{tmp_path}/nowhere/audit.jsonl"})
-    told = str(refused.value)
-    assert told.count("No such file or directory") == 1
-    assert "the gateway does not start" in told
+    said = str(refused.value)
+    assert said.count("No such file or directory") == 1
+    assert "the gateway does not start" in said
 
 
 def test_what_workers_cannot_share_is_refused(demo: DemoGitLab, tmp_path: Path) -> None:

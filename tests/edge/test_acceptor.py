@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 import uvloop
 
-from gateway.edge.acceptor import _ALONE_S, _IN_VAIN, _MOMENT_S, Acceptor
+from gateway.edge.acceptor import _DEFER_S, _MOST_DEFERRED, _NOT_DEFERRED_S, Acceptor
 from gateway.edge.settings import TLSTimeouts
 from gateway.workers.connection_counts import ConnectionCounts
 from tests.fakes.certificates import Authority
@@ -52,8 +52,8 @@ class Echo(asyncio.Protocol):
         self.over = True
 
 
-class Others:
-    """What a test says of them."""
+class Counts:
+    """What a test says of the other processes."""
 
     def __init__(self) -> None:
         self.is_busier = False
@@ -71,19 +71,19 @@ class Others:
         self.open = False
 
 
-class Door:
+class Listener:
     """One that accepts at a port of its own, unless it is given a socket."""
 
-    def __init__(self, others: Any = None, bound: socket.socket | None = None, **more: Any) -> None:
-        self.others = others or Others()
+    def __init__(self, counts: Any = None, bound: socket.socket | None = None, **more: Any) -> None:
+        self.counts = counts or Counts()
         self.now = 1000.0
         self.made: list[Echo] = []
-        self.missed: list[Echo] = []
+        self.failed: list[Echo] = []
         self.bound = bound or listening()
         self.address = self.bound.getsockname()
-        clock = {"clock": lambda: self.now} if others is None else {}
+        clock = {"clock": lambda: self.now} if counts is None else {}
         self.acceptor: Acceptor[Echo] = Acceptor(
-            [self.bound], self.make, self.others, missed=self.missed.append, **clock, **more
+            [self.bound], self.make, self.counts, on_failed_handshake=self.failed.append, **clock, **more
         )
         self.acceptor.start(64)
 
@@ -134,105 +134,105 @@ async def until(done: Callable[[], object]) -> None:
 
 def test_a_connection_is_served_as_a_server_would(run: Run) -> None:
     async def test() -> None:
-        door = Door()
-        assert door.others.open
-        assert await said(door.address) == b"hello"
-        assert door.others.here == 1
-        transport = door.made[0].transport
+        listener = Listener()
+        assert listener.counts.open
+        assert await said(listener.address) == b"hello"
+        assert listener.counts.here == 1
+        transport = listener.made[0].transport
         assert transport is not None
-        reader, writer = await asyncio.open_connection(*door.address)
-        await until(lambda: len(door.made) == 2 and door.made[1].transport)
-        second = door.made[1].transport
+        reader, writer = await asyncio.open_connection(*listener.address)
+        await until(lambda: len(listener.made) == 2 and listener.made[1].transport)
+        second = listener.made[1].transport
         assert second is not None
         raw = second.get_extra_info("socket")
         assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert second.get_extra_info("peername") == writer.get_extra_info("sockname")
-        door.acceptor.close()
-        assert not door.others.open
+        listener.acceptor.close()
+        assert not listener.counts.open
         writer.write(b"still")
         async with asyncio.timeout(SOON_S):
             assert await reader.readexactly(5) == b"still"
         with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection(*door.address)
+            await asyncio.open_connection(*listener.address)
         writer.close()
         await writer.wait_closed()
-        await door.close()
+        await listener.close()
 
     run(test)
 
 
 def test_what_waits_is_left_to_who_has_fewer_for_a_moment(run: Run) -> None:
     async def test() -> None:
-        door = Door()
-        door.others.is_busier = True
-        speaking = asyncio.ensure_future(said(door.address))
+        listener = Listener()
+        listener.counts.is_busier = True
+        speaking = asyncio.ensure_future(said(listener.address))
         await turns()
-        assert not door.made
-        door.now += _MOMENT_S * 0.9
+        assert not listener.made
+        listener.now += _DEFER_S * 0.9
         await turns()
-        assert not door.made
-        door.now += _MOMENT_S * 0.2
+        assert not listener.made
+        listener.now += _DEFER_S * 0.2
         assert await speaking == b"hello"
-        assert len(door.made) == 1
-        await door.close()
+        assert len(listener.made) == 1
+        await listener.close()
 
     run(test)
 
 
 def test_the_moment_begins_anew_where_others_accept_and_ends_where_they_have_as_many(run: Run) -> None:
     async def test() -> None:
-        door = Door()
-        door.others.is_busier = True
-        speaking = asyncio.ensure_future(said(door.address))
+        listener = Listener()
+        listener.counts.is_busier = True
+        speaking = asyncio.ensure_future(said(listener.address))
         for _ in range(5):
             await turns(5)
-            door.now += _MOMENT_S * 0.9
-            door.others.accepted_by_others += 1
+            listener.now += _DEFER_S * 0.9
+            listener.counts.accepted_by_others += 1
         await turns()
-        assert not door.made
-        door.others.is_busier = False
+        assert not listener.made
+        listener.counts.is_busier = False
         assert await speaking == b"hello"
-        door.others.is_busier = True
-        door.now += _MOMENT_S
-        speaking = asyncio.ensure_future(said(door.address))
+        listener.counts.is_busier = True
+        listener.now += _DEFER_S
+        speaking = asyncio.ensure_future(said(listener.address))
         await turns()
-        door.now += _MOMENT_S * 0.9
+        listener.now += _DEFER_S * 0.9
         await turns()
-        assert len(door.made) == 1
-        door.now += _MOMENT_S * 0.2
+        assert len(listener.made) == 1
+        listener.now += _DEFER_S * 0.2
         assert await speaking == b"hello"
-        await door.close()
+        await listener.close()
 
     run(test)
 
 
 def test_nobody_is_waited_for_again_and_again(run: Run) -> None:
     async def test() -> None:
-        door = Door()
-        door.others.is_busier = True
+        listener = Listener()
+        listener.counts.is_busier = True
 
         async def waits() -> bool:
             """Whether the next one is left to the others."""
-            before = len(door.made)
-            speaking = asyncio.ensure_future(said(door.address))
+            before = len(listener.made)
+            speaking = asyncio.ensure_future(said(listener.address))
             await turns()
-            left = len(door.made) == before
+            left = len(listener.made) == before
             if left:
-                door.now += _MOMENT_S * 1.1
+                listener.now += _DEFER_S * 1.1
             await speaking
             return left
 
-        assert [await waits() for _ in range(_IN_VAIN + 2)] == [*[True] * _IN_VAIN, False, False]
-        door.now += _ALONE_S
+        assert [await waits() for _ in range(_MOST_DEFERRED + 2)] == [*[True] * _MOST_DEFERRED, False, False]
+        listener.now += _NOT_DEFERRED_S
         assert await waits()
         # Who accepted meanwhile is there again.
-        for _ in range(_IN_VAIN - 2):
+        for _ in range(_MOST_DEFERRED - 2):
             assert await waits()
-        door.others.accepted_by_others += 1
-        assert [await waits() for _ in range(_IN_VAIN + 1)] == [*[True] * _IN_VAIN, False]
-        door.others.accepted_by_others += 1
+        listener.counts.accepted_by_others += 1
+        assert [await waits() for _ in range(_MOST_DEFERRED + 1)] == [*[True] * _MOST_DEFERRED, False]
+        listener.counts.accepted_by_others += 1
         assert await waits()
-        await door.close()
+        await listener.close()
 
     run(test)
 
@@ -243,25 +243,25 @@ def test_connections_in_a_row_are_shared_out(run: Run) -> None:
             counts = ConnectionCounts(file.fileno())
             bound = listening()
             again = bound.dup()
-            doors = [Door(counts.for_worker(0, range(2)), bound), Door(counts.place(1, range(2)), again)]
+            listeners = [Listener(counts.for_worker(0, range(2)), bound), Listener(counts.for_worker(1, range(2)), again)]
 
-            async def come(many: int, *to: Door) -> list[int]:
-                before = sum(len(door.made) for door in doors)
+            async def come(many: int, *to: Listener) -> list[int]:
+                before = sum(len(listener.made) for listener in listeners)
                 for number in range(many):
-                    client = socket.create_connection(doors[0].address)
+                    client = socket.create_connection(listeners[0].address)
                     clients.enter_context(client)
-                    await until(lambda number=number: sum(len(door.made) for door in doors) > before + number)  # type: ignore[misc]
-                    for door in doors:
-                        door.others.tell(len(door.made))
-                return [len(door.made) for door in doors]
+                    await until(lambda number=number: sum(len(listener.made) for listener in listeners) > before + number)  # type: ignore[misc]
+                    for listener in listeners:
+                        listener.counts.tell(len(listener.made))
+                return [len(listener.made) for listener in listeners]
 
             one, other = await come(64)
             assert abs(one - other) <= 8, (one, other)
-            doors[0].acceptor.close()
+            listeners[0].acceptor.close()
             (_, alone) = await come(20)
             assert alone == other + 20  # nobody is left waiting at the socket that is closed
-            for door in doors:
-                await door.close()
+            for listener in listeners:
+                await listener.close()
 
     run(test)
 
@@ -277,11 +277,11 @@ def test_hands_that_are_never_shaken_are_told(run: Run, tmp_path: Path) -> None:
         loop = asyncio.get_running_loop()
         faults: list[dict[str, Any]] = []
         loop.set_exception_handler(lambda _, fault: faults.append(fault))
-        door = Door(context=context, times=TLSTimeouts(ssl_handshake_timeout=0.5, ssl_shutdown_timeout=5.0))
+        listener = Listener(context=context, times=TLSTimeouts(ssl_handshake_timeout=0.5, ssl_shutdown_timeout=5.0))
         with contextlib.ExitStack() as clients:
 
             def client() -> socket.socket:
-                return clients.enter_context(socket.create_connection(door.address))
+                return clients.enter_context(socket.create_connection(listener.address))
 
             client()  # says nothing
             client().close()
@@ -293,18 +293,18 @@ def test_hands_that_are_never_shaken_are_told(run: Run, tmp_path: Path) -> None:
             reset.sendall(b"\x16\x03\x01")
             reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             reset.close()
-            await until(lambda: len(door.missed) == 5)
-        reader, writer = await asyncio.open_connection(*door.address, ssl=trusting, server_hostname="localhost")
+            await until(lambda: len(listener.failed) == 5)
+        reader, writer = await asyncio.open_connection(*listener.address, ssl=trusting, server_hostname="localhost")
         async with asyncio.timeout(SOON_S):
             writer.write(b"hello")
             assert await reader.readexactly(5) == b"hello"
         writer.close()
         await writer.wait_closed()
-        await until(lambda: not door.acceptor._beginning)
-        assert len(door.made) == 6
-        assert set(door.missed) == set(door.made[:5])
+        await until(lambda: not listener.acceptor._beginning)
+        assert len(listener.made) == 6
+        assert set(listener.failed) == set(listener.made[:5])
         assert [fault["message"] for fault in faults] == []
-        await door.close()
+        await listener.close()
 
     run(test)
 
@@ -321,20 +321,20 @@ def test_without_descriptors_what_waits_is_kept(run: Run, caplog: pytest.LogCapt
     async def test() -> None:
         bound = Short()
         bound.bind(("127.0.0.1", 0))
-        door = Door(bound=bound)
-        speaking = asyncio.ensure_future(said(door.address))
+        listener = Listener(bound=bound)
+        speaking = asyncio.ensure_future(said(listener.address))
         await asyncio.sleep(0.3)
         assert not speaking.done()
         Short.short = False
         assert await speaking == b"hello"
-        assert await said(door.address) == b"hello"
+        assert await said(listener.address) == b"hello"
         Short.short = True
-        speaking = asyncio.ensure_future(said(door.address))
+        speaking = asyncio.ensure_future(said(listener.address))
         await asyncio.sleep(0.02)
-        door.acceptor.close()  # while it waits to try again
+        listener.acceptor.close()  # while it waits to try again
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError, BrokenPipeError)):
             await speaking
-        await door.close()
+        await listener.close()
 
     with caplog.at_level(logging.WARNING):
         run(test)
@@ -356,10 +356,10 @@ def test_a_client_that_left_before_it_was_accepted_is_nothing(run: Run) -> None:
     async def test() -> None:
         bound = Gone()
         bound.bind(("127.0.0.1", 0))
-        door = Door(bound=bound)
-        assert await said(door.address) == b"hello"
+        listener = Listener(bound=bound)
+        assert await said(listener.address) == b"hello"
         assert not Gone.errors
-        assert door.others.here == 1
-        await door.close()
+        assert listener.counts.here == 1
+        await listener.close()
 
     run(test)

@@ -69,12 +69,12 @@ async def config(_: AdminRequest) -> AdminResponse:
     return AdminResponse({"upstream": {"url": "https://gitlab.example"}})
 
 
-async def change(asked: AdminRequest) -> AdminResponse:
-    if asked.body == {"raise": "value"}:
+async def change(request: AdminRequest) -> AdminResponse:
+    if request.body == {"raise": "value"}:
         raise ValueError("makes no sense")
-    if asked.body == {"raise": "refused"}:
+    if request.body == {"raise": "refused"}:
         raise AdminRefused(409, "there is one already")
-    return AdminResponse(msgspec.to_builtins(asked), 201)
+    return AdminResponse(msgspec.to_builtins(request), 201)
 
 
 async def forget(_: AdminRequest) -> AdminResponse:
@@ -86,7 +86,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 def ask(aiohttp_client: AiohttpClient) -> Ask:
-    async def asked(
+    async def request(
         path: str, made: Admin | None = None, method: str = "GET", body: bytes | None = None, **fields: str
     ) -> tuple[int, str, aiohttp.ClientResponse]:
         client = await aiohttp_client((made or admin()).application())
@@ -98,7 +98,7 @@ def ask(aiohttp_client: AiohttpClient) -> Ask:
             assert not [name for name in response.headers if name.lower().startswith("access-control")]
             return response.status, text, response
 
-    return asked
+    return request
 
 
 async def test_metrics(ask: Ask) -> None:
@@ -349,7 +349,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 
 async def test_who_does_not_go_on_does_not_keep_the_port_open() -> None:
     """A gateway that is told to go must go: whoever waits for it gives it a minute at most."""
-    server = AdminServer(admin(), patience_s=0.01)
+    server = AdminServer(admin(), shutdown_timeout_s=0.01)
     reader, writer = await asyncio.open_connection(*await server.listen("127.0.0.1", 0))
     writer.write(_HALF_A_BODY)
     host, port = writer.get_extra_info("peername")

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.messages import ResponseHead
 from gateway.edge import client_connections as module
-from gateway.edge.client_connections import _GOODBYE_S, ClientConnections
+from gateway.edge.client_connections import _CLOSE_S, ClientConnections
 from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.settings import EdgeSettings
 from tests.fakes.certificates import Authority
@@ -86,20 +86,20 @@ def test_a_port_is_deserted_when_nobody_is_there_or_coming() -> None:
     """TLS tells of a connection when hands are shaken, and of none where that fails."""
     clock = Clock()
     here, one, other = client_connections(clock, request_head_s=15.0), ClientConnection(), ClientConnection()
-    assert here.deserted
+    assert here.is_empty
     one.ticket = here.accept()
-    assert not here.deserted
+    assert not here.is_empty
     assert here.admit(one)
     clock.now += 20.0
-    assert not here.deserted
+    assert not here.is_empty
     other.ticket = here.accept()
     here.leave(one)
     assert one.left
-    assert not here.deserted
+    assert not here.is_empty
     clock.now += 14.9
-    assert not here.deserted
+    assert not here.is_empty
     clock.now += 0.2
-    assert here.deserted, "by now that handshake has failed"
+    assert here.is_empty, "by now that handshake has failed"
     assert (here.open, here.refused) == (0, 0)
 
 
@@ -163,7 +163,7 @@ def test_whoever_takes_nothing_is_cut_off(holds: tuple[int, ...], looks: int, cu
         assert clock.calls[-1][0] == 20.0
         wire.next()
         clock.fire()
-    assert (wire.aborted, [in_s for in_s, _, _ in clock.calls]) == (cut, [] if cut else [_GOODBYE_S])
+    assert (wire.aborted, [in_s for in_s, _, _ in clock.calls]) == (cut, [] if cut else [_CLOSE_S])
 
 
 def test_who_has_left_is_looked_at_no_more() -> None:
@@ -191,7 +191,7 @@ def test_who_has_it_all_and_never_leaves_is_cut_off() -> None:
         clock.now += 1.0
     here.leave(ones[0])
     assert len(clock.calls) == 1, "one timer for all"
-    clock.now += _GOODBYE_S - 2.0
+    clock.now += _CLOSE_S - 2.0
     clock.fire()
     assert [wire.aborted for wire in wires] == [False, True, False]
     assert [in_s for in_s, _, _ in clock.calls] == [1.0]
@@ -202,7 +202,7 @@ def test_who_has_it_all_and_never_leaves_is_cut_off() -> None:
     late, last = Wire(0), ClientConnection()
     last.ticket = here.accept()
     here.close_gracefully(last, late)  # type: ignore[arg-type]
-    clock.now += _GOODBYE_S
+    clock.now += _CLOSE_S
     clock.fire()
     assert late.aborted
 
@@ -214,33 +214,33 @@ def test_a_handshake_that_failed_hides_none_that_goes_on() -> None:
     clock.now += 10.0
     here.accept()
     clock.now += 5.1
-    assert not here.deserted
+    assert not here.is_empty
     assert len(here._handshaking) == 1
     clock.now += 10.0
-    assert here.deserted
+    assert here.is_empty
 
 
-@pytest.mark.parametrize("owed", [True, False])
+@pytest.mark.parametrize("pending", [True, False])
 async def test_whoever_is_owed_octets_is_waited_for_and_all_others_a_moment(
-    owed: bool, monkeypatch: pytest.MonkeyPatch
+    pending: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer out of the cache is handed to the transport, and nobody waits for it: no request is in progress then."""
     loop, one, other = asyncio.get_running_loop(), ClientConnection(), ClientConnection()
-    monkeypatch.setattr(module, "_LOOK_S", 0.0)
-    monkeypatch.setattr(module, "_LAST_WORD_S", 0.0 if owed else 3600.0)
-    here, ends_at = ClientConnections(loop, EdgeSettings()), loop.time() + (3600.0 if owed else 0.0)
+    monkeypatch.setattr(module, "_POLL_S", 0.0)
+    monkeypatch.setattr(module, "_LAST_OCTETS_S", 0.0 if pending else 3600.0)
+    here, ends_at = ClientConnections(loop, EdgeSettings()), loop.time() + (3600.0 if pending else 0.0)
     going = asyncio.ensure_future(here.wait_closed([one], [one, other], ends_at))
     for left in (one, other):
         for _ in range(5):
             await asyncio.sleep(0)
-        assert going.done() == (owed and one.left)
+        assert going.done() == (pending and one.left)
         left.left = True
     await asyncio.wait_for(going, SOON_S)
 
 
 async def test_a_drain_ends_in_its_time_though_nobody_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, one = asyncio.get_running_loop(), ClientConnection()
-    monkeypatch.setattr(module, "_LAST_WORD_S", 0.0)
+    monkeypatch.setattr(module, "_LAST_OCTETS_S", 0.0)
     await asyncio.wait_for(ClientConnections(loop, EdgeSettings()).wait_closed([one], [one], loop.time()), SOON_S)
 
 
@@ -314,7 +314,7 @@ async def test_a_drain_waits_for_nobody_who_is_at_rest() -> None:
                 await asyncio.sleep(0)
             port.server.pre_shutdown()
         await asyncio.wait_for(port.server.shutdown(1000.0), SOON_S)
-        assert port.server.client_connections.deserted
+        assert port.server.client_connections.is_empty
 
 
 @pytest.mark.parametrize(("goodbye_s", "whole"), [(0.2, False), (60.0, True)])
@@ -340,7 +340,7 @@ async def test_over_tls_a_closing_connection_waits_for_a_slow_reader(goodbye_s: 
 async def test_over_tls_who_keeps_a_connection_that_is_over_does_not_hold_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_GOODBYE_S", 0.1)
+    monkeypatch.setattr(module, "_CLOSE_S", 0.1)
     authority = Authority(tmp_path)
     pair = authority.issue("gateway")
     theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -218,7 +218,7 @@ class Waiting:
         try:
             if down.head.target == b"/slow":
                 assert down.body is not None
-                await asyncio.sleep(4 * module.LOOK_S)
+                await asyncio.sleep(4 * module.CHECK_EVERY_S)
                 while chunk := await down.body.read():
                     self.body += chunk
             await asyncio.Event().wait()
@@ -241,8 +241,8 @@ async def unread(port: Traffic) -> None:
 
 @pytest.fixture
 def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_S", 0.05)
-    monkeypatch.setattr(server_module, "LOOK_S", 0.05)
+    monkeypatch.setattr(module, "CHECK_EVERY_S", 0.05)
+    monkeypatch.setattr(server_module, "CHECK_EVERY_S", 0.05)
 
 
 @pytest.mark.usefixtures("_look_often")
@@ -264,7 +264,7 @@ def test_a_client_that_left_is_noticed_though_nothing_is_read(run: Run, both: Bo
             writer.write(octets)
             await waiting.began.wait()
             await unread(port)
-            await asyncio.sleep(4 * module.LOOK_S)
+            await asyncio.sleep(4 * module.CHECK_EVERY_S)
             assert not waiting.ended.is_set(), "it is still there"
             if how == "reset":
                 reset(writer)
@@ -305,7 +305,7 @@ def test_an_upload_that_is_taken_slowly_is_left_alone(run: Run) -> None:
                 while len(waiting.body) < 4_000_000:
                     await asyncio.sleep(0.01)
             (connection,) = port.server.connections
-            await asyncio.sleep(2 * module.LOOK_S)
+            await asyncio.sleep(2 * module.CHECK_EVERY_S)
             assert connection._liveness_timer is None, "nobody looks where octets are read"  # type: ignore[attr-defined]
             assert not waiting.ended.is_set()
             writer.close()

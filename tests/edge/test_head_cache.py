@@ -397,8 +397,8 @@ async def test_a_poller_is_understood_without_the_parser() -> None:
 # The first request of a connection, before the task that serves it has begun
 
 
-class _Asked:
-    """A request that somebody is asked about."""
+class _Pending:
+    """A request whose answer is still awaited."""
 
     def __init__(self) -> None:
         self.left = 0
@@ -419,7 +419,7 @@ class _Written(_Wire):
         self.octets.append(bytes(data))
 
 
-async def opened(seen: list[object], answer: bytes | _Asked | None) -> tuple[TrafficServer, Connection, _Written]:
+async def opened(seen: list[object], answer: bytes | _Pending | None) -> tuple[TrafficServer, Connection, _Written]:
     """A new connection to a server that knows a head, and answers it so; its task has not begun."""
     server = new_server(seen)
     await understood(server, seen, [KNOWN])
@@ -457,20 +457,20 @@ async def test_it_is_answered_without_its_task() -> None:
 
 async def test_what_comes_behind_it_waits_for_its_answer() -> None:
     seen: list[object] = []
-    asked = _Asked()
-    _, connection, wire = await opened(seen, asked)
+    pending = _Pending()
+    _, connection, wire = await opened(seen, pending)
     connection.data_received(KNOWN)
     connection.data_received(octets("/behind"))
     for _ in range(8):
         await asyncio.sleep(0)
     assert (wire.octets, seen) == ([], [])
-    connection.told(b"answer")
+    connection.deliver(b"answer")
     for _ in range(8):
         await asyncio.sleep(0)
     assert wire.octets[0] == b"answer"
     assert [one[1] for one in seen] == [b"/behind"]  # type: ignore[index]
     await ended(connection)
-    assert asked.left == 0
+    assert pending.left == 0
 
 
 async def test_it_may_be_for_the_road() -> None:
@@ -487,13 +487,13 @@ async def test_it_may_be_for_the_road() -> None:
 
 @pytest.mark.parametrize("turns", [0, 1, 8])
 async def test_who_leaves_before_it_is_answered(turns: int) -> None:
-    asked = _Asked()
-    _, connection, wire = await opened([], asked)
+    pending = _Pending()
+    _, connection, wire = await opened([], pending)
     connection.data_received(KNOWN)
     for _ in range(turns):
         await asyncio.sleep(0)
     await ended(connection)
-    assert (asked.left, wire.octets) == (1, [])
+    assert (pending.left, wire.octets) == (1, [])
 
 
 @pytest.mark.parametrize("octets_first", [b"", KNOWN[:20]])

@@ -26,7 +26,7 @@ PUSH = json.dumps({"object_kind": "push", "project": {"id": 42, "path_with_names
 KEY = bytes(range(32))
 
 
-class Ledger:
+class Recorder:
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
 
@@ -40,9 +40,9 @@ class Ledger:
         self.exchanges.append(x)
 
 
-class Room:
+class World:
     def __init__(self, secret: str = "hook-s3cret-of-gitlab", hold_s: float = 0.0) -> None:
-        self.recorder = Ledger()
+        self.recorder = Recorder()
         self.store = MemoryCacheStore(1 << 20, lambda: NOW)
         self.watch = HookWatch(self.store, lambda: NOW, 900.0)
         self.names = ProjectNames()
@@ -77,89 +77,89 @@ class Room:
 
 
 async def test_a_hook_purges_what_it_tells_of_and_is_written_down() -> None:
-    room = Room()
-    await room.keep()
-    down = await room.send(TOKEN)
+    world = World()
+    await world.keep()
+    down = await world.send(TOKEN)
     assert (down.status, down.written) == (200, b'{"message":"purged"}')
-    assert not await room.kept()
-    assert not room.watch.silent
-    assert room.names.others(b"42") == (b"g/p",)
-    (x,) = room.recorder.exchanges
+    assert not await world.kept()
+    assert not world.watch.silent
+    assert world.names.others(b"42") == (b"g/p",)
+    (x,) = world.recorder.exchanges
     assert (x.operation, x.status, x.principal, x.rule) == ("hook", 200, "gitlab", "hook:push")
-    assert room.receiver.purged_total == 1
+    assert world.receiver.purged_total == 1
 
 
 async def test_everything_else_goes_on() -> None:
-    room = Room()
+    world = World()
     for target in ("/-/gateway/hooks/more", "/api/v4/projects", "/-/gateway/hook"):
-        assert (await room.send(target=target)).status == 418
-    assert not room.recorder.exchanges
+        assert (await world.send(target=target)).status == 418
+    assert not world.recorder.exchanges
 
 
 @pytest.mark.parametrize(
     "fields", [(), ((b"X-Gitlab-Token", b"hook-s3cret-of-gitla"),), ((b"Private-Token", b"hook-s3cret-of-gitlab"),)]
 )
 async def test_a_stranger_purges_nothing(fields: Fields) -> None:
-    room = Room()
-    await room.keep()
-    down = await room.send(*fields)
+    world = World()
+    await world.keep()
+    down = await world.send(*fields)
     assert down.status == 401
     assert down.closed, "its body was not read"
-    assert await room.kept()
-    assert room.watch.silent
-    assert room.receiver.refused_total == 1
-    assert room.recorder.exchanges[0].code == "unauthenticated"
+    assert await world.kept()
+    assert world.watch.silent
+    assert world.receiver.refused_total == 1
+    assert world.recorder.exchanges[0].code == "unauthenticated"
 
 
 async def test_other_methods_are_none_of_gitlabs() -> None:
-    down = await Room().send(TOKEN, method="GET", body=None)
+    down = await World().send(TOKEN, method="GET", body=None)
     assert (down.status, down.field("Allow")) == (405, "POST")
 
 
 async def test_deliveries_without_an_id_count_each_time() -> None:
     """An old GitLab sends none, nor does an operator's curl: alike is not the same."""
-    room = Room()
+    world = World()
     for _ in range(2):
-        await room.keep()
-        assert (await room.send(TOKEN)).written == b'{"message":"purged"}'
-        assert not await room.kept()
-    assert (room.receiver.purged_total, room.receiver.repeated_total) == (2, 0)
+        await world.keep()
+        assert (await world.send(TOKEN)).written == b'{"message":"purged"}'
+        assert not await world.kept()
+    assert (world.receiver.purged_total, world.receiver.repeated_total) == (2, 0)
 
 
 async def test_a_delivery_counts_once() -> None:
     """A recorded one sent again costs nothing; the same event to two hooks of different content is two."""
-    room = Room()
+    world = World()
     uuid = (b"X-Gitlab-Event-UUID", b"u-1")
-    await room.send(TOKEN, uuid)
-    await room.keep()
-    assert (await room.send(TOKEN, uuid)).written == b'{"message":"seen before"}'
-    assert await room.kept()
-    assert (await room.send(TOKEN, uuid, body=PUSH + b" ")).written == b'{"message":"purged"}'
-    assert (room.receiver.purged_total, room.receiver.repeated_total) == (2, 1)
+    await world.send(TOKEN, uuid)
+    await world.keep()
+    assert (await world.send(TOKEN, uuid)).written == b'{"message":"seen before"}'
+    assert await world.kept()
+    assert (await world.send(TOKEN, uuid, body=PUSH + b" ")).written == b'{"message":"purged"}'
+    assert (world.receiver.purged_total, world.receiver.repeated_total) == (2, 1)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_hook_too_long_to_be_read_takes_everything(chunked: bool) -> None:
-    room = Room()
-    await room.keep()
-    down = await room.send(TOKEN, body=b"x" * (MAX_BODY_BYTES + 1), chunked=chunked)
+    world = World()
+    await world.keep()
+    down = await world.send(TOKEN, body=b"x" * (MAX_BODY_BYTES + 1), chunked=chunked)
     assert (down.status, down.closed) == (200, True)
-    assert not await room.kept()
+    assert not await world.kept()
 
 
 @pytest.mark.parametrize("body", [None, b"", b"no json", b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"])
 async def test_a_hook_that_says_nothing_takes_everything(body: bytes | None) -> None:
-    room = Room()
-    await room.keep()
-    assert (await room.send(TOKEN, body=body)).status == 200
-    assert not await room.kept()
+    world = World()
+    await world.keep()
+    assert (await world.send(TOKEN, body=body)).status == 200
+    assert not await world.kept()
 
 
 async def test_what_was_purged_is_held_back() -> None:
-    room = Room(hold_s=3.0)
-    await room.send(TOKEN)
-    await room.keep()
-    assert not await room.kept()
+    world = World(hold_s=3.0)
+    await world.send(TOKEN)
+    await world.keep()
+    assert not await world.kept()
 
 
 def signature(body: bytes, stamp: bytes) -> Fields:
@@ -172,25 +172,25 @@ def signature(body: bytes, stamp: bytes) -> Fields:
 
 
 async def test_a_signing_token_asks_for_a_signature() -> None:
-    room = Room("whsec_" + base64.b64encode(KEY).decode())
-    assert (await room.send(*signature(PUSH, b"1800000000"))).status == 200
-    assert (await room.send(*signature(PUSH, b"1800000000"), body=PUSH + b" ")).status == 401
-    assert (await room.send(*signature(PUSH, b"1700000000"))).status == 401
-    assert (await room.send(*signature(b"", b"1800000000"), body=b"x" * (MAX_BODY_BYTES + 1))).status == 401
+    world = World("whsec_" + base64.b64encode(KEY).decode())
+    assert (await world.send(*signature(PUSH, b"1800000000"))).status == 200
+    assert (await world.send(*signature(PUSH, b"1800000000"), body=PUSH + b" ")).status == 401
+    assert (await world.send(*signature(PUSH, b"1700000000"))).status == 401
+    assert (await world.send(*signature(b"", b"1800000000"), body=b"x" * (MAX_BODY_BYTES + 1))).status == 401
 
 
 async def test_a_sender_that_leaves_is_written_down() -> None:
-    room = Room()
+    world = World()
     down = FakeDownstream("POST", "/-/gateway/hooks", (TOKEN,), (PUSH,), gone_after=0)
     with pytest.raises(ConnectionError):
-        await room.receiver.handle(down)
-    assert (room.recorder.exchanges[0].status, room.recorder.exchanges[0].aborted) == (499, "client")
+        await world.receiver.handle(down)
+    assert (world.recorder.exchanges[0].status, world.recorder.exchanges[0].aborted) == (499, "client")
 
 
 async def test_a_fault_is_ours_and_not_the_senders(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Room()
-    monkeypatch.setattr(room.watch, "record_hook", lambda: 1 / 0)
+    world = World()
+    monkeypatch.setattr(world.watch, "record_hook", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        await room.send(TOKEN)
-    (told,) = room.recorder.exchanges
-    assert (told.status, told.aborted, told.code) == (500, "", "internal_error")
+        await world.send(TOKEN)
+    (exchange,) = world.recorder.exchanges
+    assert (exchange.status, exchange.aborted, exchange.code) == (500, "", "internal_error")

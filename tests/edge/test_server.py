@@ -183,7 +183,7 @@ async def test_an_answer_at_once_is_not_lost_with_its_connection(ending: str) ->
             port.server.at_once = lambda _head, _asker: asking
             connection.data_received(request("/known"))
             connection.close()
-            connection.told(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nat once")
+            connection.deliver(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nat once")
             asking.leave.assert_not_called()
         else:
             connection.data_received(request("/known"))

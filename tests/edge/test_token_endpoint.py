@@ -31,7 +31,7 @@ LONG = BODY + b"&x=" + b"y" * MAX_BODY_BYTES
 CI = Principal("ci", PrincipalKind.OIDC, "ci", fingerprint="tok:0123456789ab", team="platform")
 
 
-class Ledger:
+class Recorder:
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
 
@@ -49,7 +49,7 @@ class Counter:
     """In place of the gateway, of what judges, and of the record."""
 
     def __init__(self, refused: Exception | None = None, full: bool = False) -> None:
-        self.recorder, self.peers, self.refused, self.full = Ledger(), list[str](), refused, full
+        self.recorder, self.peers, self.refused, self.full = Recorder(), list[str](), refused, full
         self.endpoint = TokenEndpoint(
             self,
             TrustedPeers(["192.0.2.7"]),
@@ -59,8 +59,8 @@ class Counter:
             handle=self.handle,
         )
 
-    async def exchange(self, asked: TokenRequest, peer: str) -> TokenGrant:
-        assert asked.subject.reveal() == TOKEN
+    async def exchange(self, request: TokenRequest, peer: str) -> TokenGrant:
+        assert request.subject.reveal() == TOKEN
         self.peers.append(peer)
         if self.refused is not None:
             raise self.refused
@@ -125,7 +125,7 @@ FAILED = {"error": "invalid_request", "error_description": "the subject token is
 
 
 @pytest.mark.parametrize(
-    ("refused", "status", "told", "code"),
+    ("refused", "status", "answer", "code"),
     [
         (unauthenticated(), 400, FAILED, "unauthenticated"),
         (
@@ -141,11 +141,11 @@ FAILED = {"error": "invalid_request", "error_description": "the subject token is
     ],
     ids=["bad token", "too many", "issuer away", "store away", "store full"],
 )
-async def test_what_is_refused(refused: Exception, status: int, told: Any, code: str) -> None:
+async def test_what_is_refused(refused: Exception, status: int, answer: Any, code: str) -> None:
     counter = Counter(refused)
     down = await counter.send()
     assert (down.status, counter.x.code, counter.x.status) == (status, code, status)
-    assert told is None or said(down) == told
+    assert answer is None or said(down) == answer
     assert b"password" not in down.written
 
 
@@ -221,17 +221,17 @@ async def test_a_client_that_leaves_is_a_line_too() -> None:
 
 
 async def test_who_waits_when_the_gateway_ends_hears_so() -> None:
-    counter, asked = Counter(), asyncio.Event()
+    counter, begun = Counter(), asyncio.Event()
 
     async def exchange(_asked: TokenRequest, _peer: str) -> TokenGrant:
-        asked.set()
+        begun.set()
         await asyncio.Event().wait()
         raise AssertionError
 
     counter.exchange = exchange  # type: ignore[method-assign]
     down = FakeDownstream("POST", "/-/gateway/token", (FORM,), (BODY,))
     serving = asyncio.ensure_future(counter.endpoint.handle(down))
-    await asked.wait()
+    await begun.wait()
     serving.cancel(DRAINED)
     with pytest.raises(asyncio.CancelledError):
         await serving

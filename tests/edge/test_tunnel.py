@@ -34,7 +34,7 @@ class Transport:
         return lambda: self.calls.append(name)
 
 
-class Line:
+class Connection:
     def __init__(self, transport: Transport | None) -> None:
         self.transport: Any = transport
         self.writing_paused = False
@@ -45,18 +45,18 @@ class Line:
         self.waited += 1
 
 
-def made(early: bytes = b"", **more: Any) -> tuple[ClientTunnel, Line, Transport]:
+def made(early: bytes = b"", **more: Any) -> tuple[ClientTunnel, Connection, Transport]:
     transport = Transport(**more)
-    line = Line(transport)
-    return ClientTunnel(line, line, early), line, transport
+    connection = Connection(transport)
+    return ClientTunnel(connection, connection, early), connection, transport
 
 
 async def test_early_octets_come_first_then_the_rest_then_the_end() -> None:
-    tunnel, line, _ = made(b"early")
+    tunnel, connection, _ = made(b"early")
     tunnel.feed(b"late")
     tunnel.end()
     assert [await tunnel.read() for _ in range(4)] == [b"early", b"late", b"", b""]
-    assert (tunnel.received, line.tunnel_bytes_in) == (9, 9)
+    assert (tunnel.received, connection.tunnel_bytes_in) == (9, 9)
 
 
 async def test_a_reader_is_woken() -> None:
@@ -83,12 +83,12 @@ async def test_a_slow_reader_pauses_the_client_and_memory_is_bounded() -> None:
 
 
 async def test_writing_waits_for_room_and_counts() -> None:
-    tunnel, line, transport = made()
+    tunnel, connection, transport = made()
     await tunnel.write(b"abc")
-    assert line.waited == 0
-    line.writing_paused = True
+    assert connection.waited == 0
+    connection.writing_paused = True
     await tunnel.write(b"d")
-    assert (transport.written, line.waited, tunnel.sent, line.tunnel_bytes_out) == (b"abcd", 1, 4, 4)
+    assert (transport.written, connection.waited, tunnel.sent, connection.tunnel_bytes_out) == (b"abcd", 1, 4, 4)
 
 
 async def test_a_half_close_where_the_transport_knows_one() -> None:
@@ -101,10 +101,10 @@ async def test_a_half_close_where_the_transport_knows_one() -> None:
 
 async def test_where_it_knows_none_nothing_more_is_heard() -> None:
     """The connection stays until the tunnel is closed, so that nobody takes its loss for the client's doing."""
-    tunnel, line, transport = made(b"said before", half=False)
+    tunnel, connection, transport = made(b"said before", half=False)
     tunnel.write_eof()
     tunnel.feed(b"said behind")
-    assert (tunnel.half_closes, transport.calls, line.tunnel_bytes_in) == (False, [], 11)
+    assert (tunnel.half_closes, transport.calls, connection.tunnel_bytes_in) == (False, [], 11)
     assert [await tunnel.read(), await tunnel.read()] == [b"said before", b""]
     tunnel.close()
     assert transport.calls == ["close"]
@@ -132,14 +132,14 @@ async def test_a_lost_connection_is_an_end_where_there_is_no_other(half: bool, e
 
 
 async def test_a_client_that_is_gone() -> None:
-    tunnel, line, transport = made()
+    tunnel, connection, transport = made()
     tunnel.close()
     tunnel.close()
     assert transport.calls == ["close"]
     tunnel.write_eof()
     with pytest.raises(ConnectionError):
         await tunnel.write(b"x")
-    line.transport = None
+    connection.transport = None
     tunnel.close()
     with pytest.raises(ConnectionError):
         await tunnel.write(b"x")

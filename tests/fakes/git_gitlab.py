@@ -123,7 +123,7 @@ class GitGitLab:
             await self._backend(head, path, body, writer)
 
     def _for_go(self, head: Head, path: str) -> str:
-        """As ``Gitlab::Middleware::Go``: whoever may not see the project is told of the first two words of the path."""
+        """As ``Gitlab::Middleware::Go``: whoever may not see the project gets the first two words of the path."""
         words = path.strip("/").split("/")
         found = ["/".join(words[:end]) for end in range(len(words), 1, -1)]
         seen = [name for name in found if head.password in self.tokens and (self.root / f"{name}.git").is_dir()]
@@ -182,9 +182,9 @@ class GitGitLab:
 
     async def _lfs(self, head: Head, path: str, body: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
         if path.endswith("/objects/batch"):
-            asked = json.loads(await _whole(body))
+            wanted = json.loads(await _whole(body))
             repository = path.removesuffix("/info/lfs/objects/batch")
-            objects = [self._object(each, asked["operation"], repository, head) for each in asked["objects"]]
+            objects = [self._object(each, wanted["operation"], repository, head) for each in wanted["objects"]]
             await _reply(writer, 200, json.dumps({"transfer": "basic", "objects": objects}), media=_LFS)
         elif path.endswith("/locks/verify"):
             await _whole(body)
@@ -196,10 +196,10 @@ class GitGitLab:
             self.locks.remove(lock)
             await _reply(writer, 200, json.dumps({"lock": lock}), media=_LFS)
         elif path.endswith("/locks") and head.method == "POST":
-            asked = json.loads(await _whole(body))
+            wanted = json.loads(await _whole(body))
             lock = {
                 "id": str(len(self.locks) + 1),
-                "path": asked["path"],
+                "path": wanted["path"],
                 "locked_at": "2026-01-01T00:00:00Z",
                 "owner": {"name": "bot"},
             }
@@ -220,17 +220,17 @@ class GitGitLab:
             data = (self.objects / path.split("/")[-1]).read_bytes()
             await _reply(writer, 200, data, media="application/octet-stream")
 
-    def _object(self, asked: dict[str, Any], operation: str, repository: str, head: Head) -> dict[str, Any]:
-        """As GitLab writes it: an address by ``external_url``, and the very credential it was asked with."""
-        name, size = asked["oid"], asked["size"]
+    def _object(self, wanted: dict[str, Any], operation: str, repository: str, head: Head) -> dict[str, Any]:
+        """As GitLab writes it: an address by ``external_url``, and the very credential of the request."""
+        name, size = wanted["oid"], wanted["size"]
         href = f"{self.external_url}{repository}/gitlab-lfs/objects/{name}"
         fields = {"Authorization": head.value("Authorization")}
         if operation == "upload":
             if (self.objects / name).exists():
-                return asked
+                return wanted
             fields |= {"Content-Type": "application/octet-stream", "Transfer-Encoding": "chunked"}
-            return asked | {"actions": {"upload": {"href": f"{href}/{size}", "header": fields}}, "authenticated": True}
-        return asked | {"actions": {"download": {"href": href, "header": fields}}, "authenticated": True}
+            return wanted | {"actions": {"upload": {"href": f"{href}/{size}", "header": fields}}, "authenticated": True}
+        return wanted | {"actions": {"download": {"href": href, "header": fields}}, "authenticated": True}
 
 
 async def _feed(body: AsyncIterator[bytes], stdin: asyncio.StreamWriter) -> None:

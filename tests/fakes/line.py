@@ -1,4 +1,4 @@
-"""A line between two processes that a test makes slow, dead or short. Octets pass unchanged."""
+"""A TCP connection between two processes that a test makes slow, dead or short. Octets pass unchanged."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class TcpRelay:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def hold(self) -> None:
-        """Nothing comes through any more, and nobody is told: a half-open line."""
+        """Nothing comes through any more, and neither side learns it: a half-open connection."""
         self._flows.clear()
 
     def hold_answers(self) -> None:
-        """What is asked goes on to be done; what comes back stays on its way."""
+        """Requests still arrive; what comes back stays on its way."""
         self._answers.clear()
 
     def release(self) -> None:
@@ -69,7 +69,7 @@ class TcpRelay:
             if delayed:
                 await self._answers.wait()
             if delayed and self.delay_s:
-                # Each piece is late by itself; a slow line is not a queue of naps.
+                # Each piece is late by itself; a slow connection is not a queue of naps.
                 loop.call_later(self.delay_s, _write, writer, octets)
                 continue
             writer.write(octets)

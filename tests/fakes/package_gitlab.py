@@ -61,34 +61,34 @@ class PackageGitLab:
         self._server.shutdown()
         self._server.server_close()
 
-    def _answer(self, asked: _Handler) -> None:
-        path, _, query = asked.path.partition("?")
-        fields = {name.lower(): value for name, value in asked.headers.items()}
-        self.heads.append((asked.requestline, fields))
-        body = asked.rfile.read(int(fields.get("content-length", "0")))
+    def _answer(self, handler: _Handler) -> None:
+        path, _, query = handler.path.partition("?")
+        fields = {name.lower(): value for name, value in handler.headers.items()}
+        self.heads.append((handler.requestline, fields))
+        body = handler.rfile.read(int(fields.get("content-length", "0")))
         basic, bearer, bare = _tokens(fields.get("authorization", ""))
         if path in QUESTIONS:
             known = (fields.get("private-token") or bearer) in self.tokens and path == QUESTIONS[0]
-            told = {"id": 1, "user_id": 7, "name": "x", "active": True, "revoked": False, "scopes": ["api"]}
-            asked.say(200 if known else 401, told, {"X-Gitlab-Meta": "{}"})
-        elif path == "/jwt/auth" and asked.command == "GET":
-            self._give_token(asked, urllib.parse.parse_qs(query), self.tokens.get(basic))
+            answer = {"id": 1, "user_id": 7, "name": "x", "active": True, "revoked": False, "scopes": ["api"]}
+            handler.say(200 if known else 401, answer, {"X-Gitlab-Meta": "{}"})
+        elif path == "/jwt/auth" and handler.command == "GET":
+            self._give_token(handler, urllib.parse.parse_qs(query), self.tokens.get(basic))
         elif (found := _PACKAGES.fullmatch(path)) is not None:
             kind, rest = found[1], re.sub("%2f", "/", found[2] or "/", flags=re.IGNORECASE)[1:]
             may = self.tokens.get({"npm": bearer, "pypi": basic, "rubygems": bare}[kind])
             if may is None:
-                asked.say(401, {"message": "401 Unauthorized"})
-            elif asked.command in {"PUT", "POST"} and "push" not in may and "security" not in rest:
-                asked.say(403, {"message": "403 Forbidden"})
+                handler.say(401, {"message": "401 Unauthorized"})
+            elif handler.command in {"PUT", "POST"} and "push" not in may and "security" not in rest:
+                handler.say(403, {"message": "403 Forbidden"})
             else:
-                {"npm": self._npm, "pypi": self._pypi, "rubygems": self._rubygems}[kind](asked, rest, body)
+                {"npm": self._npm, "pypi": self._pypi, "rubygems": self._rubygems}[kind](handler, rest, body)
         else:
-            asked.say(404, {"error": "404 Not Found"})
+            handler.say(404, {"error": "404 Not Found"})
 
-    def _give_token(self, asked: _Handler, query: dict[str, list[str]], may: set[str] | None) -> None:
-        """As ``Auth::ContainerRegistryAuthenticationService``: what may be done of what is asked."""
+    def _give_token(self, handler: _Handler, query: dict[str, list[str]], may: set[str] | None) -> None:
+        """As ``Auth::ContainerRegistryAuthenticationService``: what may be done of what is requested."""
         if may is None:
-            asked.say(401, {"errors": [{"code": "UNAUTHORIZED", "message": "HTTP Basic: Access denied"}]})
+            handler.say(401, {"errors": [{"code": "UNAUTHORIZED", "message": "HTTP Basic: Access denied"}]})
             return
         access = []
         for scope in " ".join(query.get("scope", [])).split():
@@ -99,52 +99,56 @@ class PackageGitLab:
         claims = {"iss": ISSUER, "sub": "sa", "aud": query["service"][0], "iat": now, "nbf": now - 5, "exp": now + 300}
         claims |= {"jti": str(uuid.uuid4()), "access": access}
         head = {"alg": "RS256", "typ": "JWT", "x5c": self._chain}
-        asked.say(200, {"token": jws.serialize_compact(head, json.dumps(claims).encode(), self._key, algorithms=["RS256"])})
+        handler.say(
+            200, {"token": jws.serialize_compact(head, json.dumps(claims).encode(), self._key, algorithms=["RS256"])}
+        )
 
-    def _npm(self, asked: _Handler, rest: str, body: bytes) -> None:
+    def _npm(self, handler: _Handler, rest: str, body: bytes) -> None:
         name, _, tag = rest.removeprefix("-/package/").partition("/dist-tags/")
         if rest.endswith("/security/advisories/bulk"):
-            asked.say(200, {})
+            handler.say(200, {})
         elif rest.startswith("-/package/"):
-            if asked.command == "PUT":
+            if handler.command == "PUT":
                 self.npm[name]["dist-tags"][tag] = json.loads(body)
-            asked.say(200, self.npm[name.removesuffix("/dist-tags")]["dist-tags"])
+            handler.say(200, self.npm[name.removesuffix("/dist-tags")]["dist-tags"])
         elif "/-/" in rest:
-            asked.say(200, self.files[rest])
-        elif asked.command == "PUT":
+            handler.say(200, self.files[rest])
+        elif handler.command == "PUT":
             document = json.loads(body)
             for file, attached in document.pop("_attachments").items():
                 self.files[f"{name}/-/{file}"] = base64.b64decode(attached["data"])
                 for version in document["versions"].values():
                     version["dist"]["tarball"] = f"{self.address}/api/v4/projects/1/packages/npm/{name}/-/{file}"
             self.npm[name] = document
-            asked.say(200, {})
+            handler.say(200, {})
         elif name in self.npm:
-            asked.say(200, self.npm[name])
+            handler.say(200, self.npm[name])
         else:
-            asked.say(404, {"message": "404 Not Found", "error": "404 Not Found"})
+            handler.say(404, {"message": "404 Not Found", "error": "404 Not Found"})
 
-    def _pypi(self, asked: _Handler, rest: str, body: bytes) -> None:
+    def _pypi(self, handler: _Handler, rest: str, body: bytes) -> None:
         name = rest.rpartition("/")[2]
-        if asked.command == "POST":
-            parts: Any = email.message_from_bytes(f"Content-Type: {asked.headers['Content-Type']}\r\n\r\n".encode() + body)
+        if handler.command == "POST":
+            parts: Any = email.message_from_bytes(
+                f"Content-Type: {handler.headers['Content-Type']}\r\n\r\n".encode() + body
+            )
             for part in parts.get_payload():
                 if part.get_filename():
                     self.files[part.get_filename()] = part.get_payload(decode=True)
-            asked.say(201, {"message": "201 Created"})
+            handler.say(201, {"message": "201 Created"})
         elif rest.startswith("files/"):
-            asked.say(200, self.files[name])
+            handler.say(200, self.files[name])
         else:
             address = f"{self.address}/api/v4/projects/1/packages/pypi/files"
             links = ""
             for file, octets in self.files.items():
                 digest = hashlib.sha256(octets).hexdigest()
                 links += f'<a href="{address}/{digest}/{file}#sha256={digest}">{file}</a>'
-            asked.say(200, f"<!DOCTYPE html><html><body>{links}</body></html>".encode(), {"Content-Type": "text/html"})
+            handler.say(200, f"<!DOCTYPE html><html><body>{links}</body></html>".encode(), {"Content-Type": "text/html"})
 
-    def _rubygems(self, asked: _Handler, rest: str, body: bytes) -> None:
+    def _rubygems(self, handler: _Handler, rest: str, body: bytes) -> None:
         self.files[rest] = body
-        asked.say(201, {"message": "201 Created"})
+        handler.say(201, {"message": "201 Created"})
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -61,7 +61,7 @@ class LiveWorld:
 
     @property
     def short(self) -> bool:
-        """The last answer came on the short lane: neither the cache's own stage nor GitLab was asked."""
+        """The last answer came on the short lane: neither the cache's own stage nor GitLab was called."""
         return not {"entry.target", "limits.admit", "cache.fetch", "cache.lead_now"} & set(self.made.calls)
 
     @property
@@ -71,7 +71,7 @@ class LiveWorld:
         return "upstream.send_soon" in calls and not {"entry.target", "cache.fetch", "upstream.send"} & calls
 
     async def learn(self, target: str = TARGET, *lines: str, caller: str = OWN) -> None:
-        """Until the lane knows the way: asked, stored, answered from the cache."""
+        """Until the lane knows the way: forwarded, stored, answered from the cache."""
         for _ in range(3):
             await self.ask(target, *lines, caller=caller)
         assert self.short
@@ -85,7 +85,7 @@ def freeze_key_cache(made: World) -> None:
 
 
 def freeze_clock(made: World) -> None:
-    """An answer's age is told in whole seconds: what is compared with another must not be a moment older."""
+    """An answer's age is sent in whole seconds: what is compared with another must not be a moment older."""
     gateway, at = made.gateway, made.gateway._wall()
     gateway._wall = gateway.lane._wall = gateway.forward_lane.wall = lambda: at
 

@@ -1,4 +1,4 @@
-"""The line itself: octets pass unchanged, late, not at all."""
+"""The relay itself: octets pass unchanged, late, not at all."""
 
 from __future__ import annotations
 

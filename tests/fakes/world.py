@@ -58,7 +58,7 @@ ENVIRONMENT = {"SA": "glpat-service-account-1", "SA_SUDO": "glpat-service-accoun
 SECRETS = """\
 secrets: {pepper: "${env:PEPPER}", encryption_key: "${env:KEY}", audit_key: "${env:AUDIT}"}
 """
-"""What a shared store asks for."""
+"""What a shared store requires."""
 _SECRETS = {"PEPPER": "c7" * 32, "KEY": "5b" * 32, "AUDIT": "e9" * 32}
 OWN = "glpat-somebodys-own-token"
 MALLORY = "glpat-nobodys-token-at-all"
@@ -84,7 +84,7 @@ class Body:
 
 
 class FakeDownstream:
-    """A client that asked once."""
+    """A client with one request."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class FakeDownstream:
         if self._gone_after is not None and self.sent_bytes >= self._gone_after:
             raise ClientGone("client gone")
 
-    # What the test asks
+    # For the test to look at
 
     @property
     def status(self) -> int:
@@ -223,8 +223,8 @@ class FakeUpstream:
             while body is not None and (chunk := await body.read()):
                 octets += chunk
                 self.octets += chunk
-            if request.sent is not None and (body is None or is_small(body.content_length)):
-                request.sent()
+            if request.on_sent is not None and (body is None or is_small(body.content_length)):
+                request.on_sent()
             await asyncio.sleep(0)
             return self._held(await self.answer(request, octets))
         except BaseException:
@@ -232,18 +232,18 @@ class FakeUpstream:
             raise
 
     def send_soon(
-        self, target: bytes, own: Fields, repeated: RepeatedFields, then: ReplyCallback, door: Admission | None = None
+        self, target: bytes, own: Fields, repeated: RepeatedFields, then: ReplyCallback, admission: Admission | None = None
     ) -> _Sent | None:
         request = UpstreamRequest("GET", target, own, priority=repeated.priority, repeated=repeated)
-        return _Sent(self, request, then, door) if self.at_hand else None
+        return _Sent(self, request, then, admission) if self.at_hand else None
 
     def _verify(self, request: UpstreamRequest) -> Reply:
         token = token_of(request)
         if token not in self.users:
             return Reply(ResponseHead(401, ()), whole=b'{"message":"401 Unauthorized"}')
         scopes = ["api", "sudo"] if token == ENVIRONMENT["SA_SUDO"] else ["api"]
-        told = {"id": 1, "user_id": self.users[token], "active": True, "revoked": False, "scopes": scopes}
-        return Reply(ResponseHead(200, ()), whole=msgspec.json.encode(told))
+        answer = {"id": 1, "user_id": self.users[token], "active": True, "revoked": False, "scopes": scopes}
+        return Reply(ResponseHead(200, ()), whole=msgspec.json.encode(answer))
 
     def _held(self, reply: Reply) -> Reply:
         def release() -> None:
@@ -267,21 +267,23 @@ class FakeUpstream:
 class _Sent:
     """A request without a coroutine of its own."""
 
-    def __init__(self, up: FakeUpstream, request: UpstreamRequest, then: ReplyCallback, door: Admission | None) -> None:
+    def __init__(
+        self, up: FakeUpstream, request: UpstreamRequest, then: ReplyCallback, admission: Admission | None
+    ) -> None:
         self._up = up
         self._then: ReplyCallback | None = then
-        self._door = door
+        self._admission = admission
         self._task = asyncio.get_running_loop().create_task(self._send(request))
 
     def cancel(self) -> None:
         if self._then is not None:
             self._then = None
             self._task.cancel()
-            self._passed(None)
+            self._request_ended(None)
 
-    def _passed(self, answer: Reply | Rejection | None) -> None:
-        if self._door is not None:
-            self._door.passed(answer)
+    def _request_ended(self, answer: Reply | Rejection | None) -> None:
+        if self._admission is not None:
+            self._admission.request_ended(answer)
 
     async def _send(self, request: UpstreamRequest) -> None:
         answer: Reply | Rejection | None
@@ -294,7 +296,7 @@ class _Sent:
             if isinstance(answer, Reply):
                 answer.release()
             return
-        self._passed(answer)
+        self._request_ended(answer)
         then(answer)
         if isinstance(answer, Reply) and answer.chunks is None:
             answer.release()
@@ -430,10 +432,10 @@ async def world(state_dir: Path, text: str = CONFIGURATION, answer: Answer = ech
     keys: dict[str, str] = {}
     identities = [one.id for one in config.identities if one.key is not None]
     if identities:
-        unheard = msgspec.structs.replace(config, audit=msgspec.structs.replace(config.audit, sink="off"))
-        async with open_key_store(unheard) as register:
+        unaudited = msgspec.structs.replace(config, audit=msgspec.structs.replace(config.audit, sink="off"))
+        async with open_key_store(unaudited) as session:
             for identity in identities:
-                key, _ = await register.key_admin.issue(register.actor, identity)
+                key, _ = await session.key_admin.issue(session.actor, identity)
                 keys[identity] = key.reveal()
     up = FakeUpstream(answer)
     made = Assembly(config)

@@ -131,20 +131,20 @@ def credentials(octets: bytes) -> None:
     fields = _fields(rest)
     try:
         judge_fields(fields)
-        asked = parse_target(line)
-        claim = read_claim(fields, "GET", asked, operation)
+        parsed = parse_target(line)
+        claim = read_claim(fields, "GET", parsed, operation)
     except Rejection as rejection:
         _is_one_of(rejection, {400, 401, 403, 404, 414, 431})
         return
     carried = credential_fields(claim)
-    assert len({name.lower() for name, _ in claim.passing} - {b"cookie", b"dpop", b"authorization"}) <= 1
+    assert len({name.lower() for name, _ in claim.upstream_fields} - {b"cookie", b"dpop", b"authorization"}) <= 1
     assert all(is_token(name) and not has_control(value) for name, value in carried)
     forwarded = parse_target(claim.target)
     left = {parameter.name for parameter in query_parameters(forwarded.query or b"")}
     assert left.isdisjoint(TOKEN_PARAMETERS), left
     assert repr(claim) in _SHOWN, "nothing of the caller's"
-    if asked.query is None:
-        assert claim.target == asked.raw
+    if parsed.query is None:
+        assert claim.target == parsed.raw
 
 
 def responses(octets: bytes) -> None:
@@ -169,12 +169,12 @@ def known_heads(octets: bytes) -> None:
         except Malformed:
             assert found is start is None, "a form took what is malformed"
             continue
-        told = read.length >= 0
-        fields = read.fields if told else with_length(read.fields, b"0")
+        has_length = read.length >= 0
+        fields = read.fields if has_length else with_length(read.fields, b"0")
         # What is expected may be of a form that is forgotten by now.
         for form, values in [known[:2] for known in (found, start) if known is not None]:
-            assert (values[form.length] or b"-1") == (b"%d" % read.length if told else b"-1")
-            made = form.head(values if told else form.with_content_length(values, 0))
+            assert (values[form.length] or b"-1") == (b"%d" % read.length if has_length else b"-1")
+            made = form.head(values if has_length else form.with_content_length(values, 0))
             assert (made.status, made.reason, made.fields) == (read.status, read.reason, fields)
             assert (read.persistent, read.upgrade) == (True, False)
         if found is None and (learnt := fields_to_learn(read)) is not None:

@@ -10,7 +10,7 @@ import pytest
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.credentials import Carrier, Claim, CredentialKind, read_claim
-from gateway.core.cross_origin import asker
+from gateway.core.cross_origin import preflight_principal
 from gateway.core.errors import Code, Rejection
 from gateway.core.gateway_key import new_key
 from gateway.core.messages import RequestHead
@@ -90,7 +90,7 @@ class Store(MemoryKeys):
 
 
 class World:
-    def __init__(self, settings: IdentitySettings = FULL, patience_s: float = 10.0) -> None:
+    def __init__(self, settings: IdentitySettings = FULL, timeout_s: float = 10.0) -> None:
         self.wall, self.monotonic = T, 50.0
         self.gitlab, self.store = Gitlab(), Store()
         clocks: dict[str, Any] = {"wall": lambda: self.wall, "monotonic": lambda: self.monotonic}
@@ -110,7 +110,7 @@ class World:
             process_key=secrets.token_bytes(32),
             fingerprint_key=b"f" * 32,
             monotonic=lambda: self.monotonic,
-            patience_s=patience_s,
+            timeout_s=timeout_s,
         )
 
     def pass_(self, seconds: float) -> None:
@@ -203,7 +203,7 @@ async def test_a_key_is_not_joined_by_a_token_that_gitlab_would_use(world: World
         for name in (b"PRIVATE-TOKEN", b"JOB-TOKEN"):
             claim = beside(operation, name, key.reveal())
             assert (await world.refusal(claim, operation)).code is Code.AMBIGUOUS_CREDENTIAL
-            assert world.authenticator.proof(claim, operation, asker(HERE)) is None
+            assert world.authenticator.proof(claim, operation, preflight_principal(HERE)) is None
     assert world.store.finds == 0
     claim = beside(HOOKS, b"PRIVATE-TOKEN", key.reveal())
     principal = await world.ask(claim, HOOKS)
@@ -385,7 +385,7 @@ async def test_when_gitlab_is_silent_only_what_it_vouched_for_passes(world: Worl
 
 
 async def test_nobody_waits_for_gitlab_longer_than_the_patience() -> None:
-    world = World(patience_s=0.05)
+    world = World(timeout_s=0.05)
     await world.ask(private("good"))
     world.gitlab.gate.clear()
     world.pass_(30)
@@ -429,7 +429,7 @@ async def test_a_credential_in_a_body_nobody_has_read_has_no_fingerprint(world: 
     assert (principal.kind, principal.fingerprint) == (PrincipalKind.PASSTHROUGH, "")
 
 
-async def test_a_closed_door_leaves_verification_or_nothing() -> None:
+async def test_a_closed_passthrough_leaves_verification_or_nothing() -> None:
     world = World(IdentitySettings(gitlab_token=PEOPLE, passthrough=frozenset({Passthrough.LFS})))
     assert (await world.ask(basic("good"), GIT)).id == "user:42"
     assert (await world.refusal(basic("ldap password"), GIT)).status == 401
@@ -457,7 +457,7 @@ async def test_nothing_is_anonymous_where_configured_and_401_elsewhere(world: Wo
     assert (await World(IdentitySettings()).refusal(NOTHING)).status == 401
 
 
-async def test_a_door_for_no_credential_at_all() -> None:
+async def test_a_passthrough_for_no_credential_at_all() -> None:
     world = World(IdentitySettings())
     principal = await world.ask(NOTHING, Operation("GET /v2", Access.READ, Surface.REGISTRY))
     assert (principal.id, principal.kind) == (f"passthrough:{HERE}", PrincipalKind.PASSTHROUGH)

@@ -97,7 +97,7 @@ async def test_a_key_that_could_never_be_used_is_refused(issuer: KeyIssuer, term
     with pytest.raises(TermsRefused):
         await issuer.import_key("backstage", bytes(32), KeyTerms(**terms))
     with pytest.raises(TermsRefused):
-        await issuer.exchanged("backstage", KeyTerms(**terms))
+        await issuer.issue_exchanged("backstage", KeyTerms(**terms))
     assert await issuer.list() == []
 
 
@@ -171,5 +171,5 @@ async def test_rotating_nothing_says_so(issuer: KeyIssuer) -> None:
 
 
 async def test_an_exchanged_credential_is_a_key_that_is_not_counted(issuer: KeyIssuer, store: MemoryKeys) -> None:
-    key, record = await issuer.exchanged("ci", KeyTerms(expires_at=T + 900))
+    key, record = await issuer.issue_exchanged("ci", KeyTerms(expires_at=T + 900))
     assert (await store.find(digest(b"pepper", key)), record.counted) == (record, False)

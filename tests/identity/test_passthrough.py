@@ -5,7 +5,7 @@ import pytest
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.credentials import CredentialKind
 from gateway.identity.passthrough import all_passthroughs, fallback_passthrough, passthrough_for
-from gateway.identity.settings import Passthrough as Door
+from gateway.identity.settings import Passthrough
 
 REST = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
 TRIGGER = Operation("POST /api/v4/projects/:id/trigger/pipeline", Access.WRITE, Surface.REST)
@@ -19,47 +19,47 @@ def on(surface: Surface, access: Access = Access.READ) -> Operation:
 
 
 @pytest.mark.parametrize(
-    ("kind", "operation", "door"),
+    ("kind", "operation", "passthrough"),
     [
-        (CredentialKind.BASIC, on(Surface.GIT), Door.GIT),
-        (CredentialKind.OPAQUE, on(Surface.GIT), Door.GIT),
+        (CredentialKind.BASIC, on(Surface.GIT), Passthrough.GIT),
+        (CredentialKind.OPAQUE, on(Surface.GIT), Passthrough.GIT),
         (CredentialKind.TOKEN, on(Surface.GIT), None),
         (CredentialKind.NONE, on(Surface.GIT), None),
-        (CredentialKind.BASIC, on(Surface.LFS), Door.LFS),
-        (CredentialKind.BASIC, JWT_AUTH, Door.REGISTRY),
+        (CredentialKind.BASIC, on(Surface.LFS), Passthrough.LFS),
+        (CredentialKind.BASIC, JWT_AUTH, Passthrough.REGISTRY),
         (CredentialKind.NONE, JWT_AUTH, None),
-        (CredentialKind.NONE, on(Surface.REGISTRY), Door.REGISTRY),
-        (CredentialKind.TOKEN, on(Surface.REGISTRY), Door.REGISTRY),
-        (CredentialKind.BASIC, on(Surface.PACKAGES), Door.DEPLOY),
-        (CredentialKind.OPAQUE, on(Surface.PACKAGES), Door.DEPLOY),
-        (CredentialKind.DEPLOY_TOKEN, on(Surface.PACKAGES), Door.DEPLOY),
+        (CredentialKind.NONE, on(Surface.REGISTRY), Passthrough.REGISTRY),
+        (CredentialKind.TOKEN, on(Surface.REGISTRY), Passthrough.REGISTRY),
+        (CredentialKind.BASIC, on(Surface.PACKAGES), Passthrough.DEPLOY),
+        (CredentialKind.OPAQUE, on(Surface.PACKAGES), Passthrough.DEPLOY),
+        (CredentialKind.DEPLOY_TOKEN, on(Surface.PACKAGES), Passthrough.DEPLOY),
         (CredentialKind.TOKEN, on(Surface.PACKAGES), None),
-        (CredentialKind.DEPLOY_TOKEN, DEPLOYABLE, Door.DEPLOY),
+        (CredentialKind.DEPLOY_TOKEN, DEPLOYABLE, Passthrough.DEPLOY),
         (CredentialKind.DEPLOY_TOKEN, REST, None),
-        (CredentialKind.TOKEN, on(Surface.SCIM), Door.SCIM),
+        (CredentialKind.TOKEN, on(Surface.SCIM), Passthrough.SCIM),
         (CredentialKind.NONE, on(Surface.SCIM), None),
-        (CredentialKind.OPAQUE, on(Surface.RUNNER), Door.RUNNER),
-        (CredentialKind.JOB_TOKEN, on(Surface.RUNNER), Door.RUNNER),
+        (CredentialKind.OPAQUE, on(Surface.RUNNER), Passthrough.RUNNER),
+        (CredentialKind.JOB_TOKEN, on(Surface.RUNNER), Passthrough.RUNNER),
         (CredentialKind.TOKEN, on(Surface.RUNNER), None),
         (CredentialKind.NONE, on(Surface.RUNNER), None),
-        (CredentialKind.NONE, on(Surface.RUNNER, Access.WRITE), Door.RUNNER),
-        (CredentialKind.NONE, TRIGGER, Door.TRIGGER),
-        (CredentialKind.OPAQUE, TRIGGER_REF, Door.TRIGGER),
+        (CredentialKind.NONE, on(Surface.RUNNER, Access.WRITE), Passthrough.RUNNER),
+        (CredentialKind.NONE, TRIGGER, Passthrough.TRIGGER),
+        (CredentialKind.OPAQUE, TRIGGER_REF, Passthrough.TRIGGER),
         (CredentialKind.TOKEN, TRIGGER, None),
         (CredentialKind.JOB_TOKEN, TRIGGER, None),
-        (CredentialKind.OPAQUE, on(Surface.WEB_TOKEN), Door.FEED),
+        (CredentialKind.OPAQUE, on(Surface.WEB_TOKEN), Passthrough.FEED),
         (CredentialKind.TOKEN, on(Surface.WEB_TOKEN), None),
-        (CredentialKind.SESSION, REST, Door.SESSION),
-        (CredentialKind.SESSION, on(Surface.GRAPHQL), Door.SESSION),
-        (CredentialKind.SESSION, on(Surface.WEB), Door.SESSION),
+        (CredentialKind.SESSION, REST, Passthrough.SESSION),
+        (CredentialKind.SESSION, on(Surface.GRAPHQL), Passthrough.SESSION),
+        (CredentialKind.SESSION, on(Surface.WEB), Passthrough.SESSION),
         (CredentialKind.SESSION, on(Surface.GIT), None),
         (CredentialKind.SESSION, on(Surface.INTERNAL), None),
-        (CredentialKind.NONE, on(Surface.OAUTH), Door.OAUTH),
-        (CredentialKind.TOKEN, on(Surface.KAS), Door.AGENT),
-        (CredentialKind.OPAQUE, on(Surface.UNLEASH), Door.UNLEASH),
-        (CredentialKind.OPAQUE, on(Surface.GEO), Door.GEO),
-        (CredentialKind.OPAQUE, on(Surface.OBSERVABILITY), Door.OBSERVABILITY),
-        (CredentialKind.OPAQUE, on(Surface.WEB), Door.FEED),
+        (CredentialKind.NONE, on(Surface.OAUTH), Passthrough.OAUTH),
+        (CredentialKind.TOKEN, on(Surface.KAS), Passthrough.AGENT),
+        (CredentialKind.OPAQUE, on(Surface.UNLEASH), Passthrough.UNLEASH),
+        (CredentialKind.OPAQUE, on(Surface.GEO), Passthrough.GEO),
+        (CredentialKind.OPAQUE, on(Surface.OBSERVABILITY), Passthrough.OBSERVABILITY),
+        (CredentialKind.OPAQUE, on(Surface.WEB), Passthrough.FEED),
         (CredentialKind.OPAQUE, REST, None),
         (CredentialKind.BASIC, REST, None),
         (CredentialKind.JOB_TOKEN, REST, None),
@@ -70,8 +70,10 @@ def on(surface: Surface, access: Access = Access.READ) -> Operation:
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_each_credential_has_its_own_door(kind: CredentialKind, operation: Operation, door: Door | None) -> None:
-    assert passthrough_for(kind, operation) is door
+def test_each_credential_has_its_own_passthrough(
+    kind: CredentialKind, operation: Operation, passthrough: Passthrough | None
+) -> None:
+    assert passthrough_for(kind, operation) is passthrough
 
 
 @pytest.mark.parametrize("surface", [Surface.REST, Surface.GRAPHQL, Surface.MCP, Surface.LEGACY, Surface.INTERNAL])
@@ -91,22 +93,22 @@ def test_nothing_passes_where_a_person_is_asked_for(kind: CredentialKind, surfac
 
 
 def test_only_package_routes_take_an_unrecognised_bearer() -> None:
-    assert fallback_passthrough(CredentialKind.TOKEN, on(Surface.PACKAGES)) is Door.DEPLOY
-    assert fallback_passthrough(CredentialKind.TOKEN, DEPLOYABLE) is Door.DEPLOY
+    assert fallback_passthrough(CredentialKind.TOKEN, on(Surface.PACKAGES)) is Passthrough.DEPLOY
+    assert fallback_passthrough(CredentialKind.TOKEN, DEPLOYABLE) is Passthrough.DEPLOY
     assert fallback_passthrough(CredentialKind.TOKEN, REST) is None
     assert fallback_passthrough(CredentialKind.JOB_TOKEN, on(Surface.PACKAGES)) is None
 
 
 @pytest.mark.parametrize(
-    ("operation", "doors"),
+    ("operation", "passthroughs"),
     [
-        (REST, {Door.SESSION}),
-        (TRIGGER, {Door.SESSION, Door.TRIGGER}),
-        (on(Surface.GIT), {Door.GIT}),
-        (on(Surface.PACKAGES), {Door.DEPLOY, Door.SESSION}),
+        (REST, {Passthrough.SESSION}),
+        (TRIGGER, {Passthrough.SESSION, Passthrough.TRIGGER}),
+        (on(Surface.GIT), {Passthrough.GIT}),
+        (on(Surface.PACKAGES), {Passthrough.DEPLOY, Passthrough.SESSION}),
         (on(Surface.HEALTH), set()),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_all_doors_to_an_operation(operation: Operation, doors: set[Door]) -> None:
-    assert all_passthroughs(operation) == doors
+def test_all_passthroughs_to_an_operation(operation: Operation, passthroughs: set[Passthrough]) -> None:
+    assert all_passthroughs(operation) == passthroughs

@@ -41,4 +41,4 @@ def test_the_memory_of_judgements_is_bounded() -> None:
     networks = Networks(("10.0.0.0/8",))
     for number in range(10_000):
         assert f"10.{number >> 8}.{number & 255}.1" in networks
-    assert len(networks._judged) <= 4096
+    assert len(networks._allowed) <= 4096

@@ -22,7 +22,7 @@ from gateway.stores.keys_memory import MemoryKeys
 from .test_workloads import HERE, THERE, T, World
 
 
-class Desk(World):
+class Exchange(World):
     def __init__(self) -> None:
         super().__init__()
         self.store = MemoryKeys()
@@ -48,13 +48,13 @@ class Desk(World):
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def world() -> Exchange:
+    return Exchange()
 
 
-async def test_a_workload_gets_a_credential_of_its_identity(desk: Desk) -> None:
-    given = await desk.give(desk.token(ref_protected="true", sub="project_path:g/p:ref:main\n"))
-    record = await desk.record(given)
+async def test_a_workload_gets_a_credential_of_its_identity(world: Exchange) -> None:
+    given = await world.give(world.token(ref_protected="true", sub="project_path:g/p:ref:main\n"))
+    record = await world.record(given)
     assert is_well_formed(given.key.reveal())
     assert (given.principal.identity, given.principal.kind, given.key_id) == ("main", PrincipalKind.OIDC, record.id)
     assert (record.identity, record.origin, record.expires_at) == ("main", KeyOrigin.EXCHANGED, T + 900)
@@ -62,67 +62,67 @@ async def test_a_workload_gets_a_credential_of_its_identity(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(("asked", "given"), [(None, 900.0), (60.0, 60.0), (9e9, 900.0)])
-async def test_it_never_lives_longer_than_configured(desk: Desk, asked: float | None, given: float) -> None:
-    granted = await desk.give(desk.token(), lifetime_s=asked)
-    assert (granted.lifetime_s, (await desk.record(granted)).expires_at) == (given, T + given)
+async def test_it_never_lives_longer_than_configured(world: Exchange, asked: float | None, given: float) -> None:
+    granted = await world.give(world.token(), lifetime_s=asked)
+    assert (granted.lifetime_s, (await world.record(granted)).expires_at) == (given, T + given)
 
 
-async def test_two_live_keys_are_no_bound_for_exchanged_ones(desk: Desk) -> None:
+async def test_two_live_keys_are_no_bound_for_exchanged_ones(world: Exchange) -> None:
     for _ in range(5):
-        await desk.give(desk.token())
-    assert len(await desk.store.list("any")) == 5
+        await world.give(world.token())
+    assert len(await world.store.list("any")) == 5
 
 
-async def test_what_is_no_workloads_token_gets_nothing(desk: Desk) -> None:
-    granted = await desk.give(desk.token())
+async def test_what_is_no_workloads_token_gets_nothing(world: Exchange) -> None:
+    granted = await world.give(world.token())
     others = [
         granted.key.reveal(),  # a credential cannot make itself immortal
         "glpat-somebodys-own-token",
         "",
         "eyJ.eyJ.x",
-        desk.token(aud="vault"),
-        desk.token(exp=T - 60),
-        desk.token(job_project_id="9"),
-        desk.token(iss="https://elsewhere.example.com"),
-        desk.token()[:-4] + "AAAA",
+        world.token(aud="vault"),
+        world.token(exp=T - 60),
+        world.token(job_project_id="9"),
+        world.token(iss="https://elsewhere.example.com"),
+        world.token()[:-4] + "AAAA",
     ]
     for token in others:
-        assert (await desk.refused(token)).code is Code.UNAUTHENTICATED, token
-    assert len(await desk.store.list()) == 1
-    assert desk.gitlab.asked == []
+        assert (await world.refused(token)).code is Code.UNAUTHENTICATED, token
+    assert len(await world.store.list()) == 1
+    assert world.gitlab.asked == []
 
 
-async def test_its_networks_hold_here_too(desk: Desk) -> None:
-    token = desk.token(job_project_id="8")
-    assert (await desk.give(token, HERE)).principal.identity == "inside"
-    assert (await desk.refused(token, THERE)).code is Code.UNAUTHENTICATED
+async def test_its_networks_hold_here_too(world: Exchange) -> None:
+    token = world.token(job_project_id="8")
+    assert (await world.give(token, HERE)).principal.identity == "inside"
+    assert (await world.refused(token, THERE)).code is Code.UNAUTHENTICATED
 
 
-async def test_failures_are_failed_logins_of_their_address(desk: Desk) -> None:
-    codes = [(await desk.refused(f"eyJ{number}")).code for number in range(21)]
+async def test_failures_are_failed_logins_of_their_address(world: Exchange) -> None:
+    codes = [(await world.refused(f"eyJ{number}")).code for number in range(21)]
     assert codes == [Code.UNAUTHENTICATED] * 20 + [Code.TOO_MANY_FAILED_LOGINS]
-    await desk.give(desk.token(), THERE)
+    await world.give(world.token(), THERE)
 
 
-async def test_an_address_gets_so_many_a_minute_and_then_must_wait(desk: Desk) -> None:
-    token = desk.token()
+async def test_an_address_gets_so_many_a_minute_and_then_must_wait(world: Exchange) -> None:
+    token = world.token()
     for _ in range(MOST_PER_MINUTE):
-        await desk.give(token)
-    refused = await desk.refused(token)
+        await world.give(token)
+    refused = await world.refused(token)
     assert (refused.code, refused.status, refused.headers) == (Code.RATE_LIMITED, 429, ((b"Retry-After", b"1"),))
-    await desk.give(token, THERE)
-    desk.pass_(1.0)
-    await desk.give(token)
+    await world.give(token, THERE)
+    world.pass_(1.0)
+    await world.give(token)
 
 
-async def test_many_at_once_are_counted_each(desk: Desk) -> None:
-    token = desk.token()
-    done = await asyncio.gather(*(desk.give(token) for _ in range(MOST_PER_MINUTE + 30)), return_exceptions=True)
+async def test_many_at_once_are_counted_each(world: Exchange) -> None:
+    token = world.token()
+    done = await asyncio.gather(*(world.give(token) for _ in range(MOST_PER_MINUTE + 30)), return_exceptions=True)
     assert sum(isinstance(outcome, Rejection) for outcome in done) == 30
-    assert len({record.digest for record in await desk.store.list()}) == MOST_PER_MINUTE
+    assert len({record.digest for record in await world.store.list()}) == MOST_PER_MINUTE
 
 
 @pytest.mark.parametrize("said", [None, 7, "x" * 5000])
-async def test_a_subject_without_words_is_no_harm(desk: Desk, said: object) -> None:
-    record = await desk.record(await desk.give(desk.token(sub=said)))
+async def test_a_subject_without_words_is_no_harm(world: Exchange, said: object) -> None:
+    record = await world.record(await world.give(world.token(sub=said)))
     assert len(record.note) <= 200

@@ -137,7 +137,7 @@ async def test_a_token_where_gitlab_would_see_it_is_refused(world: World) -> Non
 
 @pytest.mark.parametrize("kind", [CredentialKind.TOKEN, CredentialKind.NONE])
 async def test_nor_does_it_go_up_beside_another_credential(world: World, kind: CredentialKind) -> None:
-    claim = Claim(kind, Secret("glpat-good"), Carrier.PRIVATE_TOKEN, beside=(Secret("x"), Secret(world.token())))
+    claim = Claim(kind, Secret("glpat-good"), Carrier.PRIVATE_TOKEN, other_tokens=(Secret("x"), Secret(world.token())))
     with pytest.raises(Rejection) as refused:
         await world.authenticator.authenticate(claim, REST, RequestHead("POST", b"/", (), peer=HERE))
     assert refused.value.code is Code.UNAUTHENTICATED
@@ -201,7 +201,7 @@ async def test_forgeries_are_refused_alike_and_never_shown_to_gitlab(world: Worl
 @pytest.mark.parametrize("wrapped", ['"{}"', "'{}'", "{}.x", "x:{}", "Token {}"])
 async def test_one_in_quotes_or_so_is_shown_to_nobody(world: World, wrapped: str) -> None:
     text = Secret(wrapped.format(world.token()))
-    beside = Claim(CredentialKind.TOKEN, Secret("glpat-x"), Carrier.PRIVATE_TOKEN, beside=(text,))
+    beside = Claim(CredentialKind.TOKEN, Secret("glpat-x"), Carrier.PRIVATE_TOKEN, other_tokens=(text,))
     trigger = Operation("POST /api/v4/projects/:id/trigger/pipeline", Access.WRITE, Surface.REST)
     for claim, operation in (
         (Claim(CredentialKind.TOKEN, text, Carrier.BEARER), REST),

@@ -194,7 +194,7 @@ def test_what_is_no_source_is_refused(text: str) -> None:
         read_source(text)
 
 
-def test_a_review_that_no_longer_fits_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_review_that_no_longer_fits_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     assert main([str(SAMPLE), str(out)]) == 1
     assert not out.exists()
@@ -205,7 +205,7 @@ def test_a_review_that_no_longer_fits_is_told(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("content", [None, "{", '[{"method":"GET","template":"/x","surface":"nowhere"}]'])
-def test_a_bad_source_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None) -> None:
+def test_a_bad_source_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None) -> None:
     source = tmp_path / "source.json"
     if content is not None:
         source.write_text(content, encoding="utf-8")

@@ -40,32 +40,32 @@ class BucketContract:
         for left in (2, 1, 0):
             assert store.refused_now(narrow) is None
             assert int((await store.take(narrow)).states[0].remaining) == left
-        told = await store.take(both)
+        before = await store.take(both)
         for _ in range(5):
             found = store.refused_now(both)
             assert found is not None
             assert (found.allowed, found.refusal is not None and found.refusal.limit) == (False, NARROW)
-            assert [int(one.remaining) for one in found.states] == [int(one.remaining) for one in told.states]
+            assert [int(one.remaining) for one in found.states] == [int(one.remaining) for one in before.states]
         assert int((await store.take([Take("{gw}:w", WIDE)])).states[0].remaining) == 49
 
     async def test_who_is_told_later_is_told_once_and_never_meanwhile(self, store: BucketStore) -> None:
-        told: list[Decision] = []
-        heard = asyncio.Event()
+        decisions: list[Decision] = []
+        all_here = asyncio.Event()
 
-        def hear(decision: Decision) -> None:
-            told.append(decision)
-            if len(told) == 200:
-                heard.set()
+        def on_decision(decision: Decision) -> None:
+            decisions.append(decision)
+            if len(decisions) == 200:
+                all_here.set()
 
         for _ in range(200):
-            store.take_soon([Take("{gw}:w", WIDE)], hear)
-            store.take_soon([Take("{gw}:other", WIDE)], told.append).cancel()
-        assert told == []
+            store.take_soon([Take("{gw}:w", WIDE)], on_decision)
+            store.take_soon([Take("{gw}:other", WIDE)], decisions.append).cancel()
+        assert decisions == []
         async with asyncio.timeout(30):
-            await heard.wait()
-        assert [decision.allowed for decision in told].count(True) == 50
+            await all_here.wait()
+        assert [decision.allowed for decision in decisions].count(True) == 50
         assert not (await store.take([Take("{gw}:w", WIDE)])).allowed
-        assert len(told) == 200
+        assert len(decisions) == 200
 
     async def test_a_fault_of_who_is_told_is_nobodys_else(self, store: BucketStore) -> None:
         def fail(decision: Decision) -> None:

@@ -160,7 +160,7 @@ class InCallbacks:
 
     async def get(self, key: bytes, tags: tuple[bytes, ...], *, anew: bool = False) -> Lookup:
         heard: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
-        if self._store.look(key, tags, heard.set_result) is None:
+        if self._store.get_soon(key, tags, heard.set_result) is None:
             return await self._store.get(key, tags, anew=anew)
         self.looked += 1
         return await heard

@@ -24,9 +24,9 @@ class SealedContract:
         raise NotImplementedError("the backend's test file gives its own")
 
     async def test_an_empty_store_has_no_records(self, store: Any) -> None:
-        page = await store.read("one")
-        assert page.records == ()
-        assert page.readers == {"one": page.now}
+        snapshot = await store.read("one")
+        assert snapshot.records == ()
+        assert snapshot.readers == {"one": snapshot.now}
 
     async def test_what_is_put_is_read_whole_in_order(self, store: Any) -> None:
         for record in (sealed("b/é"), sealed("a"), sealed("c", 7, bytes(range(256)))):

@@ -144,15 +144,15 @@ async def test_who_was_told_and_cancelled_in_one_turn_holds_no_place(redis_url: 
         place = [Take("{gw}:p", PLACES)]
         taking = asyncio.ensure_future(store.take(place, b"a"))
         await asyncio.sleep(0)
-        work = store._waiting[0]
-        tell = work.then
-        assert tell is not None
+        item = store._waiting[0]
+        then = item.then
+        assert then is not None
 
-        def tell_and_cancel(decision: Decision) -> None:
-            tell(decision)
+        def decide_and_cancel(decision: Decision) -> None:
+            then(decision)
             taking.cancel()
 
-        work.then = tell_and_cancel
+        item.then = decide_and_cancel
         with pytest.raises(asyncio.CancelledError):
             await taking
         await store.take(takes("k", WIDE))
@@ -374,7 +374,7 @@ async def test_whoever_is_kept_out_by_places_that_redis_missed_is_let_in_again(r
         assert (await store.take(places, b"again")).allowed
 
 
-async def test_a_place_taken_anew_is_not_released_by_what_was_owed(redis_url: str) -> None:
+async def test_a_place_taken_anew_is_not_released_by_what_had_to_wait(redis_url: str) -> None:
     """A request that was asked for room first goes by one name all the time."""
     places = takes("p", PLACES)
     async with gateway(redis_url) as store, admin(redis_url) as redis:

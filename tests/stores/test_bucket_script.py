@@ -15,7 +15,7 @@ from gateway.core.limits import Take, Takes
 from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.stores.bucket_script import BatchItem, BucketOp, TakePacker, decisions
 from gateway.stores.redis_link import RedisError, RedisLink
-from gateway.stores.redis_wire import packed
+from gateway.stores.redis_wire import pack_commands
 
 from .bucket_model import BUCKETS, LIMITS, T0, TAKE, Model, batch_item, done, driven, said, turns
 
@@ -137,13 +137,13 @@ def test_a_call_is_written_as_the_client_library_writes_it(
 ) -> None:
     packer = TakePacker()
     turn = [batch_item(*part) for part in asked[1]]
-    expected = packed([("EVALSHA", TAKE.sha, *packer.arguments(turn))])
+    expected = pack_commands([("EVALSHA", TAKE.sha, *packer.arguments(turn))])
     for _ in range(2):  # as remembered, too
         assert packer.command(TAKE.by_hash, turn) == expected
-    assert packer.command(TAKE.in_full, turn) == packed([("EVAL", TAKE.text, *packer.arguments(turn))])
+    assert packer.command(TAKE.in_full, turn) == pack_commands([("EVAL", TAKE.text, *packer.arguments(turn))])
 
 
-def test_the_memo_of_wishes_is_bounded() -> None:
+def test_the_memo_of_packed_takes_is_bounded() -> None:
     packer = TakePacker()
     for number in range(3000):
         packer.arguments([BatchItem([Take("k", LIMITS[0], float(number))])])

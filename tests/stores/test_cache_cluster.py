@@ -31,7 +31,7 @@ async def link(cluster: Any) -> AsyncIterator[RedisLink]:
 
 
 async def levels(link: RedisLink) -> TwoLevelCacheStore:
-    subscriber = RedisSubscriber(link.place, channel=GONE_CHANNEL, name="cluster-test-ear", clock=time.monotonic)
+    subscriber = RedisSubscriber(link.endpoint, channel=GONE_CHANNEL, name="cluster-test-subscriber", clock=time.monotonic)
     store = TwoLevelCacheStore(RedisCacheStore(link, CODEC), subscriber, max_bytes=1 << 20, clock=time.monotonic)
     store.start()
     async with asyncio.timeout(30):

@@ -26,7 +26,7 @@ class Gateway:
     def __init__(self, url: str, wait_s: float = 20.0, heard: Callable[[], bool] | None = None) -> None:
         self.link = RedisLink.from_url(url, timeout_s=60.0 if heard is None else 0.2, name="leases-test")
         self.subscriber = RedisSubscriber(
-            self.link.place, channel=GONE_CHANNEL, name="leases-test-ear", clock=time.monotonic
+            self.link.endpoint, channel=GONE_CHANNEL, name="leases-test-subscriber", clock=time.monotonic
         )
         self.leases = RedisLeases(self.link, CODEC, heard or (lambda: self.subscriber.listening), wait_s=wait_s)
         far = RedisCacheStore(self.link, CODEC)
@@ -163,7 +163,9 @@ async def test_an_end_that_nobody_waits_for_is_told_to_nobody(pair: Pair) -> Non
     here, _ = pair
     heard: list[bytes] = []
     standing = asyncio.Event()
-    subscriber = RedisSubscriber(here.link.place, channel=GONE_CHANNEL, name="leases-test-listener", clock=time.monotonic)
+    subscriber = RedisSubscriber(
+        here.link.endpoint, channel=GONE_CHANNEL, name="leases-test-listener", clock=time.monotonic
+    )
     subscriber.listen(heard.append, standing.set)
     async with asyncio.timeout(30):
         await standing.wait()
@@ -181,7 +183,7 @@ async def test_an_end_that_nobody_waits_for_is_told_to_nobody(pair: Pair) -> Non
 async def test_nobody_waits_for_a_lease_that_has_no_end(pair: Pair) -> None:
     """Nor for one that is over when Redis hears that somebody waits: both have no time left there."""
     here, _ = pair
-    await here.link.execute("SET", LEASE_PREFIX + CODEC.name(b"q"), "somebody")
+    await here.link.execute("SET", LEASE_PREFIX + CODEC.hidden_name(b"q"), "somebody")
     async with asyncio.timeout(30):
         assert await here.leases.lead(b"q") is None
     assert (here.leases.followed, await here.held()) == (1, 1)

@@ -32,11 +32,14 @@ TAGS = (b"t", b"u")
 class Gateway:
     """One gateway's store, with its wires at hand."""
 
-    def __init__(self, url: str, ear_url: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, url: str, subscriber_url: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.link = RedisLink.from_url(url, timeout_s=60.0, name="levels-test")
         self.far = RedisCacheStore(self.link, Codec(KEY))
         self.subscriber = RedisSubscriber(
-            RedisEndpoint(parse_address(ear_url or url)), channel=GONE_CHANNEL, name="levels-test-ear", clock=clock
+            RedisEndpoint(parse_address(subscriber_url or url)),
+            channel=GONE_CHANNEL,
+            name="levels-test-subscriber",
+            clock=clock,
         )
         self.store = TwoLevelCacheStore(self.far, self.subscriber, max_bytes=1 << 20, clock=clock)
 
@@ -47,10 +50,10 @@ class Gateway:
 
     async def asked(self) -> int:
         """How many commands Redis has run for anybody."""
-        told = await self.link.execute("INFO", "commandstats")
-        assert isinstance(told, bytes)
+        info = await self.link.execute("INFO", "commandstats")
+        assert isinstance(info, bytes)
         return sum(
-            int(line.split(b"calls=")[1].split(b",")[0]) for line in told.split() if line.startswith(b"cmdstat_mget:")
+            int(line.split(b"calls=")[1].split(b",")[0]) for line in info.split() if line.startswith(b"cmdstat_mget:")
         )
 
     async def holds(self) -> bool:
@@ -123,7 +126,7 @@ async def test_no_copy_is_used_while_redis_refuses_writes_though_nobody_writes_h
     with redis.Redis(port=server.port) as admin:
         admin.config_set("maxmemory", 1)
         assert not await here.store.purge(TAGS)
-        look = there.store.looking(b"k", TAGS)
+        look = there.store.finder_for(b"k", TAGS)
         await until(lambda: look() is None and not there.store.trusted and there.far.refuses)
         assert not (await there.store.get(b"k", TAGS)).available
         admin.config_set("maxmemory", 0)
@@ -138,28 +141,28 @@ async def test_what_has_a_copy_is_not_looked_for(pair: Pair) -> None:
     here, there = pair
     assert await here.holds()
     await until(lambda: here.store.trusted)
-    assert here.store.look(b"k", TAGS, pytest.fail) is None
+    assert here.store.get_soon(b"k", TAGS, pytest.fail) is None
     heard: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
     await until(lambda: there.store.trusted)
-    assert there.store.look(b"k", TAGS, heard.set_result) is not None
+    assert there.store.get_soon(b"k", TAGS, heard.set_result) is not None
     assert (await heard).entries == (ENTRY,)
     assert len(there.store.near) == 0, "no copy is made of it"
 
 
 async def test_nothing_is_looked_for_by_who_has_not_heard_all(redis_url: str) -> None:
     gateway = Gateway(redis_url)
-    assert gateway.store.look(b"k", TAGS, pytest.fail) is None
+    assert gateway.store.get_soon(b"k", TAGS, pytest.fail) is None
     await gateway.store.close()
 
 
-@pytest.mark.parametrize("how", ["place", "drop"])
+@pytest.mark.parametrize("how", ["put_now", "delete_now"])
 async def test_what_is_told_ends_the_copy_and_its_reading(pair: Pair, how: str) -> None:
     here, _ = pair
     assert await here.holds()
     stamp = (await here.store.get(b"k", TAGS, anew=True)).stamp
     reading = asyncio.ensure_future(here.store.get(b"k", TAGS, anew=True))
     await asyncio.sleep(0)
-    if how == "place":
+    if how == "put_now":
         assert here.store.put_now(b"k", saying(b"new"), 60.0, TAGS, stamp)
     else:
         here.store.delete_now(b"k")
@@ -167,7 +170,7 @@ async def test_what_is_told_ends_the_copy_and_its_reading(pair: Pair, how: str) 
     assert (await reading).entries == (ENTRY,), "it was asked before"
     assert len(here.store.near) == 0
     now = (await here.store.get(b"k", TAGS, anew=True)).entries
-    assert now == ((saying(b"new"),) if how == "place" else ())
+    assert now == ((saying(b"new"),) if how == "put_now" else ())
 
 
 async def test_a_copy_costs_no_round_trip(pair: Pair) -> None:
@@ -222,7 +225,7 @@ async def test_a_message_that_came_is_heeded_before_it_is_read(pair: Pair) -> No
     """The event loop may come to a request before it comes to the message."""
     here, _ = pair
     assert await here.holds()
-    with redis.Redis(port=here.link.place.at[1]) as client:
+    with redis.Redis(port=here.link.endpoint.at[1]) as client:
         client.publish(GONE_CHANNEL, here.far.tag_names((b"u",))[0])
     comes_unread(here.subscriber)
     assert not here.store.near._purges
@@ -244,7 +247,7 @@ async def test_a_purge_counts_here_before_redis_has_heard_of_it(start_redis: Cal
     gateway = await Gateway(f"redis://127.0.0.1:{line.port}/0", server.url).listening()
     assert await gateway.holds()
     await line.cut()
-    assert await gateway.copy(), "the ear still hears: what needs no asking goes on"
+    assert await gateway.copy(), "the subscriber still hears: what needs no asking goes on"
     assert not await gateway.store.purge((b"u",))
     assert not (await gateway.store.get(b"k", TAGS)).available
     await line.open()
@@ -401,13 +404,13 @@ async def test_no_reader_anywhere_sees_what_was_purged_before_it_asked(pair: Pai
     """Readers at both gateways fill and read while a writer changes things: whoever asks after a purge was answered gets
     nothing older. (Entries and lookups overlap in every way that the event loop and Redis find.)"""
     dice = random.Random(7)
-    version = told = near = 0
+    version = purged = near = 0
     over = False
 
     async def read(gateway: Gateway) -> None:
         nonlocal near
         while not over:
-            oldest = told
+            oldest = purged
             lookup = await gateway.store.get(b"k", TAGS, anew=dice.random() < 0.2)
             if lookup.entries:
                 near += lookup.near
@@ -426,7 +429,7 @@ async def test_no_reader_anywhere_sees_what_was_purged_before_it_asked(pair: Pai
         for _ in range(200):
             version += 1
             await dice.choice(pair).store.purge((dice.choice(TAGS),))
-            told = version
+            purged = version
             for _ in range(dice.randrange(60)):
                 await asyncio.sleep(0)
         over = True

@@ -68,7 +68,7 @@ async def test_what_others_wrote_keeps_no_purge_from_counting(link: RedisLink, f
     assert (lookup.available, lookup.entries) == (True, ())
 
 
-@pytest.mark.parametrize("how", ["put", "place"])
+@pytest.mark.parametrize("how", ["put", "put_now"])
 async def test_when_an_answer_came_is_told_between_clocks(link: RedisLink, how: str) -> None:
     """Redis's is the one that all gateways know."""
 
@@ -83,7 +83,7 @@ async def test_when_an_answer_came_is_told_between_clocks(link: RedisLink, how: 
     assert (await there.get(b"k", ())).entries[0].received_at == pytest.approx(came.received_at + 7200, abs=2)
 
 
-@pytest.mark.parametrize("how", ["get", "look"])
+@pytest.mark.parametrize("how", ["get", "get_soon"])
 async def test_a_gateway_that_is_stopped_while_it_asks_takes_nothing_for_younger(
     link: RedisLink, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -93,28 +93,28 @@ async def test_a_gateway_that_is_stopped_while_it_asks_takes_nothing_for_younger
     store = here if how == "get" else InCallbacks(here)
     came = msgspec.structs.replace(ENTRY, received_at=time.time())
     assert await store.put(b"k", (came,), 60.0, (), (await store.get(b"k", ())).stamp)
-    read = here._lookup
+    read = here._parse_lookup
 
-    def stopped(*told: Any) -> Lookup:
+    def stopped(*arguments: Any) -> Lookup:
         nonlocal stood_s
         stood_s = 600.0
-        return read(*told)
+        return read(*arguments)
 
-    monkeypatch.setattr(here, "_lookup", stopped)
+    monkeypatch.setattr(here, "_parse_lookup", stopped)
     assert (await store.get(b"k", ())).entries[0].received_at == pytest.approx(came.received_at, abs=2)
     # Redis stood as long, or somebody set the clock.
     assert (await store.get(b"k", ())).entries[0].received_at == pytest.approx(came.received_at + 600, abs=2)
 
 
-@pytest.mark.parametrize("how", ["place", "drop"])
-async def test_what_is_told_leaves_at_once(link: RedisLink, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+@pytest.mark.parametrize("how", ["put_now", "delete_now"])
+async def test_what_is_written_leaves_at_once(link: RedisLink, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Before any answer does: its client may ask another gateway the next moment."""
     store = RedisCacheStore(link, Codec(KEY))
     stamp = (await store.get(b"k", ())).stamp
     written: list[bytes] = []
     assert link._wire is not None
     monkeypatch.setattr(link._wire, "write", written.append)
-    if how == "place":
+    if how == "put_now":
         assert store.put_now(b"k", ENTRY, 60.0, (), stamp)
     else:
         store.delete_now(b"k")
@@ -125,14 +125,14 @@ async def test_what_is_told_leaves_at_once(link: RedisLink, monkeypatch: pytest.
 async def test_who_stopped_waiting_for_a_look_hears_nothing(link: RedisLink) -> None:
     store = RedisCacheStore(link, Codec(KEY))
     heard: list[Lookup] = []
-    asked = store.look(b"k", (b"t",), heard.append)
+    asked = store.get_soon(b"k", (b"t",), heard.append)
     assert asked is not None
     asked.cancel()
     assert (await store.get(b"k", (b"t",))).available
     assert heard == []
 
 
-async def test_nothing_is_looked_at_while_redis_is_owed_a_drop(redis_url: str, start_redis: Callable[..., Any]) -> None:
+async def test_nothing_is_looked_at_while_a_drop_is_unconfirmed(redis_url: str, start_redis: Callable[..., Any]) -> None:
     """It would be seen once more."""
     server = start_redis()
     link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
@@ -141,7 +141,7 @@ async def test_nothing_is_looked_at_while_redis_is_owed_a_drop(redis_url: str, s
     waits(link, 0.1)
     server.process.send_signal(signal.SIGSTOP)
     store.delete_now(b"k")
-    assert store.look(b"k", (b"t",), pytest.fail) is None
+    assert store.get_soon(b"k", (b"t",), pytest.fail) is None
     assert not (await store.get(b"k", (b"t",))).available
     server.process.send_signal(signal.SIGCONT)
     link._timeout_s = LONG_S
@@ -173,7 +173,7 @@ async def test_a_redis_that_refuses_or_is_away_is_an_outage_not_a_fault(start_re
     assert not store.put_now(b"k", ENTRY, 60.0, (), 1), "it has just refused"
     await link.close()
     assert not store.put_now(b"k", ENTRY, 60.0, (), 1)
-    assert store.look(b"k", (), pytest.fail) is None
+    assert store.get_soon(b"k", (), pytest.fail) is None
     store.delete_now(b"k")
 
 
@@ -182,7 +182,7 @@ async def test_a_purge_that_no_gateway_wrote_keeps_nobody_waiting(link: RedisLin
     await link.execute("SET", store.tag_names((b"t",))[0], b"9" * 5000)
     await stored(store)
     heard: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
-    assert store.look(b"k", (b"t",), heard.set_result) is not None
+    assert store.get_soon(b"k", (b"t",), heard.set_result) is not None
     assert (await heard).entries == (ENTRY,)
 
 
@@ -195,7 +195,7 @@ async def test_a_fault_in_reading_a_value_is_told_as_an_outage(
     await stored(store)
     monkeypatch.setattr(codec, "decode", lambda *_: 1 / 0)
     heard: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
-    assert store.look(b"k", (b"t",), heard.set_result) is not None
+    assert store.get_soon(b"k", (b"t",), heard.set_result) is not None
     assert not (await heard).available
     assert "fault in the cache's store" in caplog.text
 
@@ -212,7 +212,7 @@ async def test_names_are_remembered_within_bounds(link: RedisLink, monkeypatch: 
     assert len(store._names) <= 8
     assert len(store._tag_names) <= 8
     assert len(store._tag_sets) <= 8
-    assert keys[-1] not in [*store._names._young, *store._tag_names._young], "too long to be kept"
+    assert keys[-1] not in [*store._names._current, *store._tag_names._current], "too long to be kept"
     assert len({store.value_name(key) for key in keys}) == len(keys)
 
 
@@ -276,7 +276,7 @@ async def test_what_is_too_large_is_not_sent_and_takes_its_predecessor_with_it(l
     assert not (await store.get(b"k", (b"t",))).entries
 
 
-async def test_an_outage_is_a_bypass_and_what_was_owed_is_paid_first(start_redis: Callable[..., Any]) -> None:
+async def test_an_outage_is_a_bypass_and_what_is_unconfirmed_goes_first(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
     store = RedisCacheStore(RedisLink.from_url(server.url, timeout_s=LONG_S, name="outage"), Codec(KEY))
     await stored(store)
@@ -296,14 +296,14 @@ async def test_an_outage_is_a_bypass_and_what_was_owed_is_paid_first(start_redis
     await store.close()
 
 
-async def paid(store: RedisCacheStore) -> None:
-    """Until nothing is owed; reads nothing."""
+async def confirmed(store: RedisCacheStore) -> None:
+    """Until nothing is unconfirmed; reads nothing."""
     async with asyncio.timeout(30):
         while store._unconfirmed:
             await asyncio.sleep(0.01)
 
 
-async def test_what_was_owed_during_an_outage_is_paid_when_redis_is_back_though_nobody_reads_here(
+async def test_what_an_outage_left_unconfirmed_is_sent_when_redis_is_back_though_nobody_reads_here(
     start_redis: Callable[..., Any],
 ) -> None:
     server = start_redis("--appendonly", "yes")
@@ -316,7 +316,7 @@ async def test_what_was_owed_during_an_outage_is_paid_when_redis_is_back_though_
     server.stop()
     assert not await here.purge((b"t",))
     server.start()
-    await paid(here)
+    await confirmed(here)
     while not (lookup := await there.get(b"k", (b"t",))).available:
         await asyncio.sleep(0.01)
     assert lookup.entries == ()
@@ -335,7 +335,7 @@ async def test_what_is_refused_is_sent_again_until_it_is_taken_and_no_longer(sta
     assert not await store.purge(tags)
     store.delete_now(b"k")
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "0")
-    await paid(store)
+    await confirmed(store)
     assert await link.execute("EXISTS", store.value_name(b"k"), *store.tag_names(tags)) == len(tags)
     async with asyncio.timeout(30):
         while store._resend_timer is not None:
@@ -365,7 +365,7 @@ async def test_a_late_confirmation_is_of_what_was_sent_alone(link: RedisLink) ->
     store._add_unconfirmed(newer)  # type: ignore[arg-type]
     assert await purging
     assert store._unconfirmed == newer
-    await paid(store)
+    await confirmed(store)
     await store.close()
 
 
@@ -379,16 +379,16 @@ async def test_a_replica_that_takes_no_writes_serves_nothing(
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "1")
     assert not await store.put(b"k", (ENTRY,), 60.0, (b"t",), 1)
     assert not (await store.get(b"k", (b"t",))).available, "purges of others may be missing"
-    assert store.look(b"k", (b"t",), pytest.fail) is None
+    assert store.get_soon(b"k", (b"t",), pytest.fail) is None
     assert not await store.purge((b"t",))
     monkeypatch.setattr(redis_link, "_REMEMBERED_S", 0.0)
-    assert not (await store.get(b"k", (b"t",))).available, "one is owed"
+    assert not (await store.get(b"k", (b"t",))).available, "one is unconfirmed"
     await link.execute("CONFIG", "SET", "min-replicas-to-write", "0")
     assert (await store.get(b"k", (b"t",))).entries == ()
     await store.close()
 
 
-@pytest.mark.parametrize("asked", ["look", "get"])
+@pytest.mark.parametrize("asked", ["get_soon", "get"])
 async def test_a_gateway_that_only_reads_notices_that_redis_takes_no_writes(
     start_redis: Callable[..., Any], asked: str
 ) -> None:
@@ -399,7 +399,7 @@ async def test_a_gateway_that_only_reads_notices_that_redis_takes_no_writes(
         RedisCacheStore(RedisLink.from_url(server.url, timeout_s=60.0, name=name), Codec(KEY)) for name in ("here", "there")
     )
     await stored(here)
-    reading = InCallbacks(there) if asked == "look" else there
+    reading = InCallbacks(there) if asked == "get_soon" else there
     assert (await reading.get(b"k", (b"t",))).entries == (ENTRY,)
     there._probed_at -= cache_redis._PROBE_EVERY_S
     await link.execute("CONFIG", "SET", "maxmemory", "1")
@@ -455,7 +455,7 @@ async def test_a_new_connection_is_asked_anew_whether_it_takes_writes(start_redi
     await link.close()
 
 
-async def test_more_owed_than_can_be_remembered_means_nothing_old_is_believed(
+async def test_more_unconfirmed_than_can_be_remembered_means_nothing_old_is_believed(
     start_redis: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_link, "_REMEMBERED_S", 0.0)

@@ -32,7 +32,7 @@ def test_nothing_is_readable_at_rest() -> None:
     value = CODEC.encode(b"key", 7, (saying(b"secret-canary"),))
     assert b"secret-canary" not in value
     assert b"ETag" not in value
-    assert b"/api" not in CODEC.name(b"/api/v4/projects")
+    assert b"/api" not in CODEC.hidden_name(b"/api/v4/projects")
 
 
 def test_the_same_content_is_never_encrypted_to_the_same_octets() -> None:
@@ -42,7 +42,7 @@ def test_the_same_content_is_never_encrypted_to_the_same_octets() -> None:
 def test_another_key_another_world() -> None:
     other = Codec(b"o" * 32)
     assert other.decode(b"k", CODEC.encode(b"k", 1, (ENTRY,))) is None
-    assert other.name(b"k") != CODEC.name(b"k")
+    assert other.hidden_name(b"k") != CODEC.hidden_name(b"k")
 
 
 def test_a_short_key_is_refused() -> None:

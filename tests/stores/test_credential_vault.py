@@ -48,11 +48,11 @@ async def test_nothing_at_rest_or_on_the_way_shows_the_token(
     vault: CredentialVault, store: SqliteCredentials, tmp_path: Path
 ) -> None:
     await vault.put(kept(), 0, None)
-    page, opened = await store.read("one"), await vault.read("one")
+    sealed, opened = await store.read("one"), await vault.read("one")
     octets = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     for hidden in (TOKEN, "gateway sa 1", "read_user"):
         assert hidden.encode() not in octets
-        assert hidden not in f"{page!r} {opened!r}"
+        assert hidden not in f"{sealed!r} {opened!r}"
 
 
 async def test_the_same_record_is_never_sealed_alike(vault: CredentialVault, store: SqliteCredentials) -> None:

@@ -86,8 +86,8 @@ async def test_who_leads_goes_on_where_the_fence_is_lost(link: RedisLink, lost: 
 
 async def test_readers_that_fell_silent_are_forgotten(link: RedisLink) -> None:
     store = RedisCredentials(link)
-    page = await store.read("one")
-    await link.execute("HSET", "ggw:{credentials}:readers", "gone", str(round(page.now * 1000) - 601_000))
+    snapshot = await store.read("one")
+    await link.execute("HSET", "ggw:{credentials}:readers", "gone", str(round(snapshot.now * 1000) - 601_000))
     await store.read("one")
     assert set((await store.read("one")).readers) == {"one"}
 

@@ -48,14 +48,14 @@ async def test_what_one_heard_the_others_read(paces: RedisPaces, client: Any) ->
 async def test_a_wait_is_never_shortened_and_of_rates_the_latest_counts(paces: RedisPaces) -> None:
     await paces.put({"sa": PaceReport(30.0, 1.5, 40.0, 5.0)})
     await paces.put({"sa": PaceReport(3.0, 9.0, 20.0, 300.0)})  # heard earlier, told later
-    told = (await paces.read(["sa"]))["sa"]
-    assert told.blocked_s > 10
-    assert told.rate == 1.5
+    report = (await paces.read(["sa"]))["sa"]
+    assert report.blocked_s > 10
+    assert report.rate == 1.5
     await paces.put({"sa": PaceReport()})  # heard nothing at all
     assert (await paces.read(["sa"]))["sa"].rate == 1.5
     await paces.put({"sa": PaceReport(age_s=0.0)})  # there is plenty
-    told = (await paces.read(["sa"]))["sa"]
-    assert (told.rate, told.blocked_s > 10, told.age_s < 60) == (0.0, True, True)
+    report = (await paces.read(["sa"]))["sa"]
+    assert (report.rate, report.blocked_s > 10, report.age_s < 60) == (0.0, True, True)
 
 
 async def test_a_clock_that_went_back_freezes_nothing(paces: RedisPaces, client: Any) -> None:
@@ -64,9 +64,9 @@ async def test_a_clock_that_went_back_freezes_nothing(paces: RedisPaces, client:
     client.set(pace_key("sa"), struct.pack("<dddd", ahead, 0.1, ahead, ahead))
     assert await paces.read(["sa"]) == {}
     await paces.put({"sa": PaceReport(3.0, 9.0, 20.0, 0.0)})
-    told = (await paces.read(["sa"]))["sa"]
-    assert told.blocked_s <= 3
-    assert told.rate == 9.0
+    report = (await paces.read(["sa"]))["sa"]
+    assert report.blocked_s <= 3
+    assert report.rate == 9.0
 
 
 @pytest.mark.parametrize(

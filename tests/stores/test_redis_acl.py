@@ -67,7 +67,7 @@ async def cache(url: str) -> None:
     link = RedisLink.from_url(url, timeout_s=60.0, name="acl")
     far = RedisCacheStore(link, Codec(KEY))
     subscriber = RedisSubscriber(
-        RedisEndpoint(parse_address(url)), channel=GONE_CHANNEL, name="acl-ear", clock=time.monotonic
+        RedisEndpoint(parse_address(url)), channel=GONE_CHANNEL, name="acl-subscriber", clock=time.monotonic
     )
     levels = TwoLevelCacheStore(far, subscriber, max_bytes=1 << 20, clock=time.monotonic)
     leases = RedisLeases(link, Codec(KEY), lambda: True, wait_s=0.0)

@@ -122,7 +122,7 @@ async def test_a_cluster_has_one_database(cluster: Any) -> None:
 
 def test_the_page_tells_the_slots() -> None:
     page = (Path(__file__).parents[2] / "docs" / "limits.md").read_text("utf-8")
-    told = dict(re.findall(r"`(\{[a-z:]+\})` \((?:slot )?(\d+)\)", page))
+    documented = dict(re.findall(r"`(\{[a-z:]+\})` \((?:slot )?(\d+)\)", page))
     assert {name: slot(name) for name in ("{gw}", "{keys}", "{credentials}", "{ggw:cache}")} == {
-        name: int(number) for name, number in told.items()
+        name: int(number) for name, number in documented.items()
     }

@@ -179,9 +179,9 @@ class TestSentinels:
     ) -> None:
         _, replica = start_pair(start_redis)
         # A Sentinel that was started with a replica's address tells of it until it has asked it.
-        told = Told(replica.port)
-        async with told:
-            link = linked(f"redis+sentinel://127.0.0.1:{told.port}/{NAME}")
+        fixed = FixedSentinel(replica.port)
+        async with fixed:
+            link = linked(f"redis+sentinel://127.0.0.1:{fixed.port}/{NAME}")
             with pytest.raises(RedisUnavailable):
                 await link.execute("GET", "x")
             assert link.trouble == "not the primary"
@@ -192,7 +192,7 @@ class TestSentinels:
         """One call must do: a command such as `keys revoke` makes no second one."""
         _, replica = start_pair(start_redis)
         good = start_redis()
-        gone, demoted, knowing = Told(1), Told(replica.port), Told(good.port)
+        gone, demoted, knowing = FixedSentinel(1), FixedSentinel(replica.port), FixedSentinel(good.port)
         async with gone, demoted, knowing:
             sentinels = ",".join(f"127.0.0.1:{one.port}" for one in (gone, demoted, knowing))
             link = linked(f"redis+sentinel://{sentinels}/{NAME}")
@@ -213,9 +213,9 @@ class TestSentinels:
     @pytest.mark.parametrize("port", [0, -1, 65536, 10**30])
     async def test_a_port_that_is_none_is_told(self, linked: Callable[..., RedisLink], port: int) -> None:
         """asyncio raises OverflowError for some, which would end the link for good."""
-        told = Told(port)
-        async with told:
-            link = linked(f"redis+sentinel://127.0.0.1:{told.port}/{NAME}")
+        fixed = FixedSentinel(port)
+        async with fixed:
+            link = linked(f"redis+sentinel://127.0.0.1:{fixed.port}/{NAME}")
             with pytest.raises(RedisUnavailable):
                 await link.execute("PING")
             assert link.trouble == "Sentinel: not a valid address"
@@ -254,8 +254,8 @@ class TestSentinels:
             assert link.trouble == trouble
 
 
-class Told:
-    """Answers every question for the primary with one address."""
+class FixedSentinel:
+    """A Sentinel that answers every query for the primary with one address."""
 
     def __init__(self, port: int) -> None:
         self._answer = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%d\r\n" % (len(str(port)), port)
@@ -412,7 +412,7 @@ def test_who_was_asked_is_the_last_after_a_doubt() -> None:
     assert hosts[-1] == "n1"
 
 
-async def test_an_ear_goes_where_its_link_has_gone(
+async def test_a_subscriber_goes_where_its_link_has_gone(
     start_redis: Callable[..., Any], linked: Callable[..., RedisLink]
 ) -> None:
     """Else it would hear late, or never, of what is published there."""
@@ -420,7 +420,9 @@ async def test_an_ear_goes_where_its_link_has_gone(
     link = linked(f"redis+cluster://127.0.0.1:{owner.port}")
     await put(link, b"before", owner)
     stands: asyncio.Queue[int] = asyncio.Queue()
-    subscriber = RedisSubscriber(link.place, channel="c", name="place-test-ear", clock=asyncio.get_running_loop().time)
+    subscriber = RedisSubscriber(
+        link.endpoint, channel="c", name="place-test-subscriber", clock=asyncio.get_running_loop().time
+    )
     subscriber.listen(lambda _: None, lambda: stands.put_nowait(1))
     await asyncio.wait_for(stands.get(), 30)
     assert pubsub_clients(owner) == 1
@@ -438,7 +440,7 @@ def pubsub_clients(server: Any) -> int:
 
 async def test_a_plain_address_is_as_it_was(redis_url: str) -> None:
     place = RedisEndpoint(parse_address(redis_url))
-    wire = await place.connected("place-test", 2.0, lambda _: None)
+    wire = await place.connect("place-test", 2.0, lambda _: None)
     assert not place.has_guides
     assert wire.at == place.at
     wire.abort()
@@ -451,7 +453,9 @@ async def test_nothing_is_left_of_a_conversation_with_a_sentinel(
     sentinel = watch(start_redis())
     link = RedisLink.from_url(f"redis+sentinel://{sentinel.place}/{NAME}", timeout_s=60.0, name="place-test")
     await link.execute("PING")
-    subscriber = RedisSubscriber(link.place, channel="c", name="place-test-ear", clock=asyncio.get_running_loop().time)
+    subscriber = RedisSubscriber(
+        link.endpoint, channel="c", name="place-test-subscriber", clock=asyncio.get_running_loop().time
+    )
     stands = asyncio.Event()
     subscriber.listen(lambda _: None, stands.set)
     await asyncio.wait_for(stands.wait(), 30)
@@ -460,7 +464,7 @@ async def test_nothing_is_left_of_a_conversation_with_a_sentinel(
     until(lambda: not [client for client in sentinel.clients() if client["name"].startswith("gitlab-gateway")])
 
 
-async def test_an_ear_leaves_a_server_that_its_link_has_left_though_the_address_is_the_same(
+async def test_a_subscriber_leaves_a_server_that_its_link_has_left_though_the_address_is_the_same(
     start_redis: Callable[..., Any], linked: Callable[..., RedisLink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind a name or a balancer: what is published at the next server is not heard at one that was demoted."""
@@ -471,7 +475,9 @@ async def test_an_ear_leaves_a_server_that_its_link_has_left_though_the_address_
     link = linked(f"redis://127.0.0.1:{line.port}")
     await put(link, b"before", old)
     stands: asyncio.Queue[int] = asyncio.Queue()
-    subscriber = RedisSubscriber(link.place, channel="c", name="place-test-ear", clock=asyncio.get_running_loop().time)
+    subscriber = RedisSubscriber(
+        link.endpoint, channel="c", name="place-test-subscriber", clock=asyncio.get_running_loop().time
+    )
     subscriber.listen(lambda _: None, lambda: stands.put_nowait(1))
     await asyncio.wait_for(stands.get(), 30)
     assert pubsub_clients(old) == 1

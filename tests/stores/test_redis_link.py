@@ -16,7 +16,7 @@ import uvloop
 
 from gateway.stores import redis_link
 from gateway.stores.redis_link import RedisError, RedisLink, RedisUnavailable
-from gateway.stores.redis_wire import packed
+from gateway.stores.redis_wire import pack_commands
 from tests.fakes.line import TcpRelay
 
 from .patience import LONG_S, waits
@@ -95,9 +95,9 @@ async def test_calls_in_between_have_their_own_replies_in_order(link: RedisLink,
         raise ZeroDivisionError
 
     posts = [link.submit([("ECHO", "post 1"), ("ECHO", "post 2")])]
-    link.call(packed([("ECHO", "call 1")]), heard.append)
-    link.call(packed([("ECHO", "call 2")]), fail)
-    link.call(packed([("INCR",)]), heard.append)
+    link.call_now(pack_commands([("ECHO", "call 1")]), heard.append)
+    link.call_now(pack_commands([("ECHO", "call 2")]), fail)
+    link.call_now(pack_commands([("INCR",)]), heard.append)
     posts.append(link.submit([("ECHO", "post 3")]))
     assert await asyncio.gather(*posts) == [[b"post 1", b"post 2"], [b"post 3"]]
     assert heard[:2] == [[b"call 1"], [b"call 2"]]
@@ -114,11 +114,11 @@ async def test_what_is_asked_leaves_with_the_turns_posts_and_may_be_cancelled(li
     assert link._wire is not None
     real = link._wire.write
     link._wire.write = lambda octets: (writes.append(octets), real(octets))  # type: ignore[method-assign, assignment, return-value]
-    link.ask(packed([("ECHO", "1"), ("ECHO", "2")]), 2, heard.append)
-    left = link.ask(packed([("ECHO", "3"), ("ECHO", "4")]), 2, heard.append)
+    link.call_batched(pack_commands([("ECHO", "1"), ("ECHO", "2")]), 2, heard.append)
+    left = link.call_batched(pack_commands([("ECHO", "3"), ("ECHO", "4")]), 2, heard.append)
     left.cancel()
     posted = link.submit([("ECHO", "5")])
-    link.ask(packed([("ECHO", "6")]), 1, heard.append)
+    link.call_batched(pack_commands([("ECHO", "6")]), 1, heard.append)
     assert writes == []
     assert await posted == [b"5"]
     await link.execute("PING")
@@ -136,14 +136,14 @@ async def test_who_left_is_not_told_of_an_outage(start_redis: StartRedis) -> Non
     server.process.send_signal(signal.SIGSTOP)
     heard: list[object] = []
     done = asyncio.Event()
-    link.ask(packed([("PING",)]), 1, heard.append).cancel()
-    link.ask(packed([("PING",)]), 1, lambda _replies: done.set())
+    link.call_batched(pack_commands([("PING",)]), 1, heard.append).cancel()
+    link.call_batched(pack_commands([("PING",)]), 1, lambda _replies: done.set())
     await done.wait()
     server.process.send_signal(signal.SIGCONT)
     assert heard == []
     await link.close()
     with pytest.raises(RedisUnavailable):
-        link.ask(packed([("PING",)]), 1, heard.append)
+        link.call_batched(pack_commands([("PING",)]), 1, heard.append)
     assert heard == []
 
 
@@ -159,11 +159,11 @@ async def test_one_who_is_told_of_an_outage_may_leave_for_another_or_ask_again(s
     def first(_: object) -> None:
         heard.append("first")
         second.cancel()
-        link.ask(packed([("PING",)]), 1, lambda _: (heard.append("again"), done.set()))  # type: ignore[arg-type, return-value]
+        link.call_batched(pack_commands([("PING",)]), 1, lambda _: (heard.append("again"), done.set()))  # type: ignore[arg-type, return-value]
 
-    link.ask(packed([("PING",)]), 1, first)
-    second = link.ask(packed([("PING",)]), 1, lambda _: heard.append("second"))
-    link.ask(packed([("PING",)]), 1, lambda _: heard.append("third"))
+    link.call_batched(pack_commands([("PING",)]), 1, first)
+    second = link.call_batched(pack_commands([("PING",)]), 1, lambda _: heard.append("second"))
+    link.call_batched(pack_commands([("PING",)]), 1, lambda _: heard.append("third"))
     async with asyncio.timeout(30):
         await done.wait()
     server.process.send_signal(signal.SIGCONT)
@@ -182,11 +182,11 @@ async def test_who_asks_again_when_told_of_an_outage_makes_nobody_wait_longer(st
     done = asyncio.Event()
 
     def again(_: object) -> None:
-        link.ask(packed([("PING",)]), 1, lambda _: done.set())
+        link.call_batched(pack_commands([("PING",)]), 1, lambda _: done.set())
 
-    link.ask(packed([("PING",)]), 1, again)
+    link.call_batched(pack_commands([("PING",)]), 1, again)
     await asyncio.sleep(0.5)
-    link.ask(packed([("PING",)]), 1, lambda _: looks.append(min(slot.deadline for slot in link._slots)))
+    link.call_batched(pack_commands([("PING",)]), 1, lambda _: looks.append(min(slot.deadline for slot in link._slots)))
     deadline = link._slots[-1].deadline
     while len(link._slots) < 3:
         await asyncio.sleep(0)
@@ -207,8 +207,8 @@ async def test_who_calls_a_redis_that_stops_hears_of_it(start_redis: StartRedis)
     server.process.send_signal(signal.SIGSTOP)
     heard: list[object] = []
     done = asyncio.Event()
-    link.call(packed([("PING",)]), heard.append)
-    link.call(packed([("PING",)]), lambda reply: (heard.append(reply), done.set()))  # type: ignore[arg-type, return-value]
+    link.call_now(pack_commands([("PING",)]), heard.append)
+    link.call_now(pack_commands([("PING",)]), lambda reply: (heard.append(reply), done.set()))  # type: ignore[arg-type, return-value]
     await done.wait()
     server.process.send_signal(signal.SIGCONT)
     assert [type(one) for one in heard] == [RedisUnavailable] * 2
@@ -216,7 +216,7 @@ async def test_who_calls_a_redis_that_stops_hears_of_it(start_redis: StartRedis)
     assert len(heard) == 2
     await link.close()
     with pytest.raises(RedisUnavailable):
-        link.call(packed([("PING",)]), heard.append)
+        link.call_now(pack_commands([("PING",)]), heard.append)
 
 
 async def test_no_commands_no_replies(link: RedisLink) -> None:
@@ -300,7 +300,7 @@ async def test_what_greets_a_new_connection_stands_before_whatever_waited_for_it
     server = start_redis()
     link = RedisLink.from_url(server.url, timeout_s=LONG_S, name="test")
     heard: list[object] = []
-    link.on_connect = lambda: link.ask(packed([("INCR", "n")]), 1, heard.append)  # type: ignore[assignment, return-value]
+    link.on_connect = lambda: link.call_batched(pack_commands([("INCR", "n")]), 1, heard.append)  # type: ignore[assignment, return-value]
     assert await asyncio.gather(link.execute("INCR", "n"), link.execute("INCR", "n")) == [2, 3]
     assert heard == [[1]]
     server.stop()

@@ -1,4 +1,4 @@
-"""The ear: it hears everything, or knows that it may not have."""
+"""The subscriber hears everything, or knows that it may not have."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from tests.fakes.redis_cluster import start_cluster
 
 from .patience import comes_unread
 
-CHANNEL = "ear-test"
+CHANNEL = "subscriber-test"
 
 
 class Listener:
-    """An ear, and what came to it."""
+    """A subscriber, and what came to it."""
 
     def __init__(self, url: str) -> None:
         self.heard: asyncio.Queue[bytes] = asyncio.Queue()
         self.begun: asyncio.Queue[int] = asyncio.Queue()
         self.subscriber = RedisSubscriber(
-            RedisEndpoint(parse_address(url)), channel=CHANNEL, name="ear-test", clock=asyncio.get_running_loop().time
+            RedisEndpoint(parse_address(url)),
+            channel=CHANNEL,
+            name="subscriber-test",
+            clock=asyncio.get_running_loop().time,
         )
         self.listen()
 
@@ -51,7 +54,7 @@ class Listener:
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="ear-test-mouth")
+    link = RedisLink.from_url(redis_url, timeout_s=60.0, name="subscriber-test-publisher")
     yield link
     await link.close()
 
@@ -91,14 +94,14 @@ async def test_it_closes_though_its_connection_ends_at_the_same_moment(redis_url
     """A Redis that is told to go together with its gateway."""
     kept: list[Wire] = []
 
-    class Place(RedisEndpoint):
-        async def connected(self, name: str, timeout_s: float, receive: Receive) -> Wire:
-            kept.append(await super().connected(name, timeout_s, receive))
+    class Endpoint(RedisEndpoint):
+        async def connect(self, name: str, timeout_s: float, receive: Receive) -> Wire:
+            kept.append(await super().connect(name, timeout_s, receive))
             return kept[-1]
 
     stands = asyncio.Event()
     subscriber = RedisSubscriber(
-        Place(parse_address(redis_url)), channel=CHANNEL, name="ear-test", clock=asyncio.get_running_loop().time
+        Endpoint(parse_address(redis_url)), channel=CHANNEL, name="subscriber-test", clock=asyncio.get_running_loop().time
     )
     subscriber.listen(lambda _: None, stands.set)
     await asyncio.wait_for(stands.wait(), 30)
@@ -132,7 +135,7 @@ async def test_a_redis_that_went_and_came_is_listened_to_anew(start_redis: Calla
     server.start()
     await listener.stands()
     assert not listener.subscriber.trouble
-    link = RedisLink.from_url(server.url, timeout_s=60.0, name="ear-test-mouth")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="subscriber-test-publisher")
     await link.execute("PUBLISH", CHANNEL, b"again")
     assert await listener.hears() == b"again"
     await link.close()
@@ -155,7 +158,7 @@ async def test_a_line_that_died_without_a_word_is_noticed_and_left(redis_server:
 
 async def test_who_may_not_listen_hears_nothing_and_says_why(start_redis: Callable[..., Any]) -> None:
     server = start_redis()
-    link = RedisLink.from_url(server.url, timeout_s=60.0, name="ear-test-admin")
+    link = RedisLink.from_url(server.url, timeout_s=60.0, name="subscriber-test-admin")
     await link.execute("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "resetchannels", "+@all")
     listener = Listener(server.url.replace("redis://", "redis://deaf:secret@"))
     async with asyncio.timeout(30):
@@ -167,18 +170,20 @@ async def test_who_may_not_listen_hears_nothing_and_says_why(start_redis: Callab
     await link.close()
 
 
-async def test_a_link_goes_where_its_ear_was_led(start_redis: Callable[..., Any]) -> None:
+async def test_a_link_goes_where_its_subscriber_was_led(start_redis: Callable[..., Any]) -> None:
     """Nodes that are cut off from each other tell of different owners; none hears what is published at another."""
     old, new = start_cluster(start_redis), start_cluster(start_redis)
     url = f"redis+cluster://127.0.0.1:{new.port},127.0.0.1:{old.port}"
-    link = RedisLink.from_url(url, timeout_s=60.0, name="ear-test-mouth")
+    link = RedisLink.from_url(url, timeout_s=60.0, name="subscriber-test-publisher")
     await link.execute("PING")
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     stands: asyncio.Queue[int] = asyncio.Queue()
-    subscriber = RedisSubscriber(link.place, channel=CHANNEL, name="ear-test", clock=asyncio.get_running_loop().time)
+    subscriber = RedisSubscriber(
+        link.endpoint, channel=CHANNEL, name="subscriber-test", clock=asyncio.get_running_loop().time
+    )
     subscriber.listen(heard.put_nowait, lambda: stands.put_nowait(1))
     await asyncio.wait_for(stands.get(), 30)
-    link.place.rotate_guides()  # who was asked first did not answer in time, say
+    link.endpoint.rotate_guides()  # who was asked first did not answer in time, say
     with redis.Redis(port=new.port) as client:
         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     await asyncio.wait_for(stands.get(), 30)

@@ -101,7 +101,7 @@ def test_the_loop_that_serves_speaks_tls_too(place: Place) -> None:
         assert runner.run(ask()) == b"x" * 100_000
 
 
-async def test_buckets_and_the_ear_come_by_tls(place: Place) -> None:
+async def test_buckets_and_the_subscriber_come_by_tls(place: Place) -> None:
     limit = Limit("l", Scope.CALLER, 0.001, 3.0)
     store = RedisBuckets(RedisLink.from_url(place.trusting(), timeout_s=TIMEOUT_S, name="buckets"))
     decisions = [await store.take([Take("{gw}:b:l:x", limit)]) for _ in range(5)]
@@ -110,8 +110,8 @@ async def test_buckets_and_the_ear_come_by_tls(place: Place) -> None:
     await store.close()
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     stands = asyncio.Event()
-    found = RedisEndpoint(parse_address(place.trusting()))
-    subscriber = RedisSubscriber(found, channel="c", name="ear", clock=asyncio.get_running_loop().time)
+    endpoint = RedisEndpoint(parse_address(place.trusting()))
+    subscriber = RedisSubscriber(endpoint, channel="c", name="subscriber", clock=asyncio.get_running_loop().time)
     subscriber.listen(heard.put_nowait, stands.set)
     await asyncio.wait_for(stands.wait(), 30)
     async with linked(place.trusting()) as link:
@@ -172,7 +172,7 @@ async def test_sentinels_and_the_primary_they_tell_of_are_asked_by_tls(place: Pl
         async with linked(f"rediss+sentinel://127.0.0.1:{port}/{NAME}?{options}") as link:
             await link.execute("SET", "k", "v")
             assert place.plain_get("k") == b"v"
-            assert link.place.at == ("127.0.0.1", place.port)
+            assert link.endpoint.at == ("127.0.0.1", place.port)
         assert await refused(f"rediss+sentinel://127.0.0.1:{port}/{NAME}") == "Sentinel: SSLCertVerificationError"
     finally:
         sentinel.close()
@@ -188,4 +188,4 @@ async def test_nodes_of_a_cluster_tell_where_they_speak_tls(start_redis: Callabl
         until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
     async with linked(f"rediss+cluster://127.0.0.1:{place.port}?ssl_ca_certs={place.authority.file}") as link:
         assert await link.execute("SET", "{gw}:k", "v") == b"OK"
-        assert link.place.at == ("127.0.0.1", place.port)
+        assert link.endpoint.at == ("127.0.0.1", place.port)

@@ -13,7 +13,15 @@ import redis
 from gateway.host_resolver import Address, HostResolver
 from gateway.stores.redis_address import parse_address
 from gateway.stores.redis_link import RedisLink
-from gateway.stores.redis_wire import RedisError, RedisProtocolError, RedisUnavailable, RedisValue, Wire, connected, packed
+from gateway.stores.redis_wire import (
+    RedisError,
+    RedisProtocolError,
+    RedisUnavailable,
+    RedisValue,
+    Wire,
+    connect,
+    pack_commands,
+)
 from tests.fakes.redis_cluster import start_node
 
 
@@ -26,8 +34,8 @@ async def test_replies_come_in_order_once_it_is_greeted(redis_url: str) -> None:
         if len(heard) == 3:
             both.set()
 
-    wire, _ = await connected(parse_address(redis_url), "wire-test", 2.0, receive)
-    wire.write(packed([("CLIENT", "GETNAME"), ("NOSUCH",)]) + packed([("ECHO", b"\x00\xff")]))
+    wire, _ = await connect(parse_address(redis_url), "wire-test", 2.0, receive)
+    wire.write(pack_commands([("CLIENT", "GETNAME"), ("NOSUCH",)]) + pack_commands([("ECHO", b"\x00\xff")]))
     await asyncio.wait_for(both.wait(), 30)
     assert heard[0] == b"gitlab-gateway:wire-test"
     assert isinstance(heard[1], RedisError)
@@ -50,7 +58,7 @@ async def test_an_address_where_nobody_answers_leaves_the_next_one(redis_url: st
             return [(*right[:4], ("127.0.0.99", right[4][1])), right]  # type: ignore[list-item]
 
     at = parse_address(redis_url)
-    wire, _ = await connected(at, "wire-test", 2.0, lambda _: None, Two(at.host, at.port))
+    wire, _ = await connect(at, "wire-test", 2.0, lambda _: None, Two(at.host, at.port))
     wire.abort()
     await wire.lost.wait()
 
@@ -58,7 +66,7 @@ async def test_an_address_where_nobody_answers_leaves_the_next_one(redis_url: st
 async def test_a_refused_greeting_is_raised_and_the_connection_let_go(redis_url: str) -> None:
     address = parse_address(redis_url.replace("redis://", "redis://:wrong@"))
     with pytest.raises(RedisError):
-        await connected(address, "wire-test", 2.0, lambda _: None)
+        await connect(address, "wire-test", 2.0, lambda _: None)
 
 
 async def test_a_user_without_a_password_is_not_taken_for_the_default_one(start_redis: Callable[..., Any]) -> None:
@@ -75,7 +83,7 @@ async def test_a_server_that_hangs_up_while_it_is_greeted_is_unavailable() -> No
 
     url, server = await served(hang_up)
     with pytest.raises(RedisUnavailable):
-        await connected(parse_address(url), "wire-test", 2.0, lambda _: None)
+        await connect(parse_address(url), "wire-test", 2.0, lambda _: None)
     server.close()
 
 
@@ -110,8 +118,8 @@ async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
         raise RedisProtocolError
 
     url, server = await served(lie)
-    wire, _ = await connected(parse_address(url), "wire-test", 2.0, refuse)
-    wire.write(packed([("ECHO", "x")]))
+    wire, _ = await connect(parse_address(url), "wire-test", 2.0, refuse)
+    wire.write(pack_commands([("ECHO", "x")]))
     await asyncio.wait_for(wire.lost.wait(), 30)
     server.close()
 

@@ -66,7 +66,7 @@ def log_to(sink: Lines) -> AuditLog:
     return AuditLog(AuditWriter(sink), wall=lambda: 1_800_000_000.5, monotonic=lambda: 100.25)
 
 
-async def test_octets_that_are_no_text_are_told_all_the_same() -> None:
+async def test_octets_that_are_no_text_are_written_all_the_same() -> None:
     sink = Lines()
     log = log_to(sink)
     log.observe(exchange(target=b"/\xff\xfe", user_agent=b"\xc3\x28\x00", sudo="\udcff\udcfe"))
@@ -170,7 +170,7 @@ async def test_a_failing_sink_is_counted_and_recovers(error: type[Exception], ca
     log.close()
 
 
-async def test_what_finds_no_room_is_counted_said_and_told_in_the_record(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_finds_no_room_is_counted_logged_and_reported_in_the_audit(caplog: pytest.LogCaptureFixture) -> None:
     """The chain has no gap: it says itself how many lines it lacks."""
     sink, key = Lines(), chain_key(b"k" * 32)
     sink.held.clear()
@@ -185,8 +185,8 @@ async def test_what_finds_no_room_is_counted_said_and_told_in_the_record(caplog:
     await until(lambda: writer.has_room(20_000))
     log.observe(exchange(5000))
     log.close()
-    told = [event for event in sink.events if event.get("event") == "lines_lost"]
-    assert sum(int(str(event["count"])) for event in told) == log.dropped
+    reports = [event for event in sink.events if event.get("event") == "lines_lost"]
+    assert sum(int(str(event["count"])) for event in reports) == log.dropped
     assert len([event for event in sink.events if "request_id" in event]) + log.dropped == 256 * 4 + 1
     assert list(verify(sink.octets.splitlines(), key)) == []
 

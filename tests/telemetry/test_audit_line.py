@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.exchange import Exchange, Kin
+from gateway.core.exchange import Exchange, ObserverMemo
 from gateway.telemetry.audit_line import SCHEMA, LineRenderer, encode, line_of
 
 TOKEN = "glpat-c4n4ryc4n4ryc4n4ry"
@@ -192,9 +192,9 @@ ASKED = st.lists(
 def test_kin_have_the_line_that_each_would_have_alone(
     facts: dict[str, object], asked: list[tuple[dict[str, object], float, float]]
 ) -> None:
-    renderer, kin = LineRenderer(), Kin()
+    renderer, observer_memo = LineRenderer(), ObserverMemo()
     for differing, at, took_s in asked:
-        x = exchange(**facts, **differing, kin=kin)
+        x = exchange(**facts, **differing, observer_memo=observer_memo)
         (line,) = renderer.render([(x, took_s)], at - x.started_at)
         assert line == encode(line_of(x, x.started_at + (at - x.started_at), took_s))
         assert json.loads(line, parse_constant=no_json)["schema"] == SCHEMA
@@ -205,7 +205,7 @@ TIMES = st.one_of(
     st.floats(0, 1e20),
     st.sampled_from([0.0, 0.0001, 0.00102, 0.012, 0.1, 1.0, 10.0, 1e12, 1e13, -1.0, math.inf, math.nan]),
 )
-# Targets of one path, as kin have them, and others: what is kept of the one is nothing to the others.
+# Targets of one path, as requests recorded alike have them, and others: what is kept of the one is nothing to the others.
 TARGETS = st.one_of(
     WORDS.map(str.encode),
     st.tuples(
@@ -245,9 +245,9 @@ FORWARDED = st.lists(
 def test_kin_that_went_up_have_the_line_that_each_would_have_alone(
     facts: dict[str, object], upstream_status: int, asked: list[tuple[dict[str, object], float, float]]
 ) -> None:
-    renderer, kin = LineRenderer(), Kin()
+    renderer, observer_memo = LineRenderer(), ObserverMemo()
     for differing, at, took_s in asked:
-        x = exchange(**{**facts, **differing}, upstream_status=upstream_status, kin=kin)
+        x = exchange(**{**facts, **differing}, upstream_status=upstream_status, observer_memo=observer_memo)
         (line,) = renderer.render([(x, took_s)], at - x.started_at)
         assert line == encode(line_of(x, x.started_at + (at - x.started_at), took_s))
         assert json.loads(line, parse_constant=no_json)["schema"] == SCHEMA

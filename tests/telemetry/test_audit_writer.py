@@ -110,7 +110,7 @@ async def test_what_the_sink_does_not_take_waits_and_follows(tmp_path: Path, cap
     ],
 )
 @pytest.mark.parametrize("part", [0, 7])
-async def test_it_is_told_what_stopped_the_sink_on_the_way(
+async def test_the_log_says_what_stopped_the_sink_on_the_way(
     caplog: pytest.LogCaptureFixture, error: Exception, why: str, part: int
 ) -> None:
     """Once: a disk that was full after a part of a line is a full disk."""
@@ -253,7 +253,7 @@ async def test_a_disk_that_fails_as_well_blocks_at_once_and_loses_nothing(
     await until(lambda: len(tries) > 9)
     assert writer.has_room(1000)
     (tmp_path / "nowhere").mkdir()
-    assert await settling, "what is new waits for what is in hand"
+    assert await settling, "what is new waits for what is held"
     assert writer.spooled_bytes == len(lines(0, 2))
     assert not writer.blocked
     sink.mood = lambda size: size
@@ -426,7 +426,7 @@ async def test_what_left_the_spool_does_not_come_back_with_a_power_cut(
 async def test_what_was_promised_stays_in_the_spool_while_the_sink_cannot_be_synced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The sink has it, and may lose it: it is written again. Whoever asks is told."""
+    """The sink has it, and may lose it: it is written again. Whoever waits for that learns it."""
     kept = tmp_path / "audit-0.spool"
     sink = Moody(nothing)
     writer = AuditWriter(sink, Spool(tmp_path, 1 << 20), durable=True, retry_s=0.01, claim_pause_s=0.01)
@@ -649,7 +649,7 @@ async def test_a_sink_that_hangs_ends_the_wait_and_the_process(
     sink.held.set()
 
 
-async def test_a_sink_that_fails_when_it_is_closed_is_told_and_fails_nobody(
+async def test_a_sink_that_fails_when_it_is_closed_is_logged_and_fails_nobody(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a network's file system does, whose server is full. The process ends as it would."""
@@ -777,7 +777,7 @@ async def test_a_spool_that_cannot_be_read_is_a_failure_until_somebody_takes_it_
 
 
 @pytest.mark.parametrize("left", [0, 4, len(line(0)), len(line(0)) + 5])
-async def test_a_spool_that_somebody_cut_is_told_and_gone_on_with(
+async def test_a_spool_that_somebody_cut_is_logged_and_gone_on_with(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
 ) -> None:
     """An operator whose disk is full."""
@@ -843,7 +843,7 @@ async def test_behind_a_cut_line_that_found_no_room_to_be_ended_lines_begin_anew
     assert sink.octets == line(0) + line(1)[:9] + b"\n" + (line(2) if stops else b"") + line(3)
 
 
-async def test_a_spool_that_somebody_cut_and_cannot_be_emptied_is_told_all_the_same(
+async def test_a_spool_that_somebody_cut_and_cannot_be_emptied_is_logged_all_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the line that the sink has a part of is ended."""
@@ -868,7 +868,7 @@ async def test_a_spool_that_somebody_cut_and_cannot_be_emptied_is_told_all_the_s
 
 async def test_what_others_left_is_not_looked_for_with_every_line(tmp_path: Path) -> None:
     writer = AuditWriter(Moody(), Spool(tmp_path, 1 << 20), claim_pause_s=3600.0)
-    for number in range(2):  # behind the first it is looked
+    for number in range(2):  # after the first it looks
         assert await writer.write_durably(line(number))
     left = Spool(tmp_path, 1 << 20)
     left.append(line(9))

@@ -1,4 +1,4 @@
-"""A log that nobody reads: who logs goes on, what is missing is told where it is missing, and nothing waits at the exit."""
+"""A log that nobody reads: who logs goes on, what is missing is reported in its place, and nothing waits at the exit."""
 
 from __future__ import annotations
 
@@ -124,14 +124,14 @@ def test_who_reads_late_reads_all_of_it_in_order(log: Log) -> None:
     assert log.handler.dropped == 0
 
 
-def test_what_finds_no_room_is_counted_and_told_where_it_is_missing(log: Log) -> None:
+def test_what_finds_no_room_is_counted_and_reported_where_it_is_missing(log: Log) -> None:
     log.fill()
     said = [f"{number} {LONG}" for number in range(30)]
     log.say(*said)
     dropped = log.handler.dropped
     assert 0 < dropped < 30
-    told = f"{dropped} lines of this log were dropped: nobody read it"
-    assert [line for line in log.read(told) if not line.startswith(".")] == [*said[:-dropped], told]
+    notice = f"{dropped} lines of this log were dropped: nobody read it"
+    assert [line for line in log.read(notice) if not line.startswith(".")] == [*said[:-dropped], notice]
     log.say("on")
     assert log.read("on") == ["on"]
     assert log.handler.dropped == dropped
@@ -168,7 +168,7 @@ def test_who_says_something_after_the_end_is_counted(log: Log) -> None:
     assert log.handler.dropped == 1
 
 
-def test_a_file_that_takes_no_more_is_told_of_when_it_does_and_no_line_is_glued_to_another(tmp_path: Path) -> None:
+def test_a_file_that_takes_no_more_is_reported_once_it_does_and_no_line_is_glued_to_another(tmp_path: Path) -> None:
     script = """
 import logging, resource, sys
 from gateway.telemetry.log_handler import handler_for
@@ -186,8 +186,8 @@ say("fourth", "fifth")
 print(handler.dropped)
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "log")], capture_output=True, text=True, check=True)
-    told = "2 lines of this log were dropped: File too large"
-    assert (tmp_path / "log").read_text().splitlines() == ["first", "seco", told, "fourth", "fifth"]
+    notice = "2 lines of this log were dropped: File too large"
+    assert (tmp_path / "log").read_text().splitlines() == ["first", "seco", notice, "fourth", "fifth"]
     assert done.stdout == "2\n"
 
 
@@ -208,12 +208,12 @@ def test_only_where_somebody_reads_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "os._exit(3)", "os.kill(os.getpid(), 9)", "raise SystemError('fatal')"])
-def test_the_last_words_are_heard(end: str) -> None:
+def test_the_last_lines_are_written(end: str) -> None:
     """In their order, the interpreter's own included. Lines are waited for as long as it takes: the machine may be busy."""
     script = f"""
 import logging, os, sys
 from gateway.telemetry import log_handler, logging as operator_log
-log_handler.PatientHandler.__init__.__kwdefaults__["moment_s"] = 20.0
+log_handler.PatientHandler.__init__.__kwdefaults__["emit_wait_s"] = 20.0
 operator_log.configure()
 for number in range(200):
     logging.getLogger("x").info("line %d.", number)

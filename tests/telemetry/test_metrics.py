@@ -12,7 +12,7 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.errors import Code
-from gateway.core.exchange import Exchange, Kin
+from gateway.core.exchange import Exchange, ObserverMemo
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics, Reading
 
 
@@ -170,20 +170,20 @@ def test_two_gateways_in_one_process_count_apart(metrics: Metrics) -> None:
 @pytest.mark.parametrize("code", ["", "rate_limited"])
 def test_kin_are_counted_as_each_would_be_alone(metrics: Metrics, code: str) -> None:
     alone, facts = Metrics("1.2.3", "19.3"), {**FULL, "code": code, "aborted": "", "limit_shadow": "", "upstream_status": 0}
-    kin = Kin()
+    observer_memo = ObserverMemo()
     for number in range(3):
-        metrics.observe(exchange(**{**facts, "bytes_out": number}, kin=kin), 0.1 * number)
+        metrics.observe(exchange(**{**facts, "bytes_out": number}, observer_memo=observer_memo), 0.1 * number)
         alone.observe(exchange(**{**facts, "bytes_out": number}), 0.1 * number)
-    told = alone.render().decode().splitlines()
-    assert told == [
+    lines = alone.render().decode().splitlines()
+    assert lines == [
         line for line in metrics.render().decode().splitlines() if not re.search("in_flight|slow_heads|store_up", line)
     ]
 
 
 def test_kin_of_one_gateway_are_counted_by_another_for_itself(metrics: Metrics) -> None:
-    kin, other = Kin(), Metrics("1")
+    observer_memo, other = ObserverMemo(), Metrics("1")
     for counts in (metrics, other, metrics):
-        counts.observe(exchange(kin=kin), 0.1)
+        counts.observe(exchange(observer_memo=observer_memo), 0.1)
     labels = {"operation": "other", "method": "GET", "status": "200"}
     assert [sample(one, "gitlab_gateway_http_requests_total", **labels) for one in (metrics, other)] == [2, 1]
 
@@ -229,5 +229,5 @@ def test_scrapes_at_the_same_time_do_not_add_up(metrics: Metrics) -> None:
     for number in range(2000):
         metrics.observe(exchange(operation=f"GET /{number}"), 0.1)
     with ThreadPoolExecutor(3) as others:
-        told = {others.submit(metrics.render) for _ in range(6)}
-        assert len({one.result() for one in told}) == 1
+        renderings = {others.submit(metrics.render) for _ in range(6)}
+        assert len({one.result() for one in renderings}) == 1

@@ -35,11 +35,11 @@ def test_off_is_off() -> None:
     sink.close()
 
 
-@pytest.mark.parametrize("anew", [True, False])
-def test_a_reader_who_stops_reading_is_found_out(anew: bool) -> None:
+@pytest.mark.parametrize("reopen", [True, False])
+def test_a_reader_who_stops_reading_is_found_out(reopen: bool) -> None:
     """What the pipe took stays taken; nothing is written twice and nothing is lost."""
     reading, writing = os.pipe()
-    sink = StreamSink(writing, stall_s=0.01, anew=anew)
+    sink = StreamSink(writing, stall_s=0.01, reopen=reopen)
     lines = b"".join(b"line %06d\n" % number for number in range(50_000))
     taken = sink.write(lines)
     assert 0 < taken < len(lines)
@@ -284,7 +284,7 @@ def test_what_was_written_before_a_rotation_is_synced_as_well(
 
 
 @pytest.mark.parametrize("often", [1, 999])
-def test_a_file_that_could_not_be_synced_when_it_was_left_is_told_to_who_waits(
+def test_a_file_that_could_not_be_synced_when_it_was_left_fails_the_next_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: int
 ) -> None:
     """Linux says once that it lost something: asked again, all is well. Of a file that is gone it says nothing else."""
@@ -342,7 +342,7 @@ def test_a_new_files_name_outlives_a_power_cut_as_well(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("begins", ["at the start", "rotated"])
-def test_who_waits_is_told_while_a_new_files_name_may_not_outlive_one(
+def test_a_sync_fails_while_a_new_files_name_may_not_outlive_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: str
 ) -> None:
     """Asked again each time: a file without its name is lost, however often it was synced."""

@@ -40,16 +40,16 @@ def next_process(directory: Path, tail: Tail) -> bytes:
 
 def test_first_in_first_out(tmp_path: Path) -> None:
     one = spool(tmp_path, b"ab", b"cd")
-    assert (one.waiting_bytes, one.used, one.peek()) == (4, 4, b"abcd")
+    assert (one.waiting_bytes, one.used_bytes, one.peek()) == (4, 4, b"abcd")
     one.advance(3)
-    assert (one.waiting_bytes, one.used, one.peek()) == (1, 4, b"d")
+    assert (one.waiting_bytes, one.used_bytes, one.peek()) == (1, 4, b"d")
     one.append(b"e")
     one.sync()
     assert one.peek() == b"de"
     one.advance(2)
-    assert (one.waiting_bytes, one.used, one.peek()) == (0, 5, b"")
+    assert (one.waiting_bytes, one.used_bytes, one.peek()) == (0, 5, b"")
     one.empty()
-    assert (one.waiting_bytes, one.used, one.peek()) == (0, 0, b"")
+    assert (one.waiting_bytes, one.used_bytes, one.peek()) == (0, 0, b"")
     one.close()
 
 
@@ -90,13 +90,13 @@ def test_what_the_sink_may_have_lost_waits_once_more_before_there_is_room(tmp_pa
     assert one.peek() == line(1) + line(2)
     one.advance(one.waiting_bytes)
     one.empty()
-    assert (one.used, one.doubted) == (0, False)
+    assert (one.used_bytes, one.doubted) == (0, False)
     one.append(line(3))
     one.advance(len(line(3)))
     one.doubt()
     os.truncate(tmp_path / "audit-0.spool", 0)
     one.detect_truncation()
-    assert (one.used, one.doubted) == (0, False)
+    assert (one.used_bytes, one.doubted) == (0, False)
     one.close()
 
 
@@ -120,7 +120,7 @@ def test_that_the_sink_may_have_lost_some_of_it_is_known_to_the_next_process(tmp
     three.empty()
     three.advance(three.waiting_bytes)
     three.empty()
-    assert (three.used, three.doubted) == (0, False)
+    assert (three.used_bytes, three.doubted) == (0, False)
     assert stat.S_IMODE((tmp_path / "audit-0.spool").stat().st_mode) == 0o600
     three.close()
 
@@ -319,7 +319,7 @@ def test_what_is_no_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     one.close()
 
 
-def test_where_no_name_is_ours_it_is_told_why(tmp_path: Path) -> None:
+def test_where_no_name_is_ours_the_error_says_why(tmp_path: Path) -> None:
     for number in range(128):
         (tmp_path / f"audit-{number}.spool").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
@@ -453,7 +453,7 @@ def test_behind_a_cut_in_what_the_sink_has_lines_begin_anew(tmp_path: Path, size
     one = spool(tmp_path, line(1), line(2))
     one.advance(len(line(1)))
     os.truncate(tmp_path / "audit-0.spool", size)
-    assert (one.detect_truncation(), one.used) == (len(line(2)), 0)
+    assert (one.detect_truncation(), one.used_bytes) == (len(line(2)), 0)
     one.append(line(3))
     one.close()
     assert next_process(tmp_path, Tail(line(1)[:-1])) == line(3)
@@ -615,7 +615,7 @@ def test_where_there_is_no_room_for_it_twice_the_rest_is_gone(tmp_path: Path, mo
         pytest.param(errno.ESTALE, ("fstat", "pread", "close"), False, id="at a network's server"),
     ],
 )
-def test_one_that_was_removed_and_cannot_be_read_is_told_and_gone_on_with(
+def test_one_that_was_removed_and_cannot_be_read_is_reported_and_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, calls: tuple[str, ...], removed: bool
 ) -> None:
     one = spool(tmp_path, line(0), line(1))
@@ -672,7 +672,7 @@ def test_one_that_cannot_be_made_anew_is_gone_on_with(tmp_path: Path) -> None:
     one.close()
 
 
-def test_one_of_which_nothing_can_be_told_is_gone_on_with(tmp_path: Path) -> None:
+def test_one_whose_state_is_unknown_is_gone_on_with(tmp_path: Path) -> None:
     directory = tmp_path / "state"
     directory.mkdir()
     one = spool(directory, line(0))

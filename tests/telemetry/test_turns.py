@@ -51,7 +51,7 @@ def other(turns: int) -> Iterator[subprocess.Popen[str]]:
 
 
 class Short:
-    """Takes so many octets, then no more until told."""
+    """Takes so many octets, then no more until it may."""
 
     def __init__(self, *takes: int | OSError) -> None:
         self.takes = list(takes)

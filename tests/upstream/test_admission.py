@@ -1,4 +1,4 @@
-"""At GitLab's door: places, turns, classes, and what is learned."""
+"""Admission to GitLab: places, turns, classes, and what is learned."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def request(
     return UpstreamRequest("GET", b"/", (), upgrade=upgrade, caller=caller, priority=priority, waits=waits)
 
 
-def door(gitlab: FakeGitLab, most: int = 10, **more: float) -> AdmittingUpstream:
+def admitting(gitlab: FakeGitLab, most: int = 10, **more: float) -> AdmittingUpstream:
     settings = AdmissionSettings(AdaptiveSettings(most=most, least=1), **more)  # type: ignore[arg-type]
     return AdmittingUpstream(gitlab, settings)
 
@@ -62,7 +62,7 @@ async def settle() -> None:
 
 async def test_each_class_fills_its_part_and_the_critical_keep_a_reserve() -> None:
     gitlab = FakeGitLab()
-    upstream = door(gitlab)
+    upstream = admitting(gitlab)
     tasks = sent(upstream, *[request("b", BACKGROUND)] * 9)
     await settle()
     assert (upstream.in_flight, upstream.waiting) == (7, 2)
@@ -81,7 +81,7 @@ async def test_each_class_fills_its_part_and_the_critical_keep_a_reserve() -> No
 
 async def test_callers_take_turns() -> None:
     gitlab = FakeGitLab()
-    upstream = door(gitlab, most=1)
+    upstream = admitting(gitlab, most=1)
     order: list[str] = []
     tasks = sent(upstream, *[request("greedy")] * 10, request("polite"))
     await settle()
@@ -98,7 +98,7 @@ async def test_a_streamed_answer_keeps_its_place_until_released() -> None:
         yield b"x"
 
     gitlab = FakeGitLab()
-    upstream = door(gitlab)
+    upstream = admitting(gitlab)
     released: list[bool] = []
     (task,) = sent(upstream, request())
     await settle()
@@ -112,7 +112,7 @@ async def test_a_streamed_answer_keeps_its_place_until_released() -> None:
 
 async def test_who_waits_too_long_is_told_to_come_back() -> None:
     gitlab = FakeGitLab()
-    upstream = door(gitlab, most=1, wait_s=0.01)
+    upstream = admitting(gitlab, most=1, wait_s=0.01)
     first, late = sent(upstream, request(), request("late", BACKGROUND))
     with pytest.raises(Rejection) as refused:
         await late
@@ -126,7 +126,7 @@ async def test_who_waits_too_long_is_told_to_come_back() -> None:
 
 async def test_background_is_shed_first() -> None:
     gitlab = FakeGitLab()
-    upstream = door(gitlab, most=1, max_waiting=1)
+    upstream = admitting(gitlab, most=1, max_waiting=1)
     first, low, high = sent(upstream, request(), request("low", BACKGROUND), request("high", CRITICAL))
     with pytest.raises(Rejection):
         await low
@@ -139,7 +139,7 @@ async def test_background_is_shed_first() -> None:
 
 async def test_a_client_that_leaves_frees_what_it_had() -> None:
     gitlab = FakeGitLab()
-    upstream = door(gitlab, most=1)
+    upstream = admitting(gitlab, most=1)
     inside, waiting, behind = sent(upstream, request(), request("leaves"), request("behind"))
     await settle()
     waiting.cancel()
@@ -155,7 +155,7 @@ async def test_a_client_that_leaves_frees_what_it_had() -> None:
 
 async def test_a_place_that_comes_as_its_taker_leaves_is_not_lost() -> None:
     gitlab = FakeGitLab()
-    upstream = door(gitlab, most=1)
+    upstream = admitting(gitlab, most=1)
     inside, waiting = sent(upstream, request(), request("leaves"))
     await settle()
     gitlab.answer()
@@ -174,7 +174,7 @@ async def test_a_place_that_comes_as_its_taker_leaves_is_not_lost() -> None:
 )
 async def test_a_request_that_gitlab_dropped_lowers_the_limit(code: Code, limit: int) -> None:
     gitlab = FakeGitLab()
-    upstream = door(gitlab)
+    upstream = admitting(gitlab)
     (task,) = sent(upstream, request())
     await settle()
     gitlab.fail(code)
@@ -185,7 +185,7 @@ async def test_a_request_that_gitlab_dropped_lowers_the_limit(code: Code, limit:
 
 async def test_a_tunnel_takes_no_place() -> None:
     gitlab = FakeGitLab()
-    upstream = door(gitlab)
+    upstream = admitting(gitlab)
     (task,) = sent(upstream, request(upgrade=True))
     await settle()
     assert upstream.in_flight == 0
@@ -198,7 +198,7 @@ async def test_who_polls_for_long_keeps_nobody_out(monkeypatch: pytest.MonkeyPat
     """A fleet of idle runners is more than there are places."""
     monkeypatch.setattr("gateway.upstream.parking.PARKED_AFTER_S", 0.0)
     gitlab = FakeGitLab()
-    upstream = door(gitlab, most=2)
+    upstream = admitting(gitlab, most=2)
     polls = sent(upstream, *[request("runner", waits=True)] * 5)
     async with asyncio.timeout(30):
         while len(gitlab.inside) < 5 or upstream.in_flight:
@@ -245,7 +245,7 @@ async def test_who_merely_waits_says_nothing_about_gitlab() -> None:
 async def test_who_polls_and_sends_slowly_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.upstream.parking.PARKED_AFTER_S", 0.0)
     gitlab = FakeGitLab()
-    upstream = door(gitlab)
+    upstream = admitting(gitlab)
     slowly = SlowClient(1_000_000)
     asked = asyncio.ensure_future(upstream.send(request(waits=True), slowly))
     await asyncio.sleep(0.001)
@@ -257,7 +257,7 @@ async def test_who_polls_and_sends_slowly_keeps_its_place(monkeypatch: pytest.Mo
 
 async def test_closing_refuses_who_waits() -> None:
     gitlab = FakeGitLab()
-    upstream = door(gitlab, most=1)
+    upstream = admitting(gitlab, most=1)
     inside, waiting = sent(upstream, request(), request())
     await settle()
     await upstream.close()
@@ -284,7 +284,7 @@ class SlowClient:
 
 async def test_a_client_that_sends_slowly_holds_no_place() -> None:
     gitlab = FakeGitLab()
-    upstream = door(gitlab)
+    upstream = admitting(gitlab)
     slow = [SlowClient(100) for _ in range(50)]
     post = UpstreamRequest("POST", b"/", (), content_length=100, caller="slow")
     tasks = [asyncio.ensure_future(upstream.send(post, body)) for body in slow]
@@ -314,5 +314,5 @@ async def test_a_small_body_goes_up_as_it_came() -> None:
 
     body = SlowClient(5)
     body.comes.set()
-    await door(Reading()).send(UpstreamRequest("POST", b"/", (), content_length=5), body)
+    await admitting(Reading()).send(UpstreamRequest("POST", b"/", (), content_length=5), body)
     assert bodies == [(5, b"xxxxx", b"")]

@@ -377,8 +377,8 @@ async def test_when_a_request_is_sent_is_told(gitlab: Gitlab, upstream: Make) ->
 
     client = upstream(await gitlab.play(script), max_in_flight=1, max_waiting=1)
     sent: list[str] = []
-    first = asyncio.ensure_future(client.send(get(sent=lambda: sent.append("first")), None))
-    second = asyncio.ensure_future(client.send(get(sent=lambda: sent.append("second")), None))
+    first = asyncio.ensure_future(client.send(get(on_sent=lambda: sent.append("first")), None))
+    second = asyncio.ensure_future(client.send(get(on_sent=lambda: sent.append("second")), None))
     async with asyncio.timeout(30):
         while not gitlab.peers or not gitlab.peers[0].heads:
             await asyncio.sleep(0)
@@ -390,7 +390,7 @@ async def test_when_a_request_is_sent_is_told(gitlab: Gitlab, upstream: Make) ->
         body = asyncio.Event()
         pieces = Pieces(b"x" * 70_000, then=body.wait)  # type: ignore[arg-type]
         sent.clear()
-        request = get(method="POST", content_length=length, sent=lambda: sent.append("body"))
+        request = get(method="POST", content_length=length, on_sent=lambda: sent.append("body"))
         streamed = asyncio.ensure_future(client.send(request, pieces))
         await asyncio.sleep(0.01)
         assert sent == []
@@ -401,7 +401,7 @@ async def test_when_a_request_is_sent_is_told(gitlab: Gitlab, upstream: Make) ->
         streamed.cancel()
         await asyncio.wait([streamed])
         assert sent == ["body"]
-    early = get(b"/early", method="POST", content_length=70_000, sent=lambda: sent.append("early"))
+    early = get(b"/early", method="POST", content_length=70_000, on_sent=lambda: sent.append("early"))
     assert (await client.send(early, Pieces(b"x", then=asyncio.Event().wait))).whole == b"x"  # type: ignore[arg-type]
     assert sent == ["body"]
 

@@ -14,12 +14,12 @@ from gateway.upstream.errors import LOCAL_FAILURES, Failure, UpstreamFailure, cl
 
 @pytest.mark.parametrize("failure", list(Failure))
 def test_every_failure_is_told(failure: Failure) -> None:
-    told = rejection(failure, "detail")
-    assert told.status in (502, 503, 504)
-    assert told.message.startswith(str(told.status))
-    assert told.proxy_error
-    assert told.detail == "detail"
-    assert (dict(told.headers).get(b"Retry-After") is not None) == (told.status == 503)
+    refusal = rejection(failure, "detail")
+    assert refusal.status in (502, 503, 504)
+    assert refusal.message.startswith(str(refusal.status))
+    assert refusal.proxy_error
+    assert refusal.detail == "detail"
+    assert (dict(refusal.headers).get(b"Retry-After") is not None) == (refusal.status == 503)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_every_failure_is_told(failure: Failure) -> None:
     ],
 )
 def test_proxy_status_table(failure: Failure, code: Code, status: int, token: str) -> None:
-    told = rejection(failure)
-    assert (told.code, told.status, told.proxy_error, told.source) == (code, status, token, Source.UPSTREAM)
+    refusal = rejection(failure)
+    assert (refusal.code, refusal.status, refusal.proxy_error, refusal.source) == (code, status, token, Source.UPSTREAM)
 
 
 @pytest.mark.parametrize(("wait_s", "value"), [(0.0, b"1"), (0.2, b"1"), (9.01, b"10")])

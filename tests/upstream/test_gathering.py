@@ -1,4 +1,4 @@
-"""Small answers in however many pieces: what is told is what one piece would have told, and streams go on as streams."""
+"""Small answers in however many pieces: the reply is what one piece would have made, and streams go on as streams."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Wire(asyncio.Transport):
         self.reads = True
 
 
-class Home:
+class Owner:
     """Keeps account."""
 
     def __init__(self) -> None:
@@ -84,13 +84,13 @@ class Home:
     def tunnel_ended(self) -> None: ...
 
 
-class Asked:
-    """A connection that has been asked something."""
+class Request:
+    """A request on a connection of its own."""
 
     def __init__(self, forms: HeadForms, *, collects: bool) -> None:
         loop = asyncio.get_running_loop()
-        self.home, self.wire = Home(), Wire()
-        self.connection = Connection(self.home, loop, 60.0, forms=forms)
+        self.owner, self.wire = Owner(), Wire()
+        self.connection = Connection(self.owner, loop, 60.0, forms=forms)
         self.connection.connection_made(self.wire)
         self.waiter: asyncio.Future[Reply] = loop.create_future()
         self.connection.begin(b"GET / HTTP/1.1\r\n\r\n", self.waiter, 60.0, collects=collects)
@@ -99,7 +99,7 @@ class Asked:
         for piece in pieces:
             self.connection.data_received(piece)
 
-    async def told(self) -> tuple[int, Fields, bytes]:
+    async def answer(self) -> tuple[int, Fields, bytes]:
         async with asyncio.timeout(SOON_S):
             reply = await self.waiter
             body = reply.whole
@@ -107,12 +107,12 @@ class Asked:
                 assert reply.chunks is not None
                 body = b"".join([chunk async for chunk in reply.chunks])
             reply.release()
-        assert (self.home.returns, self.home.frees, self.wire.closed) == (1, 0, False), "its place, once"
+        assert (self.owner.returns, self.owner.frees, self.wire.closed) == (1, 0, False), "its place, once"
         return reply.head.status, reply.head.fields, body
 
 
 def forms_of(known: str) -> HeadForms:
-    """What came before: nothing; answers that told their length; chunked ones."""
+    """What came before: nothing; answers that stated their length; chunked ones."""
     forms = HeadForms()
     head = {"": b"", "length": OF_LENGTH, "chunks": IN_CHUNKS}[known]
     if head:
@@ -126,22 +126,22 @@ def forms_of(known: str) -> HeadForms:
 async def test_wherever_it_is_cut(name: str, collects: bool, known: str) -> None:
     head, body = BODIES[name]
     octets = head + body
-    at_once = Asked(forms_of(known), collects=collects)
+    at_once = Request(forms_of(known), collects=collects)
     at_once.feed(octets)
     assert at_once.waiter.done()
-    expected = await at_once.told()
+    expected = await at_once.answer()
     assert expected[0] == (404 if name == "not found" else 200)
     assert expected[2] == b"[1,2]"
     assert (b"Content-Length", b"5") in expected[1], "whole, so its length is known"
     assert [field for field in expected[1] if field[0].lower() == b"transfer-encoding"] == []
     for cut in range(1, len(octets)):
-        one = Asked(forms_of(known), collects=collects)
+        one = Request(forms_of(known), collects=collects)
         one.feed(octets[:cut])
         collected = name == "length" or (collects and name != "no JSON")
         assert one.waiter.done() == (cut >= len(head) and not collected), cut
         one.feed(octets[cut:])
-        status, fields, told = await one.told()
-        assert (status, told) == (expected[0], expected[2]), cut
+        status, fields, answer = await one.answer()
+        assert (status, answer) == (expected[0], expected[2]), cut
         if collected or cut < len(head):
             assert fields == expected[1], cut
         else:
@@ -153,7 +153,7 @@ async def test_wherever_it_is_cut(name: str, collects: bool, known: str) -> None
 async def test_the_form_is_known_however_it_came(name: str, known: str) -> None:
     head, body = BODIES[name]
     for pieces in ([head + body], [head, body], [head + body[:3], body[3:]], [bytes([octet]) for octet in head + body]):
-        one = Asked(forms_of(known), collects=True)
+        one = Request(forms_of(known), collects=True)
         one.feed(*pieces)
         reply = await one.waiter
         assert (reply.form is not None) == bool(known), pieces
@@ -163,7 +163,7 @@ async def test_the_form_is_known_however_it_came(name: str, known: str) -> None:
 
 @pytest.mark.parametrize("known", ["", "chunks"])
 async def test_more_than_is_small_goes_on_as_a_stream(known: str) -> None:
-    one = Asked(forms_of(known), collects=True)
+    one = Request(forms_of(known), collects=True)
     size = SMALL_BODY_BYTES // 4
     chunk = b"%x\r\n%b\r\n" % (size, b"x" * size)
     one.feed(IN_CHUNKS, *[chunk] * 4)
@@ -178,14 +178,14 @@ async def test_more_than_is_small_goes_on_as_a_stream(known: str) -> None:
         (b"X-Runtime", b"0.05"),
     )
     one.feed(chunk, b"0\r\n\r\n")
-    assert await one.told() == (200, reply.head.fields, b"x" * size * 6)
+    assert await one.answer() == (200, reply.head.fields, b"x" * size * 6)
 
 
 @pytest.mark.parametrize("known", ["", "chunks"])
 async def test_the_first_octet_is_the_heads_however_the_rest_comes(known: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is GitLab's latency to the adaptive limit: how fast a body comes says nothing about GitLab."""
     for body in (b"5\r\n[1,2]\r\n0\r\n\r\n", b"20000\r\n" + b"x" * (SMALL_BODY_BYTES + 1)):
-        one = Asked(forms_of(known), collects=True)
+        one = Request(forms_of(known), collects=True)
         now = one.connection._started_at
         monkeypatch.setattr("gateway.upstream.connection.time.monotonic", lambda at=now: at + 1)
         one.feed(IN_CHUNKS)
@@ -197,7 +197,7 @@ async def test_the_first_octet_is_the_heads_however_the_rest_comes(known: str, m
 @pytest.mark.parametrize("kind", [b"application/json", b"application/json-seq", b"Application/JSON; charset=utf-8"])
 @pytest.mark.parametrize("octets", [10, SMALL_BODY_BYTES, SMALL_BODY_BYTES + 1])
 async def test_no_more_is_waited_for_than_is_small_json(kind: bytes, octets: int) -> None:
-    one = Asked(forms_of(""), collects=True)
+    one = Request(forms_of(""), collects=True)
     one.feed(IN_CHUNKS.replace(b"application/json", kind) + b"20000\r\n" + b"x" * octets)
     assert one.waiter.done() == (octets > SMALL_BODY_BYTES or kind.endswith(b"seq"))
 
@@ -205,7 +205,7 @@ async def test_no_more_is_waited_for_than_is_small_json(kind: bytes, octets: int
 async def test_what_else_comes_in_chunks_takes_no_place_among_the_forms() -> None:
     forms = forms_of("chunks")
     for number in range(100):
-        one = Asked(forms, collects=False)
+        one = Request(forms, collects=False)
         others = b"".join(b"\r\nX-%d-%d: 1" % (number, field) for field in range(4))
         one.feed(TEXT_IN_CHUNKS.replace(b"\r\n\r\n", others + b"\r\n\r\n") + b"1\r\nx\r\n0\r\n\r\n")
         assert (await one.waiter).whole == b"x"
@@ -213,7 +213,7 @@ async def test_what_else_comes_in_chunks_takes_no_place_among_the_forms() -> Non
 
 
 async def test_a_large_stream_that_is_not_taken_is_not_read() -> None:
-    one = Asked(forms_of(""), collects=True)
+    one = Request(forms_of(""), collects=True)
     size = 200_000
     one.feed(IN_CHUNKS, b"%x\r\n%b" % (size * 2, b"x" * size))
     assert one.waiter.done()
@@ -226,10 +226,10 @@ async def test_what_follows_it_is_nobodys_answer(name: str, known: str) -> None:
     """RFC 9112 §9.2: the connection carries no other request."""
     head, body = BODIES[name]
     for pieces in ([head + body + b"H"], [head, body + b"H"]):
-        one = Asked(forms_of(known), collects=True)
+        one = Request(forms_of(known), collects=True)
         one.feed(*pieces)
         assert (await one.waiter).whole == b"[1,2]"
-        assert (one.home.returns, one.home.frees, one.wire.closed) == (0, 1, True)
+        assert (one.owner.returns, one.owner.frees, one.wire.closed) == (0, 1, True)
 
 
 @pytest.mark.parametrize("known", ["", "length", "chunks"])
@@ -244,7 +244,7 @@ async def test_what_follows_it_is_nobodys_answer(name: str, known: str) -> None:
     ],
 )
 async def test_one_that_breaks_off_is_none(octets: bytes, failure: Failure, known: str) -> None:
-    one = Asked(forms_of(known), collects=True)
+    one = Request(forms_of(known), collects=True)
     head, end, body = octets.partition(b"\r\n\r\n")
     one.feed(head + end, body)
     if failure is Failure.INCOMPLETE:
@@ -254,7 +254,7 @@ async def test_one_that_breaks_off_is_none(octets: bytes, failure: Failure, know
     with pytest.raises(UpstreamFailure) as failed:
         await one.waiter
     assert failed.value.failure is failure
-    assert (one.home.returns, one.home.frees) == (0, 1)
+    assert (one.owner.returns, one.owner.frees) == (0, 1)
 
 
 @pytest.mark.parametrize("octets", [b"0\r\n\r\n0\r\n\r\n", b"1\r\nx\r\n0\r\n\r\n0\r\n\r\n", b"00\r\n\r\n\r\n0\r\n\r\n"])

@@ -13,7 +13,7 @@ from gateway.core import head_form
 from gateway.core.head_form import HeadForm, Values
 from gateway.ports import Answered
 from gateway.upstream.gathering import fields_to_learn, with_length
-from gateway.upstream.head_forms import _COUNTS_BOUND, _IN_VAIN, _OWN_BOUND, _PER_COUNT, CHUNKED_LINE, HeadForms
+from gateway.upstream.head_forms import _COUNTS_BOUND, _MOST_MISSES, _PER_COUNT, _VARYING_BOUND, CHUNKED_LINE, HeadForms
 from gateway.upstream.response import CHUNKED, Malformed, parse_head
 
 HEAD = (
@@ -69,8 +69,8 @@ def holds(form: HeadForm, values: Values, head: bytes) -> None:
     made = form.head(form.with_content_length(values, 0) if chunked else values)
     fields = with_length(read.fields, b"0") if chunked else read.fields
     assert (made.status, made.reason, made.fields) == (read.status, read.reason, fields)
-    told = b"" if chunked else b"%d" % read.length
-    assert (told, read.persistent, read.upgrade) == (values[form.length], True, False)
+    length = b"" if chunked else b"%d" % read.length
+    assert (length, read.persistent, read.upgrade) == (values[form.length], True, False)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -204,7 +204,7 @@ def test_many_that_differ_in_much_are_bounded() -> None:
         )
     assert len(forms._forms) <= _COUNTS_BOUND
     assert max(map(len, forms._forms.values())) <= _PER_COUNT
-    assert len(forms._own) <= _OWN_BOUND
+    assert len(forms._varying) <= _VARYING_BOUND
 
 
 def test_where_nothing_comes_twice_little_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,9 +218,9 @@ def test_where_nothing_comes_twice_little_is_learnt(monkeypatch: pytest.MonkeyPa
             super().__init__(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr("gateway.upstream.head_forms.HeadForm", Counted)
-    for number in range(50 * _IN_VAIN):
+    for number in range(50 * _MOST_MISSES):
         learnt(forms, HEAD + b"\r\nX-A%d: 1" % number)
-    assert made <= _IN_VAIN + 50
+    assert made <= _MOST_MISSES + 50
     made = 0
     while known(forms, HEAD) is None:
         learnt(forms, HEAD)

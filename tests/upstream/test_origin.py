@@ -81,5 +81,5 @@ async def test_why_tls_fails_is_told_and_not_with_every_request(tmp_path: Path, 
         with pytest.raises(UpstreamFailure):
             await dialer.connect(asyncio.Protocol, tls_context(str(stranger.file)))
     server.close()
-    (told,) = (record.getMessage() for record in caplog.records if record.name == "gateway.upstream")
-    assert told == f"TLS with 127.0.0.1:{port} failed: unable to get local issuer certificate"
+    (logged,) = (record.getMessage() for record in caplog.records if record.name == "gateway.upstream")
+    assert logged == f"TLS with 127.0.0.1:{port} failed: unable to get local issuer certificate"

@@ -1,4 +1,4 @@
-"""Requests without a coroutine: sent where a connection is at hand, told once, counted and given back like all others."""
+"""Requests without a coroutine: sent where a connection is at hand, answered once, counted and given back as all others."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Make = Callable[..., HttpUpstream]
 LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 10
 
 
-class Told:
-    """Who is told."""
+class Outcome:
+    """Takes the outcome of a request."""
 
     def __init__(self) -> None:
         self.answers: list[Reply | Rejection | None] = []
@@ -74,18 +74,18 @@ async def warm(client: HttpUpstream | AdmittingUpstream) -> None:
     (await client.send(get(), None)).release()
 
 
-def door(client: HttpUpstream, most: int = 10) -> AdmittingUpstream:
+def admitting(client: HttpUpstream, most: int = 10) -> AdmittingUpstream:
     return AdmittingUpstream(client, AdmissionSettings(AdaptiveSettings(most=most, least=1)))
 
 
 async def test_over_a_connection_that_was_kept(gitlab: Gitlab, upstream: Make) -> None:
     client = upstream(await gitlab.play(always(OK)))
-    told = Told()
-    assert client.send_soon(*parts(), told) is None, "there is none"
+    outcome = Outcome()
+    assert client.send_soon(*parts(), outcome) is None, "there is none"
     await warm(client)
-    assert client.send_soon(*parts(b"/x%2Fy"), told) is not None
-    assert told.answers == [], "later"
-    reply = await told.answer()
+    assert client.send_soon(*parts(b"/x%2Fy"), outcome) is not None
+    assert outcome.answers == [], "later"
+    reply = await outcome.answer()
     assert isinstance(reply, Reply)
     assert (reply.head.status, reply.whole) == (200, b"ok")
     assert len(gitlab.peers) == 1
@@ -108,19 +108,19 @@ async def test_a_body_that_streams(gitlab: Gitlab, upstream: Make) -> None:
         await peer.rest()
 
     client = upstream(await gitlab.play(script))
-    at_door = door(client)
-    await warm(at_door)
-    told = Told()
-    assert at_door.send_soon(*parts(), told) is not None
-    answer = await told.answer()
+    admission = admitting(client)
+    await warm(admission)
+    outcome = Outcome()
+    assert admission.send_soon(*parts(), outcome) is not None
+    answer = await outcome.answer()
     assert isinstance(answer, Reply)
     assert answer.chunks is not None
-    assert (at_door.in_flight, client.in_flight) == (1, 1)
+    assert (admission.in_flight, client.in_flight) == (1, 1)
     goes_on.set()
     assert len(b"".join([chunk async for chunk in answer.chunks])) == 200_000
-    assert (at_door.in_flight, client.in_flight) == (1, 0)
+    assert (admission.in_flight, client.in_flight) == (1, 0)
     answer.release()
-    assert at_door.in_flight == 0
+    assert admission.in_flight == 0
 
 
 async def test_who_cancels_is_told_nothing_and_costs_the_connection(gitlab: Gitlab, upstream: Make) -> None:
@@ -134,18 +134,18 @@ async def test_who_cancels_is_told_nothing_and_costs_the_connection(gitlab: Gitl
         await peer.rest()
 
     client = upstream(await gitlab.play(script))
-    at_door = door(client)
-    await warm(at_door)
-    told = Told()
-    sent = at_door.send_soon(*parts(), told)
+    admission = admitting(client)
+    await warm(admission)
+    outcome = Outcome()
+    sent = admission.send_soon(*parts(), outcome)
     assert sent is not None
     await arrived.wait()
-    assert (at_door.in_flight, client.in_flight) == (1, 1)
+    assert (admission.in_flight, client.in_flight) == (1, 1)
     sent.cancel()
     sent.cancel()
-    assert (at_door.in_flight, client.in_flight, client.open) == (0, 0, 0)
+    assert (admission.in_flight, client.in_flight, client.open) == (0, 0, 0)
     await gitlab.peers[0].ended.wait()
-    assert told.answers == []
+    assert outcome.answers == []
 
 
 async def test_what_is_cancelled_in_the_turn_it_was_sent_never_leaves(gitlab: Gitlab, upstream: Make) -> None:
@@ -153,13 +153,13 @@ async def test_what_is_cancelled_in_the_turn_it_was_sent_never_leaves(gitlab: Gi
     await warm(client)
     assert client._outbox is not None
     await crowded(client._outbox)
-    told = Told()
-    sent = client.send_soon(*parts(b"/x"), told)
+    outcome = Outcome()
+    sent = client.send_soon(*parts(b"/x"), outcome)
     assert sent is not None
     sent.cancel()
     assert (client.in_flight, client.open) == (0, 0)
     await gitlab.peers[0].ended.wait()
-    assert (gitlab.requests, told.answers) == (1, [])
+    assert (gitlab.requests, outcome.answers) == (1, [])
 
 
 async def test_requests_of_one_turn_each_go_over_their_own(gitlab: Gitlab, upstream: Make) -> None:
@@ -167,10 +167,10 @@ async def test_requests_of_one_turn_each_go_over_their_own(gitlab: Gitlab, upstr
     replies = await asyncio.gather(*[client.send(get(), None) for _ in range(3)])
     for reply in replies:
         reply.release()
-    told = [Told() for _ in range(3)]
-    for number, one in enumerate(told):
+    outcome = [Outcome() for _ in range(3)]
+    for number, one in enumerate(outcome):
         assert client.send_soon(*parts(b"/%d" % number), one) is not None
-    answers = [await one.answer() for one in told]
+    answers = [await one.answer() for one in outcome]
     assert [answer.whole for answer in answers if isinstance(answer, Reply)] == [b"ok"] * 3
     asked = sorted(peer.heads[-1].split()[1] for peer in gitlab.peers)
     assert asked == [b"/0", b"/1", b"/2"]
@@ -184,13 +184,13 @@ async def test_a_connection_that_was_dead_may_be_tried_again(gitlab: Gitlab, ups
         peer.reset()
 
     client = upstream(await gitlab.play(script))
-    at_door = door(client)
-    await warm(at_door)
+    admission = admitting(client)
+    await warm(admission)
     client._retry_budget = 1.0
-    told = Told()
-    assert at_door.send_soon(*parts(), told) is not None
-    assert await told.answer() is None
-    assert (client.retries_total, at_door.in_flight, client.in_flight) == (1, 0, 0)
+    outcome = Outcome()
+    assert admission.send_soon(*parts(), outcome) is not None
+    assert await outcome.answer() is None
+    assert (client.retries_total, admission.in_flight, client.in_flight) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -207,13 +207,13 @@ async def test_a_failure_is_told_and_learnt(gitlab: Gitlab, upstream: Make, octe
 
     client = upstream(await gitlab.play(script), breaker=BreakerSettings(min_requests=2, error_ratio=0.5))
     await warm(client)
-    told = Told()
-    assert client.send_soon(*parts(), told) is not None
-    answer = await told.answer()
+    outcome = Outcome()
+    assert client.send_soon(*parts(), outcome) is not None
+    answer = await outcome.answer()
     assert isinstance(answer, Rejection)
     assert answer.code is code
     assert client.breaker_state is BreakerState.OPEN
-    assert client.send_soon(*parts(), told) is None, "an open breaker is the road's to tell of"
+    assert client.send_soon(*parts(), outcome) is None, "an open breaker is the road's to tell of"
 
 
 async def test_no_answer_in_time(gitlab: Gitlab, upstream: Make) -> None:
@@ -225,9 +225,9 @@ async def test_no_answer_in_time(gitlab: Gitlab, upstream: Make) -> None:
 
     client = upstream(await gitlab.play(script), first_byte_s=0.05)
     await warm(client)
-    told = Told()
-    assert client.send_soon(*parts(), told) is not None
-    answer = await told.answer()
+    outcome = Outcome()
+    assert client.send_soon(*parts(), outcome) is not None
+    answer = await outcome.answer()
     assert isinstance(answer, Rejection)
     assert answer.code is Code.UPSTREAM_TIMEOUT
     assert client.in_flight == 0
@@ -236,37 +236,37 @@ async def test_no_answer_in_time(gitlab: Gitlab, upstream: Make) -> None:
 async def test_whoever_is_told_may_fail(gitlab: Gitlab, upstream: Make, caplog: pytest.LogCaptureFixture) -> None:
     """And neither the connection nor anybody else suffers."""
     client = upstream(await gitlab.play(always(OK)))
-    at_door = door(client)
-    await warm(at_door)
+    admission = admitting(client)
+    await warm(admission)
 
     def fails(_: object) -> None:
         raise ValueError("a fault")
 
-    assert at_door.send_soon(*parts(), fails) is not None
+    assert admission.send_soon(*parts(), fails) is not None
     async with asyncio.timeout(SOON_S):
-        while at_door.in_flight:
+        while admission.in_flight:
             await asyncio.sleep(0)
     assert "response callback failed" in caplog.text
-    await warm(at_door)
+    await warm(admission)
     assert len(gitlab.peers) == 1
 
 
-async def test_nobody_overtakes_those_who_wait_at_the_door(gitlab: Gitlab, upstream: Make) -> None:
+async def test_nobody_overtakes_those_who_wait_for_admission(gitlab: Gitlab, upstream: Make) -> None:
     client = upstream(await gitlab.play(always(OK)))
-    at_door = door(client, most=1)
-    await warm(at_door)
-    at_door.in_flight = 1
-    waiting = asyncio.ensure_future(at_door.send(get(), None))
+    admission = admitting(client, most=1)
+    await warm(admission)
+    admission.in_flight = 1
+    waiting = asyncio.ensure_future(admission.send(get(), None))
     await asyncio.sleep(0)
-    assert at_door.send_soon(*parts(), Told()) is None
-    at_door._free_place()
+    assert admission.send_soon(*parts(), Outcome()) is None
+    admission._free_place()
     (await waiting).release()
-    told = Told()
-    assert at_door.send_soon(*parts(), told) is not None
-    assert at_door.in_flight == 1
-    assert at_door.send_soon(*parts(), Told()) is None, "no room for two"
-    await told.answer()
-    assert at_door.in_flight == 0
+    outcome = Outcome()
+    assert admission.send_soon(*parts(), outcome) is not None
+    assert admission.in_flight == 1
+    assert admission.send_soon(*parts(), Outcome()) is None, "no room for two"
+    await outcome.answer()
+    assert admission.in_flight == 0
 
 
 async def test_closed_it_tells_who_waits(gitlab: Gitlab, upstream: Make) -> None:
@@ -278,13 +278,13 @@ async def test_closed_it_tells_who_waits(gitlab: Gitlab, upstream: Make) -> None
 
     client = upstream(await gitlab.play(script))
     await warm(client)
-    told = Told()
-    assert client.send_soon(*parts(), told) is not None
+    outcome = Outcome()
+    assert client.send_soon(*parts(), outcome) is not None
     await client.close()
-    answer = await told.answer()
+    answer = await outcome.answer()
     assert isinstance(answer, Rejection)
     assert answer.code is Code.DRAINING
-    assert client.send_soon(*parts(), told) is None
+    assert client.send_soon(*parts(), outcome) is None
 
 
 @pytest.mark.parametrize("case", CORPUS, ids=[case["id"] for case in CORPUS])
@@ -308,9 +308,9 @@ async def test_a_malformed_answer_comes_to_the_same(gitlab: Gitlab, upstream: Ma
             except Rejection as refused_:
                 outcomes.append(("refused", refused_.code))
         else:
-            told = Told()
-            assert client.send_soon(*parts(), told) is not None
-            outcomes.append(await outcome_of(await told.answer()))
+            outcome = Outcome()
+            assert client.send_soon(*parts(), outcome) is not None
+            outcomes.append(await outcome_of(await outcome.answer()))
         kept = client.idle
         outcomes.append((kept,))
         for peer in gitlab.peers:

@@ -11,7 +11,7 @@ from gateway.upstream.errors import Failure, UpstreamFailure, rejection
 from gateway.upstream.streams import HIGH_BYTES, LOW_BYTES, Body, UpstreamTunnel
 
 
-class Line:
+class Connection:
     """The connection's part, recorded."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Line:
 
 
 async def test_a_body_gives_what_came_then_ends() -> None:
-    body = Body(Line())
+    body = Body(Connection())
     body.push(b"a")
     body.push(b"b")
     body.end()
@@ -47,7 +47,7 @@ async def test_a_body_gives_what_came_then_ends() -> None:
 
 
 async def test_a_reader_waits_for_octets() -> None:
-    body = Body(Line())
+    body = Body(Connection())
     reader = asyncio.ensure_future(body.read())
     await asyncio.sleep(0)
     body.push(b"late")
@@ -55,7 +55,7 @@ async def test_a_reader_waits_for_octets() -> None:
 
 
 async def test_a_reader_that_is_cancelled_loses_nothing() -> None:
-    body = Body(Line())
+    body = Body(Connection())
     reader = asyncio.ensure_future(body.read())
     await asyncio.sleep(0)
     reader.cancel()
@@ -66,7 +66,7 @@ async def test_a_reader_that_is_cancelled_loses_nothing() -> None:
 
 
 async def test_a_failure_comes_after_what_arrived_before_it() -> None:
-    body = Body(Line())
+    body = Body(Connection())
     body.push(b"a")
     body.fail(rejection(Failure.INCOMPLETE))
     assert await body.read() == b"a"
@@ -77,65 +77,65 @@ async def test_a_failure_comes_after_what_arrived_before_it() -> None:
 
 
 async def test_watermarks() -> None:
-    line = Line()
-    body = Body(line)
+    connection = Connection()
+    body = Body(connection)
     half = b"x" * (HIGH_BYTES // 2)
     assert not body.push(half)
     assert not body.push(half)
     assert body.push(b"x" * LOW_BYTES)
     await body.read()
-    assert line.calls == []
+    assert connection.calls == []
     await body.read()
-    assert line.calls == ["resume"]
+    assert connection.calls == ["resume"]
     assert body.buffered == LOW_BYTES
 
 
 async def test_a_detached_body_no_longer_asks_for_more() -> None:
-    line = Line()
-    body = Body(line)
+    connection = Connection()
+    body = Body(connection)
     assert body.push(b"x" * (HIGH_BYTES + 1))
     body.detach()
     body.end()
     await body.read()
     body.close()
-    assert line.calls == []
+    assert connection.calls == []
     with pytest.raises(StopAsyncIteration):
         await anext(body)
 
 
 async def test_closing_wakes_the_reader_with_an_error() -> None:
-    line = Line()
-    body = Body(line)
+    connection = Connection()
+    body = Body(connection)
     reader = asyncio.ensure_future(body.read())
     await asyncio.sleep(0)
     body.close()
     body.close()
     with pytest.raises(Rejection):
         await reader
-    assert line.calls == ["close"]
+    assert connection.calls == ["close"]
 
 
 async def test_over_tls_nobody_is_told_of_octets_behind_the_end() -> None:
-    line = Line()
-    tunnel = UpstreamTunnel(line, half_closes=False)
+    connection = Connection()
+    tunnel = UpstreamTunnel(connection, half_closes=False)
     tunnel.push(b"last")
     tunnel.end()
-    line.open = False
+    connection.open = False
     await tunnel.write(b"late")
-    line.open, line.full = True, True
+    connection.open, connection.full = True, True
     await tunnel.write(b"later")
     assert [await tunnel.read(), await tunnel.read()] == [b"last", b""]
 
 
 async def test_a_tunnel_writes_until_its_line_is_gone() -> None:
-    line = Line()
-    tunnel = UpstreamTunnel(line, half_closes=True)
+    connection = Connection()
+    tunnel = UpstreamTunnel(connection, half_closes=True)
     await tunnel.write(b"a")
     tunnel.write_eof()
-    line.open = False
+    connection.open = False
     with pytest.raises(Rejection):
         await tunnel.write(b"b")
-    line.open, line.full = True, True
+    connection.open, connection.full = True, True
     with pytest.raises(Rejection) as stalled:
         await tunnel.write(b"c")
     assert stalled.value.proxy_error == "connection_write_timeout"
@@ -143,21 +143,21 @@ async def test_a_tunnel_writes_until_its_line_is_gone() -> None:
     with pytest.raises(Rejection):
         await tunnel.write(b"d")
     tunnel.write_eof()
-    assert line.calls == ["a", "eof", "b", "c", "close"]
+    assert connection.calls == ["a", "eof", "b", "c", "close"]
 
 
 @pytest.mark.parametrize("end", ["end", "fail", "close"])
 async def test_who_asks_is_told_once_when_no_more_comes(end: str) -> None:
-    told: list[str] = []
-    body = Body(Line())
-    body.on_end(lambda: told.append("over"))
+    called: list[str] = []
+    body = Body(Connection())
+    body.on_end(lambda: called.append("over"))
     body.push(b"a")
-    assert told == []
+    assert called == []
     if end == "fail":
         body.fail(rejection(Failure.RESET))
     elif end == "end":
         body.end()
     body.close()
-    assert told == ["over"]
-    body.on_end(lambda: told.append("late"))
-    assert told == ["over", "late"]
+    assert called == ["over"]
+    body.on_end(lambda: called.append("late"))
+    assert called == ["over", "late"]

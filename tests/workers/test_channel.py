@@ -64,7 +64,7 @@ async def pair() -> tuple[Channel[ToWorker], Channel[ToSupervisor], socket.socke
     ],
     ids=repr,
 )
-async def test_what_a_worker_hears(message: Message) -> None:
+async def test_what_a_worker_receives(message: Message) -> None:
     worker, supervisor, again = await pair()
     supervisor.send(message)
     assert await worker.receive() == message
@@ -75,9 +75,9 @@ async def test_what_a_worker_hears(message: Message) -> None:
 @pytest.mark.parametrize(
     "message",
     [Ready(), AskAll(1, "figures", b"", 1.0), WorkerReply(2, b"\xff" * 3_000_000), FinalFigures(b"f")],
-    ids=["ready", "ask", "long reply", "farewell"],
+    ids=["ready", "ask", "long reply", "final figures"],
 )
-async def test_what_a_supervisor_hears(message: Message) -> None:
+async def test_what_a_supervisor_receives(message: Message) -> None:
     worker, supervisor, again = await pair()
     worker.send(message)
     async with asyncio.timeout(30):
@@ -102,8 +102,8 @@ async def test_the_last_words_arrive_though_the_process_is_about_to_end() -> Non
     worker, supervisor, again = await pair()
     last = FinalFigures(b"f" * 3_000_000)
     worker.send(last)
-    _, heard = await asyncio.gather(worker.end(), supervisor.receive())
-    assert (heard, await supervisor.receive()) == (last, None)
+    _, received = await asyncio.gather(worker.flush_and_close(), supervisor.receive())
+    assert (received, await supervisor.receive()) == (last, None)
     supervisor.close()
     again.close()
 
@@ -130,5 +130,5 @@ def test_no_secret_is_shown() -> None:
     assert repr(BEGIN) == "Begin(1 of 2)"
 
 
-def test_a_crew_sits_together() -> None:
+def test_the_ids_of_a_group_are_consecutive() -> None:
     assert BEGIN.group == range(3, 5)

@@ -1,4 +1,4 @@
-"""Questions to all workers, and what is kept of those that are gone."""
+"""Questions to all workers, and what is kept of those that ended."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Worker:
         self.number = number
         self.answer = answer
         self.asked: list[WorkerQuestion] = []
-        relay.join(number, self.hear)
+        relay.join(number, self.receive)
 
-    def hear(self, message: Message) -> None:
+    def receive(self, message: Message) -> None:
         assert isinstance(message, WorkerQuestion)
         self.asked.append(message)
         if self.answer is not None:
@@ -36,7 +36,7 @@ def counted(requests: int, up: float = 1.0) -> bytes:
     return _encode(Figures((Row(("GET",), requests, 0, 0),), numbers=numbers))
 
 
-def gone(answers: dict[int, bytes]) -> Figures:
+def ended(answers: dict[int, bytes]) -> Figures:
     return msgspec.msgpack.decode(answers[ENDED], type=Figures)
 
 
@@ -96,13 +96,13 @@ async def test_what_one_had_counted_outlives_it() -> None:
     Worker(relay, 1, counted(10))
     assert ENDED not in await relay.ask(FIGURES, b"", 60.0)
     relay.leave(1)
-    kept = gone(await relay.ask(FIGURES, b"", 60.0))
+    kept = ended(await relay.ask(FIGURES, b"", 60.0))
     assert (kept.requests, [(one.name, one.value) for one in kept.numbers]) == (10, [("connects", 10.0)])
     Worker(relay, 1, counted(2))
     answers = await relay.ask(FIGURES, b"", 60.0)
-    assert (gone(answers).requests, set(answers)) == (10, {0, 1, ENDED})
+    assert (ended(answers).requests, set(answers)) == (10, {0, 1, ENDED})
     relay.leave(1)
-    assert gone(await relay.ask(FIGURES, b"", 60.0)).requests == 12
+    assert ended(await relay.ask(FIGURES, b"", 60.0)).requests == 12
 
 
 async def test_one_that_was_never_asked_leaves_nothing() -> None:
@@ -125,17 +125,17 @@ async def test_who_is_slow_once_has_the_figures_of_before() -> None:
     assert msgspec.msgpack.decode(answers[0], type=Figures).requests == 3
 
 
-async def test_the_last_word_of_one_is_what_is_kept() -> None:
+async def test_the_final_figures_of_one_are_what_is_kept() -> None:
     relay = QuestionRelay()
     Worker(relay, 0, counted(1))
     Worker(relay, 1, counted(5))
     await relay.ask(FIGURES, b"", 60.0)
-    relay.last(1, counted(8))
-    relay.last(1, b"")  # says nothing
-    relay.last(7, counted(100))  # it has not joined, or has left
+    relay.keep_final_figures(1, counted(8))
+    relay.keep_final_figures(1, b"")  # says nothing
+    relay.keep_final_figures(7, counted(100))  # it has not joined, or has left
     relay.leave(1)
     answers = await relay.ask(FIGURES, b"", 60.0)
-    assert (set(answers), gone(answers).requests) == ({0, ENDED}, 8)
+    assert (set(answers), ended(answers).requests) == ({0, ENDED}, 8)
 
 
 async def test_one_that_has_answered_and_ends_while_others_are_asked_counts_once() -> None:
@@ -148,7 +148,7 @@ async def test_one_that_has_answered_and_ends_while_others_are_asked_counts_once
     relay.leave(0)
     relay.reply(1, WorkerReply(silent.asked[0].id, counted(4)))
     answers = await asking
-    assert (set(answers), gone(answers).requests) == ({1, ENDED}, 3)
+    assert (set(answers), ended(answers).requests) == ({1, ENDED}, 3)
 
 
 async def test_one_that_ends_before_its_answer_is_heard_counts_once() -> None:
@@ -165,7 +165,7 @@ async def test_one_that_ends_before_its_answer_is_heard_counts_once() -> None:
     relay.reply(0, WorkerReply(leaving.asked[-1].id, counted(4)))
     relay.reply(1, WorkerReply(silent.asked[0].id, counted(5)))
     answers = await asking
-    assert (set(answers), gone(answers).requests) == ({1, ENDED}, 3)
+    assert (set(answers), ended(answers).requests) == ({1, ENDED}, 3)
 
 
 async def test_one_whose_figures_can_not_be_told_has_those_of_before() -> None:
@@ -176,7 +176,7 @@ async def test_one_whose_figures_can_not_be_told_has_those_of_before() -> None:
     assert await relay.ask(FIGURES, b"", 60.0) == {0: counted(3)}
     Worker(relay, 1, counted(1))
     relay.leave(0)
-    assert gone(await relay.ask(FIGURES, b"", 60.0)).requests == 3
+    assert ended(await relay.ask(FIGURES, b"", 60.0)).requests == 3
 
 
 @pytest.mark.parametrize("ends", ["answered", "late", "cancelled"])

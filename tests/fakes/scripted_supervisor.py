@@ -1,4 +1,4 @@
-"""A supervisor whose workers only speak on the line, and do what a test wants of them."""
+"""A supervisor whose workers only speak on the channel, and do what a test wants of them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from gateway.workers.channel import *
 async def main():
     channel = await open_channel(socket.socket(fileno=os.dup(0)), decode_at_worker)
     begin = await channel.receive()
-    assert begin.given.load(os.environ).config.listen.workers == begin.of
+    assert begin.source.load(os.environ).config.listen.workers == begin.of
     for one in (*begin.traffic, *begin.admin, begin.turns, begin.counts):
         os.fstat(one)
-    (directory / f"{begin.number}.seats").open("a").write(f"{begin.worker_id} ")
+    (directory / f"{begin.number}.worker_ids").open("a").write(f"{begin.worker_id} ")
     (directory / f"{begin.number}.starts").open("a").write("x")
     does = (directory / f"{begin.number}").read_text()
     if does == "fail":
@@ -41,9 +41,9 @@ async def main():
     if does == "slow":
         await asyncio.sleep(3600)
     (directory / f"{begin.number}.pid").write_text(str(os.getpid()))
-    place = ConnectionCounts(begin.counts).for_worker(begin.worker_id, begin.group)
-    place.join()
-    place.tell(10 * begin.number)
+    counts = ConnectionCounts(begin.counts).for_worker(begin.worker_id, begin.group)
+    counts.join()
+    counts.tell(10 * begin.number)
     channel.send(Ready())
     while (message := await channel.receive()) is not None:
         if not isinstance(message, WorkerQuestion):
@@ -56,7 +56,7 @@ async def main():
             channel.send(FinalFigures(msgspec.msgpack.encode(Figures())))
             return 0
         if isinstance(message, Leave) and does == "linger":
-            await channel.end()
+            await channel.flush_and_close()
             time.sleep(1.0)
             return 0
         if isinstance(message, Leave) and (message.at_once or does in {"serve", "mute"}):
@@ -78,7 +78,7 @@ secrets: {pepper: "${file:/p}", encryption_key: "${file:/e}", audit_key: "${file
 
 class ScriptedSupervisor:
     """A supervisor and what its workers are to do, by number: `serve`, `stay` (until hurried), `mute`,
-    `fail`, `slow` (to start), `linger` (after its last word). ``text`` is the file, read at each SIGHUP."""
+    `fail`, `slow` (to start), `linger` (after its last message). ``text`` is the file, read at each SIGHUP."""
 
     def __init__(
         self,
@@ -93,29 +93,29 @@ class ScriptedSupervisor:
         self.does(*does)
         self.text = TEXT % len(does)
         self.reads = 0
-        given, loaded = self.read()
+        source, loaded = self.read()
         assert loaded.config is not None, loaded.problems
         self.config: Config = loaded.config
         command = [sys.executable, "-c", WORKER, str(ROOT), str(directory)]
         self.supervisor = Supervisor(
-            self.config, given, command, self.read, pauses_s=pauses_s, close_s=close_s, alive_s=alive_s, start_s=start_s
+            self.config, source, command, self.read, pauses_s=pauses_s, close_s=close_s, alive_s=alive_s, start_s=start_s
         )
-        self.hear = asyncio.get_running_loop().add_signal_handler
-        self.running = asyncio.ensure_future(self.supervisor.run(self.hear))
+        self.on_signal = asyncio.get_running_loop().add_signal_handler
+        self.running = asyncio.ensure_future(self.supervisor.run(self.on_signal))
 
     def read(self) -> tuple[ConfigSource, Loaded]:
         """As ``serve`` would again."""
         self.reads += 1
         if not self.text:
             raise ValueError("the file is gone")
-        given = ConfigSource(self.text, "gateway.yaml")
-        return given, given.load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef")
+        source = ConfigSource(self.text, "gateway.yaml")
+        return source, source.load({}, lambda path: f"{path}-0123456789abcdef0123456789abcdef")
 
     def does(self, *does: str) -> None:
         for number, what in enumerate(does):
             (self.directory / f"{number}").write_text(what)
 
-    def told(self, number: int, what: str) -> str:
+    def recorded(self, number: int, what: str) -> str:
         file = self.directory / f"{number}.{what}"
         return file.read_text() if file.exists() else ""
 
