@@ -92,6 +92,19 @@ class Reply(msgspec.Struct, eq=False):  # a struct is made in a third of the tim
         """The status of the head, which need not be made for it."""
         return 200 if self.form is not None else self.head.status
 
+    async def read_whole(self, max_bytes: int) -> bytes | None:
+        """The whole body; None for one of more than ``max_bytes``, whose rest stays unread. Raises Rejection when the
+        upstream dies in mid-body."""
+        if self.whole is not None or self.chunks is None:
+            body = self.whole or b""
+            return body if len(body) <= max_bytes else None
+        gathered = bytearray()
+        async for chunk in self.chunks:
+            gathered += chunk
+            if len(gathered) > max_bytes:
+                return None
+        return bytes(gathered)
+
     def on_release(self, then: Callable[[], None]) -> None:
         """Also call ``then`` when this is released."""
         before = self._release

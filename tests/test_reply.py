@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
+import pytest
+
 from gateway.core.head_form import HeadForm
 from gateway.core.messages import ResponseHead
 from gateway.reply import Reply
@@ -22,6 +26,21 @@ def test_another_head_has_no_form() -> None:
     reply = Reply(None, b"[]", form=FORM, values=(b"2",))
     reply.head = ResponseHead(404, ())
     assert (reply.form, reply.status, reply.head.fields) == (None, 404, ())
+
+
+@pytest.mark.parametrize(
+    "pieces", [None, (), (b"ab", b"", b"cd"), (b"abcd",)], ids=["whole", "none", "pieces", "one piece"]
+)
+@pytest.mark.parametrize("max_bytes", [0, 3, 4])
+async def test_a_body_is_read_up_to_a_bound(pieces: tuple[bytes, ...] | None, max_bytes: int) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for piece in pieces or ():
+            yield piece
+
+    head, body = ResponseHead(200, ()), b"abcd" if pieces is None else b"".join(pieces)
+    reply = Reply(head, body) if pieces is None else Reply(head, None, chunks())
+    assert await reply.read_whole(max_bytes) == (body if len(body) <= max_bytes else None)
+    assert await Reply(head).read_whole(0) == b""
 
 
 def test_release_comes_once_and_to_all() -> None:

@@ -16,7 +16,6 @@ from ..core.errors import Code, Rejection, Source
 from ..core.messages import Fields, ResponseHead, first
 from ..core.rule_match import Place, PlaceLookup, Resolved
 from ..ports import Upstream, UpstreamCredential, UpstreamRequest
-from ..reply import Reply
 from ..singleflight import Flights
 
 _MOST_LOOKUPS = 4
@@ -210,20 +209,12 @@ class GitlabPlaceResolver:
             if self._on_answer is not None:
                 self._on_answer(credential.id, reply.head)
             moved = _MOVED_TO.search(first(reply.head.fields, b"location") or b"")
-            return reply.head.status, await _read_body(reply), moved[1] if moved else None
+            body = await reply.read_whole(_MAX_ANSWER_BYTES)
+            if body is None:
+                raise _unavailable("GitLab's answer about a place is too long")
+            return reply.head.status, body, moved[1] if moved else None
         finally:
             reply.release()
-
-
-async def _read_body(reply: Reply) -> bytes:
-    if reply.whole is not None or reply.chunks is None:
-        return reply.whole or b""
-    body = bytearray()
-    async for chunk in reply.chunks:
-        body += chunk
-        if len(body) > _MAX_ANSWER_BYTES:
-            raise _unavailable("GitLab's answer about a place is too long")
-    return bytes(body)
 
 
 def _unavailable(detail: str) -> Rejection:

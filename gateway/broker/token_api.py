@@ -18,7 +18,6 @@ from ..core.errors import Code, Rejection
 from ..core.messages import Fields
 from ..core.secret import Secret
 from ..ports import Upstream, UpstreamRequest
-from ..reply import Reply
 
 _Found = TypeVar("_Found")
 
@@ -185,7 +184,10 @@ class TokenApi:
             async with asyncio.timeout(_TIMEOUT_S):
                 reply = await self._upstream.send(request, None if body is None else _Octets(body))
                 try:
-                    return reply.head.status, reply.head.fields, await _read_body(reply)
+                    answer = await reply.read_whole(_MAX_ANSWER_BYTES)
+                    if answer is None:
+                        raise OutcomeUnknown("GitLab's answer is too long")
+                    return reply.head.status, reply.head.fields, answer
                 finally:
                     reply.release()
         except Rejection as failed:
@@ -202,17 +204,6 @@ def _tokens_path(owner: TokenOwner) -> bytes:
         raise CallRefused("the group's path can't be used in a URL")
     group = owner.group.replace("/", "%2F").encode("ascii")
     return b"/groups/%b/service_accounts/%d/personal_access_tokens" % (group, owner.user_id)
-
-
-async def _read_body(reply: Reply) -> bytes:
-    if reply.whole is not None or reply.chunks is None:
-        return reply.whole or b""
-    body = bytearray()
-    async for chunk in reply.chunks:
-        body += chunk
-        if len(body) > _MAX_ANSWER_BYTES:
-            raise OutcomeUnknown("GitLab's answer is too long")
-    return bytes(body)
 
 
 def _require_200(status: int, body: bytes) -> bytes:

@@ -18,7 +18,6 @@ from ..core.errors import Rejection
 from ..core.messages import Fields
 from ..core.secret import Secret
 from ..ports import NotAnswering, Presentation, Upstream, UpstreamRequest, Verified
-from ..reply import Reply
 
 _Found = TypeVar("_Found")
 
@@ -158,22 +157,14 @@ class GitlabVerifier:
         try:
             reply = await self._upstream.send(request, None)
             try:
-                return reply.head.status, await _read_body(reply)
+                body = await reply.read_whole(_MAX_ANSWER_BYTES)
+                if body is None:
+                    raise NotAnswering("GitLab's answer about a token is too long", offered=False)
+                return reply.head.status, body
             finally:
                 reply.release()
         except Rejection as failed:
             raise NotAnswering(f"GitLab could not be asked: {failed.code.value}") from failed
-
-
-async def _read_body(reply: Reply) -> bytes:
-    if reply.whole is not None or reply.chunks is None:
-        return reply.whole or b""
-    body = bytearray()
-    async for chunk in reply.chunks:
-        body += chunk
-        if len(body) > _MAX_ANSWER_BYTES:
-            raise NotAnswering("GitLab's answer about a token is too long", offered=False)
-    return bytes(body)
 
 
 def _require_200(status: int, body: bytes) -> bytes:

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 from ..core.errors import Rejection
 from ..ports import NotAnswering, UpstreamRequest
-from ..reply import Reply
 from .client import HttpUpstream, UpstreamSettings
 
 _MAX_BYTES = 256 * 1024
@@ -52,7 +51,10 @@ class HttpDocuments:
         try:
             if reply.head.status != 200:
                 raise NotAnswering(f"the issuer answered {reply.head.status}", offered=reply.head.status >= 500)
-            return await _read_body(reply)
+            body = await reply.read_whole(_MAX_BYTES)
+            if body is None:
+                raise NotAnswering("the issuer's answer is too long", offered=False)
+            return body
         finally:
             reply.release()
 
@@ -71,18 +73,3 @@ class HttpDocuments:
         self._origins[origin] = upstream  # last: those used longest ago are closed first
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return upstream, target.encode("ascii")
-
-
-async def _read_body(reply: Reply) -> bytes:
-    if reply.whole is not None or reply.chunks is None:
-        body = reply.whole or b""
-    else:
-        gathered = bytearray()
-        async for chunk in reply.chunks:
-            gathered += chunk
-            if len(gathered) > _MAX_BYTES:
-                break
-        body = bytes(gathered)
-    if len(body) > _MAX_BYTES:
-        raise NotAnswering("the issuer's answer is too long", offered=False)
-    return body
