@@ -61,7 +61,7 @@ def add(commands: Any, add_command: Add, load_config: LoadConfig) -> list[argpar
 
 
 def _verify(arguments: argparse.Namespace, config: Config) -> int:
-    from .app.assembly import Keyring
+    from .app.keyring import Keyring
 
     key = chain_key(Keyring(config, make=False).audit)
     flaws = 0

@@ -28,7 +28,6 @@ async def written(tmp_path: Path, runs: int = 2) -> list[str]:
     assert config is not None
     for number in range(runs):
         made = await assemble(config)
-        assert made.audit is not None
         made.audit.observe(Exchange(f"r-{number}", 0.0, "GET", "192.0.2.1"))
         await made.stack.aclose()
     return ["audit", "verify", str(audit), "--config", str(file)]

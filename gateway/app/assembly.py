@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,22 +32,17 @@ from ..config import Config
 from ..config import compile as compiled
 from ..config.vocabulary import CacheMode, OnBuckets
 from ..core.access import Rules
-from ..core.adaptive import AdaptiveSettings
-from ..core.breaker import BreakerSettings
 from ..core.catalogue import Catalogue
 from ..core.client_address import TrustedPeers
 from ..core.dialect import LimitDialect, NoDialect
-from ..core.header_rules import HeaderRules
 from ..core.json_urls import JsonUrlRewriter
 from ..core.limit_headers import LimitHeaders
 from ..core.limit_plan import Limits
 from ..core.limits import OnOutage
 from ..core.peer_guard import PeerGuard
-from ..core.request_validation import GitLabRequestValidator, SharedRequestValidator, ValidationSettings
+from ..core.request_validation import GitLabRequestValidator, SharedRequestValidator
 from ..core.secret import Secret
 from ..edge.server import TrafficServer
-from ..edge.settings import EdgeSettings
-from ..hardening import most_connections
 from ..identity.authenticator import PrincipalAuthenticator
 from ..identity.gitlab_tokens import GitlabTokens
 from ..identity.settings import IdentitySettings
@@ -60,7 +54,7 @@ from ..pipeline import Gateway
 from ..place_stage import LOOKUP_OPERATION
 from ..ports import BucketStore
 from ..stages import Observer, Stages
-from ..state_dir import open_state_dir, secret
+from ..state_dir import open_state_dir
 from ..stores.bucket_memory import MemoryBuckets
 from ..stores.bucket_redis import RedisBuckets
 from ..stores.changes_redis import RedisChanges
@@ -72,15 +66,24 @@ from ..stores.redis_endpoint import HashTag
 from ..stores.redis_link import RedisLink
 from ..telemetry.audit import AuditLog
 from ..telemetry.metrics import Metrics
-from ..upstream.admission import AdmissionSettings, AdmittingUpstream
-from ..upstream.client import HttpUpstream, UpstreamSettings
+from ..upstream.admission import AdmittingUpstream
+from ..upstream.client import HttpUpstream
 from ..upstream.documents import HttpDocuments
 from .audit_assembly import open_audit
 from .cache_assembly import CacheAssembly
+from .component_settings import (
+    admission_settings,
+    edge_settings,
+    header_rules,
+    upstream_host,
+    upstream_settings,
+    validation_settings,
+)
 from .credential_assembly import CredentialAssembly
 from .early_refusals import EarlyRefusals
 from .key_admin import KeyAdmin
 from .key_assembly import KeyAssembly, no_keys, with_token_endpoint
+from .keyring import Keyring
 from .limit_admin import LimitAdmin
 from .null_objects import AllowAll, NoAuthentication, NoPlaces, NoTokens
 from .recent_requests import RecentRequests
@@ -93,9 +96,6 @@ if TYPE_CHECKING:  # these import a JOSE library, which only configurations with
 log = logging.getLogger("gateway.app")
 
 
-# Wiring
-
-
 class Assembly:
     """Everything one process is made of. Made by ``assemble``, closed by its exit stack."""
 
@@ -106,8 +106,8 @@ class Assembly:
         self.catalogue = Catalogue.decode(routes.read())
         self.stack = contextlib.AsyncExitStack()
         self.metrics = Metrics(__version__, self.catalogue.gitlab)
-        self.upstream = HttpUpstream(_upstream_settings(config))
-        self.admitting_upstream = AdmittingUpstream(self.upstream, _admission_settings(config))
+        self.upstream = HttpUpstream(upstream_settings(config))
+        self.admitting_upstream = AdmittingUpstream(self.upstream, admission_settings(config))
         self.buckets: BucketStore | None = None
         self.limits: LimitStage | None = None
         self.bandwidth: BandwidthStage
@@ -116,13 +116,13 @@ class Assembly:
         self.key_admin: KeyAdmin | None = None
         self.exchange: TokenExchange | None = None
         self.links: list[RedisLink] = []
-        self.audit: AuditLog | None = None
+        self.audit: AuditLog
         self.recent: RecentRequests | None = None
         """Kept only where there is an admin key with which to ask about them."""
         self.cache_assembly: CacheAssembly
         self.tokens: StaticTokenSource | None = None
         self.credentials: CredentialAssembly | None = None
-        self.header_rules = _header_rules(config)
+        self.header_rules = header_rules(config)
         self.gateway: Gateway
         self.server: TrafficServer
         self.alarms: dict[str, str] = {}
@@ -145,261 +145,170 @@ class Assembly:
         log.error("GitLab refuses credential %s: its pool leaves it out; without one, its requests get 502", credential_id)
 
 
-class Keyring:
-    """The gateway's own keys: configured, or made once in ``state_dir``. Each purpose has a key of its own.
-
-    Without ``make`` none is made, and a missing key raises StateRefused.
-    """
-
-    def __init__(self, config: Config, process: bytes = b"", *, make: bool = True) -> None:
-        self._config = config
-        self._make = make
-        self.process = process or secrets.token_bytes(32)
-
-    def _named(self, name: str, configured: Secret | None) -> bytes:
-        if configured is not None:
-            return configured.reveal().encode("utf-8", "surrogateescape")
-        return secret(open_state_dir(Path(self._config.state_dir), make=self._make), name, make=self._make)
-
-    @property
-    def pepper(self) -> bytes:
-        return self._named("pepper", self._config.secrets.pepper)
-
-    @property
-    def partition(self) -> bytes:
-        """The key for cache partitions: this process's own, unless other gateways share the cache's store."""
-        return self.encryption if self._config.cache_is_shared else self.process
-
-    @property
-    def encryption(self) -> bytes:
-        return self._named("encryption_key", self._config.secrets.encryption_key)
-
-    @property
-    def audit(self) -> bytes:
-        return self._named("audit_key", self._config.secrets.audit_key)
-
-
 async def assemble(config: Config, slot: WorkerSlot | None = None) -> Assembly:
     """Wire a gateway, or one worker of several. Raises StateRefused, CredentialsRefused, OSError, with all closed again."""
     parts = Assembly(config, slot) if slot is None else Assembly(slot.share(config), slot)
     try:
-        await _assemble(parts)
+        await wire(parts)
     except BaseException:
         await parts.stack.aclose()
         raise
     return parts
 
 
-async def _assemble(parts: Assembly) -> None:
+async def wire(parts: Assembly) -> None:
+    """Make what ``parts`` still lacks, and put it together. Raises as ``assemble`` does, with what is open on its stack."""
     config, stack = parts.config, parts.stack
     parts.audit = open_audit(config, lambda: parts.keys.audit, turns=parts.slot.turns if parts.slot is not None else None)
     stack.callback(parts.audit.close)
     stack.push_async_callback(parts.admitting_upstream.close)
     peers = TrustedPeers([str(network) for network in config.listen.trusted_proxies])
-    entry_settings = _entry_settings(config)
-    shared = config.cache.mode is CacheMode.SHARED
+    validation = validation_settings(config)
     caching = parts.cache_assembly = _cache(parts)
-    cache = caching.cache
-    stack.push_async_callback(cache.close)
-    parts.bandwidth = BandwidthStage(Limits.compile(() if shared else compiled.bandwidths(config), names=caching.names))
-    observers: tuple[Observer, ...] = (parts.metrics, parts.audit)
+    stack.push_async_callback(caching.cache.close)
     if config.admin.keys:
         parts.recent = RecentRequests()
-        observers = (*observers, parts.recent)
-    if shared:
-        idle = LimitStage(MemoryBuckets())
-        stages = Stages(
-            entry=SharedRequestValidator(entry_settings, peers),
-            bodies=UnreadBodyStage(),
-            authenticator=NoAuthentication(),
-            access=AllowAll(),
-            dialect=NoDialect(),
-            limits=idle,
-            pacing=PacingStage(idle, wall=time.time),
-            bandwidth=parts.bandwidth,
-            tokens=NoTokens(),
-            places=NoPlaces(),
-            header_rules=parts.header_rules,
-            answers=AnswerStage(parts.header_rules),
-            cache=cache,
-            upstream=parts.admitting_upstream,
-            observers=observers,
-            audit=parts.audit,
-            anonymous=True,
-        )
+    if config.cache.mode is CacheMode.SHARED:
+        stages = _shared_cache_stages(parts, SharedRequestValidator(validation, peers))
     else:
-        parts.buckets = _buckets(parts)
-        stack.push_async_callback(parts.buckets.close)
-        parts.limits = LimitStage(parts.buckets)
-        stack.push_async_callback(parts.limits.close)
-        verifier = GitlabVerifier(
-            parts.upstream,
-            wall=time.time,
-            prefix=entry_settings.prefix,
-            fields=((b"Host", _upstream_host(config)),),
-        )
-        credentials = compiled.credentials(config)
-        parts.tokens = StaticTokenSource(
-            credentials,
-            verifier,
-            verifier.fetch_username,
-            partition_key=parts.keys.partition,
-            monotonic=time.monotonic,
-            alarm=parts.alarm,
-        )
-        credential_assembly = parts.credentials = CredentialAssembly(
-            config,
-            credentials,
-            parts.tokens,
-            TokenApi(parts.upstream, prefix=entry_settings.prefix, fields=((b"Host", _upstream_host(config)),)),
-            store=lambda: _credential_store(parts),
-            key=lambda: parts.keys.encryption,
-            audit=parts.audit,
-            refused=parts.alarms,
-        )
-        stack.push_async_callback(credential_assembly.close)
-        for warning in await parts.tokens.verify_at_start(await credential_assembly.load()):
-            log.warning("%s", warning)
-        credential_assembly.rotator.start()
-        settings = compiled.identity_settings(config)
-        authenticator = _authenticator(parts, settings, verifier)
-        stack.push_async_callback(authenticator.close)
-        if parts.key_assembly is not None:
-            await parts.key_assembly.check_store()
-            parts.key_admin = parts.key_assembly.key_admin(parts.audit, authenticator.forget_key)
-            parts.exchange = parts.key_assembly.exchange(authenticator)
-        rules = Rules.compile(compiled.rules(config))
-        limits = Limits.compile(compiled.limits(config), compiled.costs(config), caching.names)
-        shared_store = config.stores.shared
-        changes_link = parts.link(shared_store.url, "changes", 0.25, HashTag.LIMITS) if shared_store.shared else None
-        pacing = PacingStage(
-            parts.limits,
-            wall=time.time,
-            credentials=[one.id for one in credentials],
-            store=RedisPaces(changes_link) if changes_link is not None else None,
-        )
-        parts.tokens.pick_by(pacing.remaining)
-        pacing.start()
-        stack.callback(pacing.close)
-        changes = RedisChanges(changes_link) if changes_link is not None else None
-        parts.limit_admin = LimitAdmin(limits, parts.limits, parts.audit, changes, pacing=pacing)
-        parts.limit_admin.start()
-        stack.callback(parts.limit_admin.close)
-        stages = Stages(
-            entry=GitLabRequestValidator(entry_settings, parts.catalogue, peers),
-            bodies=BodyStage(),
-            authenticator=authenticator,
-            access=rules,
-            dialect=LimitDialect(limits, LimitHeaders(limits, key=parts.keys.process)),
-            limits=parts.limits,
-            pacing=pacing,
-            bandwidth=parts.bandwidth,
-            tokens=parts.tokens,
-            places=GitlabPlaceResolver(
-                parts.upstream,
-                monotonic=time.monotonic,
-                prefix=entry_settings.prefix,
-                fields=((b"Host", _upstream_host(config)),),
-                by_group_id=rules.by_group_id,
-                on_project=caching.names.learn,
-                on_answer=lambda credential, head: pacing.learn(credential, head, LOOKUP_OPERATION.name),
-            ),
-            header_rules=parts.header_rules,
-            answers=_answers(parts),
-            cache=cache,
-            upstream=parts.admitting_upstream,
-            observers=observers,
-            audit=parts.audit,
-            anonymous=settings.anonymous is not None,
-            tunnel_idle_s=config.upstream.timeouts.tunnel_idle,
-        )
+        stages = await _gitlab_stages(parts, GitLabRequestValidator(validation, parts.catalogue, peers), validation.prefix)
     parts.gateway = Gateway(stages)
-    handle = with_token_endpoint(parts.exchange, parts.gateway, peers, entry_settings.hosts)
+    handle = with_token_endpoint(parts.exchange, parts.gateway, peers, validation.hosts)
     early = EarlyRefusals()
     early.gateway = parts.gateway
     parts.server = TrafficServer(
-        caching.with_hooks(parts.gateway, handle), early, _edge_settings(config, peers), parts.gateway.at_once
+        caching.with_hooks(parts.gateway, handle), early, edge_settings(config, peers), parts.gateway.at_once
     )
 
 
-def _upstream_settings(config: Config) -> UpstreamSettings:
-    upstream = config.upstream
-    breaker = upstream.breaker
-    return UpstreamSettings(
-        url=str(upstream.url),
-        connect_s=upstream.timeouts.connect,
-        first_byte_s=upstream.timeouts.first_byte,
-        idle_s=upstream.timeouts.idle,
-        max_in_flight=upstream.max_in_flight,
-        max_tunnels=upstream.max_tunnels,
-        ca_file=upstream.ca_file,
-        foreign_codings=config.cache.mode is CacheMode.SHARED,
-        breaker=BreakerSettings(breaker.window, breaker.min_requests, breaker.error_ratio, breaker.open_for),
+def _observers(parts: Assembly) -> tuple[Observer, ...]:
+    always = (parts.metrics, parts.audit)
+    return always if parts.recent is None else (*always, parts.recent)
+
+
+def _shared_cache_stages(parts: Assembly, entry: SharedRequestValidator) -> Stages:
+    """The stages of ``cache.mode: shared``, a plain cache in front of any origin: no callers, no rules, no limits."""
+    parts.bandwidth = BandwidthStage(Limits.compile((), names=parts.cache_assembly.names))
+    idle = LimitStage(MemoryBuckets())
+    return Stages(
+        entry=entry,
+        bodies=UnreadBodyStage(),
+        authenticator=NoAuthentication(),
+        access=AllowAll(),
+        dialect=NoDialect(),
+        limits=idle,
+        pacing=PacingStage(idle, wall=time.time),
+        bandwidth=parts.bandwidth,
+        tokens=NoTokens(),
+        places=NoPlaces(),
+        header_rules=parts.header_rules,
+        answers=AnswerStage(parts.header_rules),
+        cache=parts.cache_assembly.cache,
+        upstream=parts.admitting_upstream,
+        observers=_observers(parts),
+        audit=parts.audit,
+        anonymous=True,
     )
 
 
-def _admission_settings(config: Config) -> AdmissionSettings:
-    most = config.upstream.max_in_flight
-    return AdmissionSettings(AdaptiveSettings(most=most, least=min(10, most) if config.upstream.adaptive else most))
-
-
-def _entry_settings(config: Config) -> ValidationSettings:
-    listen, limits = config.listen, config.listen.limits
-    hosts = [host.lower() for host in listen.hosts]
-    if listen.public_url:
-        hosts.append(listen.public_url.host)
-    return ValidationSettings(
-        target_bytes=limits.target_bytes,
-        field_bytes=limits.field_bytes,
-        header_bytes=limits.header_bytes,
-        max_fields=limits.headers,
-        prefix=config.upstream.url.path.encode(),
-        hosts=frozenset(host.encode("idna" if not host.isascii() else "ascii") for host in hosts),
+async def _gitlab_stages(parts: Assembly, entry: GitLabRequestValidator, prefix: bytes) -> Stages:
+    """The stages in front of a GitLab whose paths begin with ``prefix``."""
+    config, stack, names = parts.config, parts.stack, parts.cache_assembly.names
+    host = ((b"Host", upstream_host(config)),)
+    buckets = parts.buckets = _buckets(parts)
+    stack.push_async_callback(buckets.close)
+    limiting = parts.limits = LimitStage(buckets)
+    stack.push_async_callback(limiting.close)
+    parts.bandwidth = BandwidthStage(Limits.compile(compiled.bandwidths(config), names=names))
+    verifier = GitlabVerifier(parts.upstream, wall=time.time, prefix=prefix, fields=host)
+    tokens = parts.tokens = await _start_broker(parts, verifier, TokenApi(parts.upstream, prefix=prefix, fields=host))
+    settings = compiled.identity_settings(config)
+    authenticator = _authenticator(parts, settings, verifier)
+    stack.push_async_callback(authenticator.close)
+    if parts.key_assembly is not None:
+        await parts.key_assembly.check_store()
+        parts.key_admin = parts.key_assembly.key_admin(parts.audit, authenticator.forget_key)
+        parts.exchange = parts.key_assembly.exchange(authenticator)
+    rules = Rules.compile(compiled.rules(config))
+    limits = Limits.compile(compiled.limits(config), compiled.costs(config), names)
+    pacing = _start_pacing(parts, limits, limiting, tokens)
+    return Stages(
+        entry=entry,
+        bodies=BodyStage(),
+        authenticator=authenticator,
+        access=rules,
+        dialect=LimitDialect(limits, LimitHeaders(limits, key=parts.keys.process)),
+        limits=limiting,
+        pacing=pacing,
+        bandwidth=parts.bandwidth,
+        tokens=tokens,
+        places=GitlabPlaceResolver(
+            parts.upstream,
+            monotonic=time.monotonic,
+            prefix=prefix,
+            fields=host,
+            by_group_id=rules.by_group_id,
+            on_project=names.learn,
+            on_answer=lambda credential, head: pacing.learn(credential, head, LOOKUP_OPERATION.name),
+        ),
+        header_rules=parts.header_rules,
+        answers=_answers(parts),
+        cache=parts.cache_assembly.cache,
+        upstream=parts.admitting_upstream,
+        observers=_observers(parts),
+        audit=parts.audit,
+        anonymous=settings.anonymous is not None,
+        tunnel_idle_s=config.upstream.timeouts.tunnel_idle,
     )
 
 
-def _edge_settings(config: Config, peers: TrustedPeers) -> EdgeSettings:
-    limits, upstream = config.listen.limits, config.upstream
-    return EdgeSettings(
-        target_bytes=limits.target_bytes,
-        field_bytes=limits.field_bytes,
-        max_fields=limits.headers,
-        request_head_s=limits.request_head,
-        body_idle_s=limits.body_idle,
-        body_rate=limits.body_rate,
-        idle_s=limits.idle,
-        max_connections=limits.connections or most_connections(upstream.max_in_flight + 2 * upstream.max_tunnels),
-        max_connections_per_peer=limits.connections_per_peer,
-        uncounted_peer=peers.trusts,
-        sets_correlation_aside=config.cache.mode is not CacheMode.SHARED,  # any field may be named in ``Vary`` there
+async def _start_broker(parts: Assembly, verifier: GitlabVerifier, token_api: TokenApi) -> StaticTokenSource:
+    """Make the source of upstream tokens, have each checked by GitLab, and start what rotates them."""
+    config = parts.config
+    credentials = compiled.credentials(config)
+    tokens = StaticTokenSource(
+        credentials,
+        verifier,
+        verifier.fetch_username,
+        partition_key=parts.keys.partition,
+        monotonic=time.monotonic,
+        alarm=parts.alarm,
     )
-
-
-def _upstream_host(config: Config) -> bytes:
-    """The one Host that GitLab sees: the name it believes it has, so that whatever it derives from Host is right."""
-    for url in (config.upstream.external_url, config.listen.public_url, config.upstream.url):
-        if url is not None:
-            return url.authority.encode("idna" if not url.authority.isascii() else "ascii")
-    raise AssertionError("upstream.url is required")
-
-
-def _header_rules(config: Config) -> HeaderRules:
-    if config.cache.mode is CacheMode.SHARED:
-        return HeaderRules(shared=True)
-    names = dict.fromkeys(str(url) for url in (config.upstream.external_url, config.upstream.url) if url is not None)
-    return HeaderRules(
-        upstream_host=_upstream_host(config),
-        external_urls=tuple(names),
-        public_url=str(config.listen.public_url or ""),
-        prefix=config.upstream.url.path,
-        bypass=(config.upstream.throttle_bypass_header or "").encode("ascii"),
-        attribution=_attribution(config),
+    assembly = parts.credentials = CredentialAssembly(
+        config,
+        credentials,
+        tokens,
+        token_api,
+        store=lambda: _credential_store(parts),
+        key=lambda: parts.keys.encryption,
+        audit=parts.audit,
+        refused=parts.alarms,
     )
+    parts.stack.push_async_callback(assembly.close)
+    for warning in await tokens.verify_at_start(await assembly.load()):
+        log.warning("%s", warning)
+    assembly.rotator.start()
+    return tokens
 
 
-def _attribution(config: Config) -> tuple[bytes, bool] | None:
-    attribution = config.upstream.attribution
-    return None if attribution is None else ((attribution.header or "").encode("ascii"), attribution.user_agent)
+def _start_pacing(parts: Assembly, limits: Limits, limiting: LimitStage, tokens: StaticTokenSource) -> PacingStage:
+    """Start what keeps upstream credentials within GitLab's own limits, and what lets operators change ours."""
+    shared_store, stack = parts.config.stores.shared, parts.stack
+    link = parts.link(shared_store.url, "changes", 0.25, HashTag.LIMITS) if shared_store.shared else None
+    pacing = PacingStage(
+        limiting,
+        wall=time.time,
+        credentials=[one.id for one in compiled.credentials(parts.config)],
+        store=RedisPaces(link) if link is not None else None,
+    )
+    tokens.pick_by(pacing.remaining)
+    pacing.start()
+    stack.callback(pacing.close)
+    changes = RedisChanges(link) if link is not None else None
+    parts.limit_admin = LimitAdmin(limits, limiting, parts.audit, changes, pacing=pacing)
+    parts.limit_admin.start()
+    stack.callback(parts.limit_admin.close)
+    return pacing
 
 
 def _answers(parts: Assembly) -> AnswerStage:

@@ -19,10 +19,10 @@ from ..state_dir import StateRefused, open_state_dir
 from ..stores.redis_endpoint import HashTag
 from ..stores.redis_link import RedisLink
 from ..telemetry.audit import AuditLog
-from .assembly import Keyring
 from .audit_assembly import open_audit
 from .key_admin import Actor, KeyAdmin
 from .key_assembly import key_store, live_keys, pepper_is_missing
+from .keyring import Keyring
 
 _TIMEOUT_S = 2.0
 

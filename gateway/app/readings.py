@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ..core.breaker import BreakerState
 from ..edge.admin import Readiness
 from ..telemetry import logging as operator_log
+from ..telemetry.audit import AuditLog
 from ..telemetry.audit_writer import AuditWriter
 from ..telemetry.metrics import Reading
 from .assembly import Assembly
@@ -131,25 +132,28 @@ def readings(parts: Assembly, certificates: Certificates | None = None) -> Itera
         total=True,
     )
     yield from _cache_readings(parts.cache_assembly)
-    if parts.audit is not None:
-        yield Reading("gitlab_gateway_audit_events", "Audit lines rendered.", parts.audit.events, total=True)
-        yield Reading(
-            "gitlab_gateway_audit_dropped",
-            "Audit lines lost because neither sink nor spool had room.",
-            parts.audit.dropped,
-            total=True,
-        )
-        writer = parts.audit.writer
-        failing = float(writer.failing or writer.sync_failing or writer.is_hanging)
-        yield Reading(
-            "gitlab_gateway_audit_failing", "1 while the audit's sink takes no lines, hangs or can't be synced.", failing
-        )
-        yield Reading(
-            "gitlab_gateway_audit_blocked",
-            "1 while requests are refused because audit lines have no room.",
-            float(writer.blocked),
-        )
-        yield Reading("gitlab_gateway_audit_spool_bytes", "Octets of audit lines waiting on disk.", writer.spooled_bytes)
+    yield from _audit_readings(parts.audit)
+
+
+def _audit_readings(audit: AuditLog) -> Iterable[Reading]:
+    yield Reading("gitlab_gateway_audit_events", "Audit lines rendered.", audit.events, total=True)
+    yield Reading(
+        "gitlab_gateway_audit_dropped",
+        "Audit lines lost because neither sink nor spool had room.",
+        audit.dropped,
+        total=True,
+    )
+    writer = audit.writer
+    failing = float(writer.failing or writer.sync_failing or writer.is_hanging)
+    yield Reading(
+        "gitlab_gateway_audit_failing", "1 while the audit's sink takes no lines, hangs or can't be synced.", failing
+    )
+    yield Reading(
+        "gitlab_gateway_audit_blocked",
+        "1 while requests are refused because audit lines have no room.",
+        float(writer.blocked),
+    )
+    yield Reading("gitlab_gateway_audit_spool_bytes", "Octets of audit lines waiting on disk.", writer.spooled_bytes)
 
 
 def _cache_readings(cache_assembly: CacheAssembly) -> Iterable[Reading]:
@@ -236,8 +240,7 @@ def readiness(parts: Assembly, certificates: Certificates | None = None) -> Read
         checks["hooks"] = "degraded: no webhook came lately, every reuse is revalidated" if silent else "ok"
     if parts.credentials is not None:
         checks |= parts.credentials.checks()
-    if parts.audit is not None:
-        checks["audit"] = _audit_state(parts.audit.writer)
+    checks["audit"] = _audit_state(parts.audit.writer)
     if certificates is not None and certificates.failing:
         checks["certificates"] = "degraded: a changed file can't be used, the previous one stays in use"
     return Readiness(not parts.server.draining, checks)

@@ -220,6 +220,8 @@ def _parse_host(text: str, what: str) -> str:
             return str(ipaddress.IPv6Address(text[1:-1]))
         except ValueError:
             raise ValueError(f"is not {what}: {text} is not an IPv6 address") from None
+    if not text.isascii():
+        raise ValueError(f"is not {what}: a host name is written in ASCII (`xn--…`), as clients send it")
     if not _HOST_NAME.fullmatch(text):
         raise ValueError(f"is not {what}: the host name is malformed")
     if re.fullmatch(r"[0-9.]+", text):

@@ -83,24 +83,6 @@ async def test_a_redis_that_is_away_delays_nobodys_start(tmp_path: Path) -> None
         assert parts.links
 
 
-async def test_secrets_are_made_once(tmp_path: Path) -> None:
-    config = configured(KEYED, tmp_path)
-    held = []
-    for _ in range(2):
-        parts = await assemble(config)
-        async with parts.stack:
-            held.append((parts.keys.pepper, parts.keys.audit, parts.keys.encryption))
-    assert held[0] == held[1]
-    assert len(set(held[0])) == 3, "each purpose has one of its own"
-
-
-async def test_partitions_of_one_process_are_nobody_elses(tmp_path: Path) -> None:
-    config = configured(OWN, tmp_path)
-    one, other = await assemble(config), await assemble(config)
-    async with one.stack, other.stack:
-        assert one.keys.partition != other.keys.partition
-
-
 # What can't be started closes what was opened
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gateway.app.assembly import Keyring
 from gateway.app.key_store_session import KeyStoreSession, KeyStoreUse, open_key_store
+from gateway.app.keyring import Keyring
 from gateway.config import Config
 from gateway.core.audit_chain import chain_key, verify
 from gateway.ports import KeyRefused, StoreUnavailable

@@ -100,7 +100,6 @@ async def test_readiness(tmp_path: Path) -> None:
         ready = readiness(parts)
         assert ready.ready
         assert (ready.checks["traffic"], ready.checks["audit"], ready.checks["upstream"]) == ("ok", "ok", "ok")
-        assert parts.audit is not None
         parts.audit.writer.failing = True
         assert readiness(parts).ready
         assert readiness(parts).checks["audit"] == "degraded: the sink fails, lines are spooled"
@@ -134,7 +133,6 @@ class Held(MemorySink):
 async def test_an_audit_that_hangs_is_reported(tmp_path: Path) -> None:
     parts = await assemble(configured(TEXT, tmp_path))
     async with parts.stack:
-        assert parts.audit is not None
         sink, before = Held(), parts.audit.writer
         parts.audit.writer = AuditWriter(sink, patience_s=0.01)
         try:

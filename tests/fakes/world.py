@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.app.assembly import Assembly, _admission_settings, _assemble
+from gateway.app.assembly import Assembly, wire
+from gateway.app.component_settings import admission_settings
 from gateway.app.key_store_session import open_key_store
 from gateway.config import Config, load
 from gateway.core.errors import Code, Rejection, Source
@@ -441,7 +442,7 @@ async def world(state_dir: Path, text: str = CONFIGURATION, answer: Answer = ech
     made = Assembly(config)
     await made.upstream.close()
     made.upstream = up  # type: ignore[assignment]  # what stands for GitLab
-    made.admitting_upstream = AdmittingUpstream(up, _admission_settings(config))
+    made.admitting_upstream = AdmittingUpstream(up, admission_settings(config))
     async with made.stack:
-        await _assemble(made)
+        await wire(made)
         yield World(made, up, keys)
