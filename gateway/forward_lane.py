@@ -34,13 +34,13 @@ from .core.messages import Fields, RequestHead, ResponseHead
 from .core.pacing import PACE_FIELDS
 from .core.response_headers import SENDFILE_FIELDS
 from .core.status import status_line
+from .lane_answers import drained_answer
 from .limit_stage import note
 from .pending_answer import AnswerSink, PendingAnswer
 from .planner import Planner
 from .plans import Plan, Plans
 from .ports import Cancellable, UpstreamCredential
 from .reply import Reply
-from .short_lane import drained_answer
 from .stages import Stages
 from .upstream_call import RequestTemplate, ascii_of, request_template
 

@@ -37,6 +37,7 @@ from .core.rule_match import Place, PlaceLookup, lookups_of, spellings
 from .core.token_answers import check_token_service
 from .core.upgrade import SWITCH
 from .forward_lane import ForwardLane, LaneRequest
+from .lane_answers import CachedAnswer, make_cached_answer, make_refusal_template
 from .limit_stage import lasts_s, limit_rejection, note
 from .narrow_stage import narrowed, require_list_shape
 from .pending_answer import AnswerSink, PendingAnswer
@@ -45,7 +46,7 @@ from .plans import Plan, Plans, admitted_for
 from .ports import DRAINED, Downstream
 from .progress import Progress
 from .reply import Reply
-from .short_lane import CachedAnswer, Shortcut, ShortLane, make_cached_answer, make_refusal_template
+from .short_lane import Shortcut, ShortLane
 from .stages import Stages
 from .tunnel_stage import relay
 from .upstream_call import AuthorisedRequest, UpstreamCall, with_client_peer

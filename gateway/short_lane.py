@@ -12,28 +12,29 @@ it was, the request takes the road, and no bucket has been taken from by then.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 
 import msgspec
 
-from .cache import RepeatHit
 from .core.access import Principal
 from .core.cache_entry import Entry
 from .core.catalogue import Operation
 from .core.correlation import record_ids
-from .core.errors import Code, drained, rate_limited
 from .core.exchange import Exchange, ObserverMemo
 from .core.http_date import date_line
 from .core.limits import Decision, Takes
-from .core.messages import Fields, RequestHead, first, joined
-from .core.refusal import render
-from .core.status import status_line
+from .core.messages import RequestHead
 from .core.target import Target
+from .lane_answers import (
+    CachedAnswer,
+    RefusalTemplate,
+    drained_answer,
+    ending_of,
+)
 from .limit_stage import is_final, note
 from .pending_answer import AnswerSink, PendingAnswer
-from .ports import Cancellable, TokenStatus, UpstreamCredential
+from .ports import Cancellable
 from .stages import Stages
 
 log = logging.getLogger("gateway.pipeline")
@@ -41,54 +42,6 @@ log = logging.getLogger("gateway.pipeline")
 _MEMO_INDEX = 1
 """Where in its head's memo a shortcut stands: after what the entry left there."""
 _ID_PREFIX = b"X-Gateway-Request-Id: "
-_ID = "{id}"
-"""Stands in a refusal's body where it names the request; no limit's id has such characters."""
-
-
-class BodilessAnswer(msgspec.Struct, gc=False):
-    """The octets of an answer without a body, less what is each request's own: the lines about limits and the id. An answer
-    with a body is never kept like this (see ``CachedAnswer.rendered``): its octets have to be put together each time."""
-
-    received_at: float
-    """When the cache entry that it was made from was received."""
-    since: float
-    until: float
-    """From when until when it says the right thing, in Unix seconds."""
-    before: bytes
-    behind: bytes
-
-
-class CachedAnswer(msgspec.Struct, gc=False):
-    """How the cache answered one head."""
-
-    repeat_hit: RepeatHit
-    facts: Exchange
-    token_status: TokenStatus | None
-    """That of the credential GitLab would have been asked with: when that is no longer given out, nor are its answers."""
-    rendered: Fields | None = None
-    """The stored fields that ``lines`` were made from: each entry has its own. Never the entry itself: its body would live
-    on here beyond the cache's bound, and beyond a purge."""
-    lines: bytes = b""
-    """Status line and stored fields."""
-    has_body: bool = True
-    bodiless: BodilessAnswer | None = None
-    """The latest answer, where it has no body."""
-    observer_memo: ObserverMemo | None = None
-    """That of the requests answered with these lines."""
-
-
-class RefusalTemplate(msgspec.Struct, gc=False):
-    """How the buckets' refusals of one head are rendered for its client."""
-
-    facts: Exchange
-    operation: Operation
-    accept: bytes
-    cross_origin: bool
-    texts: dict[str, tuple[bytes, bytes, bytes, ObserverMemo]] = {}
-    """By the refusing limit: the lines of the head that stay the same; the head's end with the body; nothing; the memo. If
-    the body names the request, its octets before and after that name are the second and the third."""
-    latest: bool = True
-    """Whether the last request was refused, so that the next one may well be."""
 
 
 class Shortcut(msgspec.Struct, gc=False):
@@ -242,7 +195,7 @@ class ShortLane:
         else:
             bodiless = answer.bodiless
             if bodiless is None or not bodiless.since <= at < bodiless.until or bodiless.received_at != entry.received_at:
-                bodiless = answer.bodiless = _render_bodiless(answer, entry, at)
+                bodiless = answer.bodiless = answer.make_bodiless(entry, at)
             octets = b"".join((bodiless.before, limits, _ID_PREFIX, request_id, bodiless.behind))
         x.bytes_out = len(octets)
         if not (x.limit_near or x.limit_shadow):
@@ -279,7 +232,7 @@ class ShortLane:
         entry = answer.repeat_hit.current_entry(at)
         if entry is None:
             return None
-        if entry.fields is not answer.rendered and not _prepare(answer, entry):
+        if entry.fields is not answer.rendered and not answer.prepare(entry):
             return None
         assert shortcut.takes is not None, "as of this moment"
         return LaneHit(head, shortcut, shortcut.takes, answer, entry, self._facts(head, shortcut, answer.facts), at)
@@ -319,11 +272,11 @@ class ShortLane:
         x.limit_id, x.limit_remaining, x.limit_shadow = refusal.limit.id, refusal.remaining, decision.shadowed
         text = template.texts.get(x.limit_id)
         if text is None:
-            text = template.texts[x.limit_id] = (*_render_refusal(shortcut.method, template, x.limit_id), ObserverMemo())
+            text = template.texts[x.limit_id] = (*template.render(shortcut.method, x.limit_id), ObserverMemo())
         lines, ending, behind, observer_memo = text
         request_id = x.request_id.encode("ascii")
         if behind:
-            ending = _ending(shortcut.method, b"%b%b%b" % (ending, request_id, behind))
+            ending = ending_of(shortcut.method, b"%b%b%b" % (ending, request_id, behind))
         octets = b"".join(
             (
                 lines,
@@ -385,116 +338,3 @@ class _PendingAnswer(msgspec.Struct, eq=False):
             lane.forget(self._hit.head)
             octets = None
         self._sink.deliver(octets)
-
-
-def drained_answer(
-    stages: Stages,
-    head: RequestHead,
-    operation: Operation,
-    principal: Principal,
-    x: Exchange,
-    at: float,
-    decision: Decision | None = None,
-) -> bytes:
-    """The refusal, in octets, of a read that ends because the gateway shuts down. ``decision``: that of its buckets."""
-    rejection = drained(unsure=False)
-    x.status, x.code = rejection.status, rejection.code.value
-    answer, body = render(
-        rejection,
-        surface=operation.surface,
-        accept=joined(head.fields, b"accept") or b"",
-        request_id=x.request_id,
-        extra=stages.dialect.own_fields(decision, principal),
-        cross_origin=first(head.fields, b"origin") is not None,
-    )
-    octets = b"%b%bX-Gateway-Request-Id: %b\r\n%b%b" % (
-        status_line(answer.status),
-        _rendered(answer.fields),
-        x.request_id.encode("ascii"),
-        date_line(at),
-        _ending(head.method, body, b"Connection: close\r\n"),
-    )
-    x.bytes_out = len(octets)
-    return octets
-
-
-def make_cached_answer(repeat_hit: RepeatHit, x: Exchange, credential: UpstreamCredential | None) -> CachedAnswer:
-    """What is kept of an answer from the cache, whose facts are those in ``x``."""
-    return CachedAnswer(repeat_hit, _shared_facts(x), None if credential is None else credential.token_status)
-
-
-def make_refusal_template(head: RequestHead, operation: Operation, x: Exchange) -> RefusalTemplate:
-    """What is kept of a bucket's refusal of ``head``; ``x`` has the facts as far as the request had come."""
-    facts = _shared_facts(x)
-    facts.status, facts.code = 429, Code.RATE_LIMITED.value
-    return RefusalTemplate(
-        facts, operation, joined(head.fields, b"accept") or b"", first(head.fields, b"origin") is not None
-    )
-
-
-def _shared_facts(x: Exchange) -> Exchange:
-    """``x`` less what is that request's own: its id, its times, and what its buckets said."""
-    facts = copy.copy(x)
-    facts.request_id = ""
-    facts.upstream_s = facts.limit_waited_s = 0.0
-    facts.limit_id, facts.limit_remaining, facts.limit_near, facts.limit_shadow = "", -1.0, False, ""
-    return facts
-
-
-def _ending(method: str, body: bytes, close: bytes = b"") -> bytes:
-    """The end of a refusal, after ``Date``."""
-    if method == "HEAD":
-        return close + b"\r\n"
-    return b"Content-Length: %d\r\n%b\r\n%b" % (len(body), close, body)
-
-
-def _render_refusal(method: str, template: RefusalTemplate, limit_id: str) -> tuple[bytes, bytes, bytes]:
-    """What ``RefusalTemplate.texts`` holds for one limit, less the kin."""
-    head, body = render(
-        rate_limited(),
-        surface=template.operation.surface,
-        route=template.operation.route,
-        accept=template.accept,
-        request_id=_ID,
-        violated=(limit_id,),
-        cross_origin=template.cross_origin,
-    )
-    before, _, behind = body.partition(_ID.encode())
-    lines = status_line(head.status) + _rendered(head.fields)
-    return (lines, before, behind) if behind else (lines, _ending(method, body), b"")
-
-
-def _prepare(answer: CachedAnswer, entry: Entry) -> bool:
-    """Render what stays the same from answer to answer; False: the entry answers another request, or has its own Date."""
-    shown = answer.repeat_hit.shown(entry)
-    if shown is None:
-        return False
-    lines = _rendered(shown.fields)
-    folded = b"\n" + lines.lower()
-    if b"\ndate:" in folded:  # the edge would keep that one
-        return False
-    answer.has_body = shown.status not in {204, 304}
-    if answer.has_body and b"\ncontent-length:" not in folded:
-        lines += b"Content-Length: %d\r\n" % len(entry.body)
-    answer.lines = status_line(shown.status) + lines
-    answer.facts.status = shown.status
-    answer.rendered = entry.fields
-    answer.bodiless = None
-    answer.observer_memo = ObserverMemo()
-    return True
-
-
-def _render_bodiless(answer: CachedAnswer, entry: Entry, at: float) -> BodilessAnswer:
-    """Make what ``CachedAnswer.bodiless`` holds."""
-    date = date_line(at)
-    return BodilessAnswer(
-        entry.received_at,
-        at,
-        min(int(at) + 1, answer.repeat_hit.computed_until(entry, at)),
-        answer.lines + answer.repeat_hit.computed_lines(entry, at),
-        b"\r\n%b\r\n" % date,
-    )
-
-
-def _rendered(fields: Fields) -> bytes:
-    return b"".join([b"%b: %b\r\n" % field for field in fields])
