@@ -41,7 +41,7 @@ WITHOUT_A_TEST_FILE = {
     "gateway/ports.py": "protocols without behaviour; the contract suites test whatever implements them",
     "gateway/upstream/contract.py": "protocols without behaviour; connections and pools are tested as what they are",
     "gateway/pending_answer.py": "protocols without behaviour; the tests of both lanes walk them",
-    "gateway/edge/settings.py": "numbers; tests/edge/test_server.py tests each",
+    "gateway/edge/settings.py": "numbers; tests/edge/test_connection.py tests each",
 }
 
 FOREIGN_NAMES = {"utils", "util", "helpers", "helper", "manager", "managers", "common", "misc", "service", "processor"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.edge.server import Connection
+from gateway.edge.connection import Connection
 from gateway.forward_lane import LaneRequest
 from gateway.short_lane import _PendingAnswer
 from tests.edge.wire import SOON_S

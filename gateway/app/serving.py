@@ -18,8 +18,8 @@ from ..broker.static import CredentialsRefused
 from ..config import Config
 from ..edge.acceptor import Acceptor
 from ..edge.admin import Admin, AdminServer, AdminSettings, Readiness
+from ..edge.connection import Connection
 from ..edge.parsing import require_c_parser
-from ..edge.server import Connection
 from ..edge.tls import ListenerTls
 from ..hardening import harden
 from ..process_signals import OnSignal, run_process

@@ -20,6 +20,7 @@ from aiohttp.web import RequestPayloadError
 
 from ..core.body_timeout import BodyTimeout
 from ..core.errors import Code, Rejection, bad_request
+from ..core.http_date import date_line
 from ..core.messages import RequestHead, ResponseHead
 from ..core.status import status_line
 from ..pending_answer import Handover
@@ -27,7 +28,7 @@ from .client_socket import set_reset_on_close
 from .tunnel import ClientTunnel
 
 if TYPE_CHECKING:
-    from .server import Connection
+    from .connection import Connection
     from .settings import EdgeSettings
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -35,20 +36,6 @@ _BODYLESS = frozenset({204, 304})
 _as_line = b": ".join
 _HTTP_11 = (1, 1)
 _VERSIONS = frozenset({(1, 0), (1, 1)})
-
-# The date (RFC 9110 §5.6.7) of the current second.
-_date_second = 0
-_date_value = b""
-
-
-def http_date() -> bytes:
-    """The current time as an IMF-fixdate, formatted once per second at most."""
-    global _date_second, _date_value  # noqa: PLW0603 — a one-entry memo
-    second = int(time.time())
-    if second != _date_second:
-        _date_value = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second)).encode("ascii")
-        _date_second = second
-    return _date_value
 
 
 class ClientGone(ConnectionError):  # noqa: N818 — a state of the world, not a fault
@@ -270,7 +257,7 @@ class AiohttpDownstream:
         if added:
             parts.append(added)
         if not dated:
-            parts += (b"Date: ", http_date(), b"\r\n")
+            parts.append(date_line(time.time()))
         if length is not None and not measured:
             if length >= 0:
                 parts.append(b"Content-Length: %d\r\n" % length)

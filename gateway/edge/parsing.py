@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import aiohttp.http_parser
 from aiohttp.http_exceptions import BadStatusLine, LineTooLong
 
 from ..core.errors import Code, Rejection, bad_request
+from ..core.http_date import date_line
 from ..core.messages import ResponseHead
 from ..core.status import status_line
-from .downstream import http_date
 
 RenderEarly = Callable[[Rejection, str], tuple[ResponseHead, bytes]]
 """Renders the refusal of a request that could not be parsed: (rejection, peer) → head, body. Also counts and audits it."""
@@ -54,7 +55,7 @@ def render_closing_response(head: ResponseHead, body: bytes) -> bytes:
     parts = [status_line(head.status)]
     for name, value in head.fields:
         parts += (name, b": ", value, b"\r\n")
-    parts += (b"Date: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (http_date(), len(body)), body)
+    parts += (date_line(time.time()), b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body), body)
     return b"".join(parts)
 
 

@@ -17,7 +17,7 @@ import uvloop
 
 from gateway.core.messages import ResponseHead
 from gateway.edge import client_socket as module
-from gateway.edge import server as server_module
+from gateway.edge import connection as connection_module
 from gateway.edge.client_socket import SendProgress, cut, send_progress, set_reset_on_close
 from gateway.edge.downstream import AiohttpDownstream
 from tests.fakes.certificates import Authority
@@ -242,7 +242,7 @@ async def unread(port: Traffic) -> None:
 @pytest.fixture
 def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHECK_EVERY_S", 0.05)
-    monkeypatch.setattr(server_module, "CHECK_EVERY_S", 0.05)
+    monkeypatch.setattr(connection_module, "CHECK_EVERY_S", 0.05)
 
 
 @pytest.mark.usefixtures("_look_often")

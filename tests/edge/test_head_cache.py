@@ -14,9 +14,10 @@ from gateway.core.correlation import CORRELATION_FIELDS
 from gateway.core.errors import Code
 from gateway.core.messages import RequestHead, ResponseHead
 from gateway.core.refusal import render
+from gateway.edge.connection import Connection
 from gateway.edge.downstream import AiohttpDownstream
 from gateway.edge.head_cache import LONGEST, MOST_HEADS, HeadCache
-from gateway.edge.server import Connection, TrafficServer
+from gateway.edge.server import TrafficServer
 from gateway.edge.settings import EdgeSettings
 from tests.edge.wire import SOON_S, echo, request, traffic
 

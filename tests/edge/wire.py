@@ -61,6 +61,13 @@ class Client:
         async with asyncio.timeout(SOON_S):
             return await self.reader.read()
 
+    async def is_cut(self) -> bool:
+        """Whether the connection ends, or is reset, without another octet."""
+        try:
+            return await self.rest() == b""
+        except ConnectionResetError:
+            return True
+
     def reset(self) -> None:
         """Vanish: RST instead of FIN."""
         raw = self.writer.get_extra_info("socket")
