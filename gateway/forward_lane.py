@@ -95,7 +95,7 @@ class ForwardLane:
         self.active = 0
         """Requests on the lane."""
 
-    def at_once(self, head: RequestHead, sink: AnswerSink) -> PendingAnswer | None:
+    def try_answer(self, head: RequestHead, sink: AnswerSink) -> PendingAnswer | None:
         """The ``PendingAnswer`` that gives ``sink`` the answer; None: the request takes the road, and nothing has been
         taken."""
         stages = self.stages

@@ -105,7 +105,7 @@ class PacingStage:
     def report(self, credential: str) -> PaceReport:
         """What is known of GitLab's limit on the credential at the moment."""
         pace = self._paces.get(credential)
-        return pace.told(self._wall()) if pace is not None else PaceReport()
+        return pace.report(self._wall()) if pace is not None else PaceReport()
 
     def _pace(self, credential: str) -> Pace:
         pace = self._paces.get(credential)
@@ -140,7 +140,7 @@ class PacingStage:
             return
         now = self._wall()
         for credential, report in reports.items():
-            self._pace(credential).hear(report, now)
+            self._pace(credential).merge(report, now)
 
     async def _sync_forever(self) -> None:
         loop = asyncio.get_running_loop()

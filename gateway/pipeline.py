@@ -148,15 +148,15 @@ class Gateway:
                 progress.ticket.close(progress.call.spent(down.sent_bytes) if progress.call is not None else None)
             self.observe(x)
 
-    def at_once(self, head: RequestHead, sink: AnswerSink) -> bytes | PendingAnswer | None:
+    def try_answer(self, head: RequestHead, sink: AnswerSink) -> bytes | PendingAnswer | None:
         """The whole answer, audited and counted, where the short lane has it without waiting; or a lane's
         ``PendingAnswer``, which will give it to ``sink``. None: ``handle`` the request."""
         try:
             if head.memo:
-                answer = self.lane.at_once(head, sink)
+                answer = self.lane.try_answer(head, sink)
                 if answer is not None:
                     return answer
-            return self.forward_lane.at_once(head, sink)
+            return self.forward_lane.try_answer(head, sink)
         except Exception:
             # The road has its own way to report a fault, to this request and to all like it; the caller here is the
             # connection itself, which an exception would end.

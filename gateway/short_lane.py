@@ -119,7 +119,7 @@ class ShortLane:
         if head.memo:
             del head.memo[_MEMO_INDEX:]
 
-    def at_once(self, head: RequestHead, sink: AnswerSink) -> bytes | PendingAnswer | None:
+    def try_answer(self, head: RequestHead, sink: AnswerSink) -> bytes | PendingAnswer | None:
         """The answer's octets, audited and counted, where nothing has to be waited for; or the ``PendingAnswer`` that will
         give them to ``sink``. None: the request takes the road, and nothing has been taken."""
         shortcut = self._find_shortcut(head)
@@ -154,7 +154,7 @@ class ShortLane:
         return self._stages.limits.admit_soon(hit.takes, then)
 
     def finish(self, hit: LaneHit, decision: Decision) -> bytes | None:
-        """What ``at_once`` would have returned, had it known the decision."""
+        """What ``try_answer`` would have returned, had it known the decision."""
         shortcut, template = hit.shortcut, hit.shortcut.refusal_template
         if not self._stages.limits.accept_decision(decision, shortcut.principal, refusing=template is not None):
             return None
@@ -333,7 +333,7 @@ class _PendingAnswer(msgspec.Struct, eq=False):
         try:
             octets = lane.finish(self._hit, decision)
         except Exception:
-            # As in ``pipeline.Gateway.at_once``: the road has its own way to report a fault.
+            # As in ``pipeline.Gateway.try_answer``: the road has its own way to report a fault.
             log.exception("fault in the short lane")
             lane.forget(self._hit.head)
             octets = None

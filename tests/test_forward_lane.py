@@ -155,7 +155,7 @@ async def test_octet_for_octet_and_fact_for_fact_what_the_road_says(
             store = at.made.made.cache_assembly.memory
             assert store is not None
             store._slots.clear(), store._small.clear(), store._main.clear(), store._ghosts.clear()
-            monkeypatch.setattr(at.made.gateway.forward_lane, "at_once", lambda *_: None)
+            monkeypatch.setattr(at.made.gateway.forward_lane, "try_answer", lambda *_: None)
         told.append(await said(at, page, caller))
         await until(lambda: bool(at.made.seen.exchanges) and quiet(at))
         assert at.forwarded is (lane and whole), at.made.calls
@@ -488,7 +488,7 @@ async def test_a_fault_before_anything_was_taken(
     def fault(*_: object) -> None:
         raise ValueError("a fault")
 
-    monkeypatch.setattr(ForwardLane, "at_once", fault)
+    monkeypatch.setattr(ForwardLane, "try_answer", fault)
     assert (await at.ask(PAGES % 3, caller="reader"))[0] == 200
     assert "fault in the short lane" in caplog.text
 

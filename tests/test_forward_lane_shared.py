@@ -90,7 +90,7 @@ class Shared(LiveWorld):
         self.made.calls.clear()
 
     def road_alone(self) -> None:
-        self.made.gateway.forward_lane.at_once = lambda *_: None  # type: ignore[method-assign]
+        self.made.gateway.forward_lane.try_answer = lambda *_: None  # type: ignore[method-assign]
 
     async def send(self, page: int, client: Client | None = None) -> None:
         await (client or self.client).send(self.request(PAGES % page, caller="reader"))

@@ -122,7 +122,7 @@ async def compared(
     told, seen, gone_up, kept = [], [], [], []
     for lane in (True, False):
         if not lane:
-            monkeypatch.setattr(at.made.gateway.forward_lane, "at_once", lambda *_: None)
+            monkeypatch.setattr(at.made.gateway.forward_lane, "try_answer", lambda *_: None)
         store._slots.clear(), store._small.clear(), store._main.clear(), store._ghosts.clear()
         if stored:
             at.made.up.answer = issues()

@@ -33,7 +33,7 @@ def stage() -> PacingStage:
     return PacingStage(LimitStage(MemoryBuckets()), wall=lambda: NOW)
 
 
-def told(observed: int, remaining: int, seconds: int) -> Fields:
+def limit_fields(observed: int, remaining: int, seconds: int) -> Fields:
     return (
         (b"RateLimit-Observed", b"%d" % observed),
         (b"RateLimit-Remaining", b"%d" % remaining),
@@ -44,14 +44,14 @@ def told(observed: int, remaining: int, seconds: int) -> Fields:
 async def test_a_credential_with_plenty_left_is_not_slowed() -> None:
     pacing = stage()
     await pacing.await_turn("sa", bot(), "1")
-    pacing.learn("sa", ResponseHead(200, told(1, 599, 60)))
+    pacing.learn("sa", ResponseHead(200, limit_fields(1, 599, 60)))
     for number in range(50):
         await asyncio.wait_for(pacing.await_turn("sa", bot(), f"{number}"), 1)
 
 
 async def test_callers_share_what_is_left_in_turn() -> None:
     pacing = stage()
-    pacing.learn("sa", ResponseHead(200, told(5000, 1200, 10)))
+    pacing.learn("sa", ResponseHead(200, limit_fields(5000, 1200, 10)))
     order: list[str] = []
 
     async def ask(name: str, number: int) -> None:
@@ -76,7 +76,7 @@ async def test_after_a_refusal_nobody_asks_until_gitlab_said() -> None:
 
 async def test_who_would_wait_too_long_is_told_to_come_back() -> None:
     pacing = stage()
-    pacing.learn("sa", ResponseHead(200, told(600, 0, 60)))
+    pacing.learn("sa", ResponseHead(200, limit_fields(600, 0, 60)))
     await pacing.await_turn("sa", bot(), "1")
     with pytest.raises(Rejection) as refused:
         await asyncio.wait_for(pacing.await_turn("sa", bot(), "2"), 1)
@@ -87,7 +87,7 @@ async def test_who_would_wait_too_long_is_told_to_come_back() -> None:
 async def test_how_much_a_credential_has_left_is_its_own() -> None:
     pacing = stage()
     assert pacing.remaining("sa") == math.inf
-    pacing.learn("sa", ResponseHead(200, told(1, 599, 60)))
+    pacing.learn("sa", ResponseHead(200, limit_fields(1, 599, 60)))
     assert (pacing.remaining("sa"), pacing.remaining("other")) == (599, math.inf)
 
 
@@ -140,11 +140,11 @@ async def test_what_one_gateway_heard_of_gitlab_slows_the_others(redis_url: str)
 
 async def test_a_pace_is_everybodys(redis_url: str) -> None:
     async with gateways(redis_url, "sa") as (one, other):
-        one.learn("sa", ResponseHead(200, told(600, 0, 60)))
+        one.learn("sa", ResponseHead(200, limit_fields(600, 0, 60)))
         await one.sync()
         await other.sync()
         assert other.report("sa").rate == pytest.approx(one.report("sa").rate)
-        one.learn("sa", ResponseHead(200, told(1, 599, 120)))
+        one.learn("sa", ResponseHead(200, limit_fields(1, 599, 120)))
         await one.sync()
         await other.sync()
         assert other.report("sa").rate == 0
@@ -152,7 +152,7 @@ async def test_a_pace_is_everybodys(redis_url: str) -> None:
 
 async def test_nobody_is_told_what_changed_nothing(redis_url: str) -> None:
     async with gateways(redis_url, "sa") as (one, _):
-        one.learn("sa", ResponseHead(200, told(1, 599, 60)))
+        one.learn("sa", ResponseHead(200, limit_fields(1, 599, 60)))
         one.learn("sa", ResponseHead(200, ()))
         await one.sync()
         with redis.Redis.from_url(redis_url) as client:
@@ -191,7 +191,7 @@ async def test_what_could_not_be_told_is_told_when_redis_is_back(start_redis: An
 
 async def test_who_stood_in_line_when_gitlab_refused_does_not_ask() -> None:
     pacing = stage()
-    pacing.learn("sa", ResponseHead(200, told(5000, 500, 90)))
+    pacing.learn("sa", ResponseHead(200, limit_fields(5000, 500, 90)))
     first = asyncio.ensure_future(pacing.await_turn("sa", bot(), "1"))
     second = asyncio.ensure_future(pacing.await_turn("sa", bot(), "2"))
     await first

@@ -153,7 +153,7 @@ async def test_who_leaves_before_redis_was_asked_takes_nothing(at: Far) -> None:
     left = at.remaining
     head = at.server.head_cache.head(request(at), "127.0.0.1", tls=False)
     assert isinstance(head, RequestHead)
-    pending = at.made.gateway.at_once(head, Nobody())
+    pending = at.made.gateway.try_answer(head, Nobody())
     assert pending is not None
     assert not isinstance(pending, bytes)
     pending.leave()

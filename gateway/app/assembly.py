@@ -177,7 +177,7 @@ async def wire(parts: Assembly) -> None:
     early = EarlyRefusals()
     early.gateway = parts.gateway
     parts.server = TrafficServer(
-        caching.with_hooks(parts.gateway, handle), early, edge_settings(config, peers), parts.gateway.at_once
+        caching.with_hooks(parts.gateway, handle), early, edge_settings(config, peers), parts.gateway.try_answer
     )
 
 

@@ -199,7 +199,7 @@ class LimitHeaders:
 
     def _refused_lines(self, decision: Decision, refusal: BucketState, caller: str) -> bytes:
         """``lines_for`` of a refusal. A caller that asks again and again gets the same lines until a second has passed."""
-        states = decision.found
+        states = decision.given_states
         asked = decision.asked
         caller_fields = asked.caller_fields if asked is not None else None
         if not isinstance(caller_fields, _CallerFields) or caller_fields.by is not self or caller_fields.caller != caller:

@@ -206,8 +206,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """The outcome for all buckets of a request, which are taken from together or not at all."""
 
     allowed: bool
-    found: tuple[BucketState, ...]
-    """See ``states``."""
+    given_states: tuple[BucketState, ...]
+    """The ``states``, unless they follow from ``takes``."""
     now: float
     """Unix seconds by the store's clock: the only clock that counts."""
     degraded: bool = False
@@ -230,7 +230,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     def states(self) -> tuple[BucketState, ...]:
         """Each bucket, in the order of the takes. For plain takes they are computed when asked for, which is rare."""
         if self.takes is None:
-            return self.found
+            return self.given_states
         return tuple([bucket_state(take.limit, True, left, 0.0) for take, left in zip(self.takes, self.lefts, strict=True)])
 
     @property
@@ -239,11 +239,11 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         if self.allowed or self.short is not None:
             return self.short
         longest: BucketState | None = None
-        for found in self.found:
-            if not (found.allowed or found.limit.shadow) and (
-                longest is None or found.retry_after_s > longest.retry_after_s
+        for state in self.given_states:
+            if not (state.allowed or state.limit.shadow) and (
+                longest is None or state.retry_after_s > longest.retry_after_s
             ):
-                longest = found
+                longest = state
         return longest
 
     @property
@@ -252,9 +252,9 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         if self.limit is not None:
             return bucket_state(self.limit, True, self.remaining, 0.0)
         tightest: BucketState | None = None
-        for found in self.states:
-            if not found.limit.shadow and (tightest is None or found.remaining < tightest.remaining):
-                tightest = found
+        for state in self.states:
+            if not state.limit.shadow and (tightest is None or state.remaining < tightest.remaining):
+                tightest = state
         return tightest
 
     @property
@@ -262,9 +262,9 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         """The id of the first shadow limit that would have refused; empty if there is none."""
         if self.takes is not None:
             return ""
-        for found in self.found:
-            if not found.allowed and found.limit.shadow:
-                return found.limit.id
+        for state in self.given_states:
+            if not state.allowed and state.limit.shadow:
+                return state.limit.id
         return ""
 
 

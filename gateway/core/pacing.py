@@ -107,7 +107,7 @@ class Pace:
                 self._slow(max(SPEND * remaining, 0.5) / (reset - now), reset)
         return self._blocked_until >= blocked_until + _WORTH_TELLING_S or self.limit(now) is not limit
 
-    def hear(self, report: PaceReport, now: float) -> None:
+    def merge(self, report: PaceReport, now: float) -> None:
         """Learn what another gateway has learnt. A wait counts as if learnt here; of several rates the latest counts."""
         self._block(report.blocked_s, now)
         learnt_at = now - max(0.0, report.age_s)
@@ -122,7 +122,7 @@ class Pace:
         else:
             self._limit = None
 
-    def told(self, now: float) -> PaceReport:
+    def report(self, now: float) -> PaceReport:
         """What the other gateways should be told."""
         limit = self.limit(now)
         age_s = max(0.0, now - self._learnt_at)

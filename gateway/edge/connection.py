@@ -154,7 +154,7 @@ class Connection(RequestHandler):
         self._request_count += 1
         # ``_paused`` instead of ``writing_paused``, which would cost a call.
         if not (server.draining or self._paused):
-            answer = server.at_once(head, self)
+            answer = server.try_answer(head, self)
             if isinstance(answer, bytes):
                 server.requests_count += 1
                 assert self.transport is not None, "octets came over it"

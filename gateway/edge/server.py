@@ -21,12 +21,12 @@ from .parsing import RenderEarly
 from .settings import EdgeSettings
 from .tunnel import ClientTunnel
 
-AtOnce = Callable[[RequestHead, AnswerSink], bytes | PendingAnswer | None]
+TryAnswer = Callable[[RequestHead, AnswerSink], bytes | PendingAnswer | None]
 """Answers a head like one answered before, without a task: with the whole answer, counted and audited, if nothing has to be
 waited for; else with a ``PendingAnswer`` that will hand it to the connection, or with None: the head must be handled."""
 
 
-def _not_at_once(_: RequestHead, __: AnswerSink) -> None:
+def _never(_: RequestHead, __: AnswerSink) -> None:
     return None
 
 
@@ -34,13 +34,13 @@ class TrafficServer(web.Server):
     """The data port's server: makes the connections, hands their requests to the handler, and owns the drain."""
 
     def __init__(
-        self, handle: Handle, render_early: RenderEarly, settings: EdgeSettings, at_once: AtOnce = _not_at_once
+        self, handle: Handle, render_early: RenderEarly, settings: EdgeSettings, try_answer: TryAnswer = _never
     ) -> None:
         super().__init__(_no_handler, handler_cancellation=True)
         self._handle = handle
         self.settings = settings
         self.render_early = render_early
-        self.at_once = at_once
+        self.try_answer = try_answer
         marked_bytes = settings.field_bytes if settings.sets_correlation_aside else 0
         self.head_cache = HeadCache(target_bytes=settings.target_bytes, marked_bytes=marked_bytes)
         self.outbox = Outbox(self._loop)

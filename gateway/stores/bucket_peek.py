@@ -8,6 +8,7 @@ from math import isnan
 
 from ..core.limits import MOST_BURST, BucketState, Decision, Level, Take, bucket_state, refill
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable
+from .redis_wire import server_time_us
 
 _LEVEL = struct.Struct("<dd")
 _FAR_US = 1e18
@@ -24,13 +25,7 @@ async def peek(link: RedisLink, takes: Sequence[Take]) -> Decision:
         RedisUnavailable: Redis did not answer, refused a command, or gave no clock.
     """
     (clock,) = await link.execute_many([("TIME",)])
-    if (
-        not isinstance(clock, list)
-        or len(clock) != 2
-        or not all(isinstance(part, bytes) and part.isdigit() for part in clock)
-    ):
-        raise RedisUnavailable("no clock")
-    now_us = int(clock[0]) * 1_000_000 + int(clock[1])  # type: ignore[arg-type]  # octets of digits, as checked above
+    now_us = server_time_us(clock)
     commands: list[Command] = [
         ("ZCOUNT", take.key, f"({now_us}", "+inf") if take.limit.concurrent else ("GET", take.key) for take in takes
     ]

@@ -262,7 +262,7 @@ class RedisBuckets:
                         if key not in last:
                             last[key] = decision.lefts[number]
                 continue
-            for take, bucket in zip(batch[at].takes, decision.found, strict=True):
+            for take, bucket in zip(batch[at].takes, decision.given_states, strict=True):
                 if not take.limit.concurrent:  # a place may come free at any moment
                     last.setdefault(take.key, bucket.remaining)
                     if not bucket.allowed:

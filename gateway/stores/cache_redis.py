@@ -29,7 +29,7 @@ from ..core.generation_cache import GenerationCache
 from ..ports import Cancellable, Lookup
 from .codec import Codec
 from .redis_link import Command, RedisError, RedisLink, RedisUnavailable, RedisValue
-from .redis_wire import pack_commands
+from .redis_wire import pack_commands, server_time_us
 
 log = logging.getLogger("gateway.stores")
 
@@ -134,17 +134,19 @@ class RedisCacheStore:
         """As ``get``, by the names of key and tags in Redis."""
         self.probe()
         if self._link.refuses:
-            self.outages += 1
-            return Lookup(available=False)
+            return self._outage()
         unconfirmed, asked_at = dict(self._unconfirmed), self._wall()
         try:
             replies = await self._link.execute_many([*unconfirmed.values(), ("TIME",), ("MGET", *tag_names, name)])
         except RedisUnavailable:
-            self.outages += 1
-            return Lookup(available=False)
+            return self._outage()
         if unconfirmed and not self._confirm(unconfirmed, replies[: len(unconfirmed)]):
             return Lookup(available=False)
         return self._parse_lookup(key, asked_at, *replies[len(unconfirmed) :])
+
+    def _outage(self) -> Lookup:
+        self.outages += 1
+        return Lookup(available=False)
 
     def get_soon(self, key: bytes, tags: tuple[bytes, ...], then: Callable[[Lookup], None]) -> Cancellable | None:
         """As ``get``, without a coroutine: ``then`` is called once, later. Returns None, with nothing asked, where Redis
@@ -174,10 +176,12 @@ class RedisCacheStore:
         self, key: bytes, asked_at: float, clock: RedisValue | RedisError, values: RedisValue | RedisError
     ) -> Lookup:
         """Interpret Redis's answers to TIME and MGET."""
-        stamp = _microseconds(clock)
-        if stamp is None or not isinstance(values, list) or self._link.refuses:  # a probe was answered before
-            self.outages += 1
-            return Lookup(available=False)
+        try:
+            stamp = server_time_us(clock)
+        except RedisUnavailable:
+            return self._outage()
+        if not isinstance(values, list) or self._link.refuses:  # a probe was answered before
+            return self._outage()
         redis_at = stamp / 1_000_000
         # Redis read its clock some time between question and answer: the difference believed so far stays, unless that
         # rules it out. By the answer's arrival alone, stored answers would look younger by any time for which this gateway
@@ -368,12 +372,3 @@ def _shifted(entries: tuple[Entry, ...], by_s: float) -> tuple[Entry, ...]:
 
 def _milliseconds(ttl_s: float) -> int:
     return max(1, int(min(ttl_s, _LONGEST_S) * 1000))
-
-
-def _microseconds(clock: RedisValue | RedisError) -> int | None:
-    """Redis's TIME reply as one number."""
-    if isinstance(clock, list) and len(clock) == 2:
-        seconds, micros = clock
-        if isinstance(seconds, bytes) and isinstance(micros, bytes):
-            return int(seconds) * 1_000_000 + int(micros)
-    return None

@@ -10,7 +10,8 @@ from math import isinf
 from ..core.pacing import LONGEST_S, PaceReport
 from ..ports import StoreUnavailable
 from .bucket_script import Script
-from .redis_link import Command, RedisError, RedisLink, RedisUnavailable
+from .redis_link import Command, RedisError, RedisLink, RedisUnavailable, RedisValue
+from .redis_wire import server_time_us
 
 _NOTE = struct.Struct("<dddd")
 _MOST = 1000
@@ -30,7 +31,10 @@ class RedisPaces:
         if not asked:
             return {}
         clock, notes = await self._execute([("TIME",), ("MGET", *[pace_key(one) for one in asked])])
-        now_us = _microseconds(clock)
+        try:
+            now_us = server_time_us(clock)
+        except RedisUnavailable as error:
+            raise StoreUnavailable("Redis did not tell its time") from error
         if not isinstance(notes, list) or len(notes) != len(asked):
             raise StoreUnavailable("the paces in Redis have an unexpected type")
         found = {one: _parse_note(note, now_us) for one, note in zip(asked, notes, strict=True)}
@@ -45,15 +49,17 @@ class RedisPaces:
             ]
         )
 
-    async def _execute(self, commands: list[Command]) -> list[object]:
+    async def _execute(self, commands: list[Command]) -> list[RedisValue]:
         try:
             answers = await self._link.execute_many(commands)
         except RedisUnavailable as error:
             raise StoreUnavailable("Redis does not answer") from error
+        values: list[RedisValue] = []
         for answer in answers:
             if isinstance(answer, RedisError):
                 raise StoreUnavailable(f"Redis refuses: {answer.kind}") from answer
-        return list(answers)
+            values.append(answer)
+        return values
 
 
 def pace_key(credential: str) -> str:
@@ -76,11 +82,3 @@ def _parse_note(note: object, now_us: float) -> PaceReport | None:
     if not (blocked_s <= LONGEST_S and window_s <= LONGEST_S and rate >= 0):  # a NaN fails these, too
         return None
     return PaceReport(max(0.0, blocked_s), rate, max(0.0, window_s), max(0.0, age_s) if heard > 0 else float("inf"))
-
-
-def _microseconds(clock: object) -> float:
-    if isinstance(clock, list) and len(clock) == 2:
-        seconds, micros = clock
-        if isinstance(seconds, bytes) and isinstance(micros, bytes) and seconds.isdigit() and micros.isdigit():
-            return float(int(seconds) * 1_000_000 + int(micros))
-    raise StoreUnavailable("Redis did not tell its time")

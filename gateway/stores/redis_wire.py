@@ -241,6 +241,16 @@ async def _connect_any(at: RedisAddress, receive: Receive, addresses: Sequence[A
     return await connect_to(addresses[-1])
 
 
+def server_time_us(reply: RedisValue | RedisError) -> int:
+    """Microseconds since 1970, as Redis's TIME tells them. Raises RedisUnavailable for any other reply."""
+    if isinstance(reply, list) and len(reply) == 2:
+        seconds, micros = reply
+        if isinstance(seconds, bytes) and isinstance(micros, bytes):
+            with contextlib.suppress(ValueError):
+                return int(seconds) * 1_000_000 + int(micros)
+    raise RedisUnavailable("no clock")
+
+
 def pack_commands(commands: Sequence[Command]) -> bytes:
     """The commands as octets for one write."""
     # hiredis annotates the argument as a tuple of exactly one element; it takes any.

@@ -167,37 +167,37 @@ def test_what_is_worth_telling() -> None:
 
 def test_another_gateway_slows_as_the_one_that_heard() -> None:
     one, other = paced((200, limit_fields(500, 100)), (429, ((b"Retry-After", b"30"),))), Pace()
-    other.hear(one.told(NOW), NOW + 1000)  # its clock is another
+    other.merge(one.report(NOW), NOW + 1000)  # its clock is another
     assert other.blocked_s(NOW + 1000) == 30
     limit = other.limit(NOW + 1000)
     assert limit is not None
     assert limit.rate == pytest.approx(1.5)
     assert other.limit(NOW + 1061) is None
-    assert other.told(NOW + 1000) == one.told(NOW)
+    assert other.report(NOW + 1000) == one.report(NOW)
 
 
 def test_hearing_the_same_again_keeps_the_bucket() -> None:
     one, other = paced((200, limit_fields(500, 100))), Pace()
-    other.hear(one.told(NOW), NOW)
+    other.merge(one.report(NOW), NOW)
     before = other.limit(NOW)
     for second in range(1, 5):
-        other.hear(one.told(NOW + second), NOW + second + 0.1)
+        other.merge(one.report(NOW + second), NOW + second + 0.1)
         assert other.limit(NOW + second) is before
 
 
 def test_of_two_rates_the_one_heard_last_counts() -> None:
     pace = paced((200, limit_fields(500, 100)))
-    pace.hear(PaceReport(rate=9.0, window_s=60.0, age_s=10.0), NOW)
+    pace.merge(PaceReport(rate=9.0, window_s=60.0, age_s=10.0), NOW)
     limit = pace.limit(NOW)
     assert limit is not None
     assert limit.rate == pytest.approx(1.5)
-    pace.hear(PaceReport(age_s=0.0), NOW + 1)
+    pace.merge(PaceReport(age_s=0.0), NOW + 1)
     assert pace.limit(NOW + 1) is None
 
 
 def test_who_knows_nothing_of_a_rate_takes_none_away() -> None:
     pace = paced((200, limit_fields(500, 100)))
-    pace.hear(paced((429, ((b"Retry-After", b"30"),))).told(NOW), NOW + 1)
+    pace.merge(paced((429, ((b"Retry-After", b"30"),))).report(NOW), NOW + 1)
     assert pace.limit(NOW + 1) is not None
     assert pace.blocked_s(NOW + 1) == 30
 
@@ -205,20 +205,20 @@ def test_who_knows_nothing_of_a_rate_takes_none_away() -> None:
 @pytest.mark.parametrize("rate", [math.nan, math.inf, 1e300, -1.0])
 def test_a_rate_that_is_none_slows_nobody(rate: float) -> None:
     pace = Pace()
-    pace.hear(PaceReport(math.nan, rate, 60.0, 0.0), NOW)
+    pace.merge(PaceReport(math.nan, rate, 60.0, 0.0), NOW)
     assert pace.limit(NOW) is None
     assert pace.blocked_s(NOW) == 0
 
 
 def test_no_wait_that_was_heard_is_longer_than_the_longest() -> None:
     pace = Pace()
-    pace.hear(PaceReport(1e9, 1.0, 1e9, 0.0), NOW)
+    pace.merge(PaceReport(1e9, 1.0, 1e9, 0.0), NOW)
     assert pace.blocked_s(NOW) == LONGEST_S
     assert pace.limit(NOW + LONGEST_S + 1) is None
 
 
 def test_how_much_is_left_is_heard_of_too() -> None:
     pace = Pace()
-    pace.hear(paced((200, limit_fields(500, 100))).told(NOW), NOW)
+    pace.merge(paced((200, limit_fields(500, 100))).report(NOW), NOW)
     assert pace.remaining(NOW) == pytest.approx(100)
     assert pace.remaining(NOW + 61) == math.inf

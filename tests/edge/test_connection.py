@@ -146,10 +146,10 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 async def answering_at_once() -> AsyncIterator[tuple[Traffic, Client, Connection]]:
     """A connection whose ``/known`` is answered without its task from now on: 200, ``at once``."""
 
-    def at_once(head: RequestHead, _asker: AnswerSink) -> bytes | None:
+    def try_answer(head: RequestHead, _sink: AnswerSink) -> bytes | None:
         return b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nat once" if head.target == b"/known" else None
 
-    async with traffic(echo, at_once) as port:
+    async with traffic(echo, try_answer) as port:
         client = await port.connect()
         await client.send(request("/known"))
         assert (await client.answer())[2] == b"/known "
@@ -174,7 +174,7 @@ async def test_an_answer_at_once_is_not_lost_with_its_connection(ending: str) ->
     async with answering_at_once() as (port, client, connection):
         if ending == "closing":
             asking = Mock()
-            port.server.at_once = lambda _head, _asker: asking
+            port.server.try_answer = lambda _head, _sink: asking
             connection.data_received(request("/known"))
             connection.close()
             connection.deliver(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nat once")

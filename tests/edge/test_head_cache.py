@@ -425,7 +425,7 @@ async def opened(seen: list[object], answer: bytes | _Pending | None) -> tuple[T
     server = new_server(seen)
     await understood(server, seen, [KNOWN])
     seen.clear()
-    server.at_once = lambda _head, _asker: answer
+    server.try_answer = lambda _head, _sink: answer
     connection, wire = server(), _Written()
     assert isinstance(connection, Connection)
     connection.connection_made(wire)
@@ -447,7 +447,7 @@ async def test_it_is_answered_without_its_task() -> None:
     await asyncio.sleep(0)
     assert (wire.octets, seen) == ([b"answer"], [])
     connection.data_received(KNOWN)
-    server.at_once = lambda _head, _asker: None
+    server.try_answer = lambda _head, _sink: None
     connection.data_received(KNOWN)
     for _ in range(8):
         await asyncio.sleep(0)

@@ -13,7 +13,7 @@ from gateway.core.errors import Rejection
 from gateway.core.messages import ResponseHead
 from gateway.core.refusal import render
 from gateway.edge.downstream import AiohttpDownstream
-from gateway.edge.server import AtOnce, TrafficServer
+from gateway.edge.server import TrafficServer, TryAnswer
 from gateway.edge.settings import EdgeSettings
 
 Handler = Callable[[AiohttpDownstream], Awaitable[None]]
@@ -98,9 +98,9 @@ class Traffic:
 
 @asynccontextmanager
 async def traffic(
-    handler: Handler, at_once: AtOnce | None = None, tls: ssl.SSLContext | None = None, **settings: object
+    handler: Handler, try_answer: TryAnswer | None = None, tls: ssl.SSLContext | None = None, **settings: object
 ) -> AsyncIterator[Traffic]:
-    """Listen with ``handler``, and ``at_once`` for what it answered before; at the end no connection is left."""
+    """Listen with ``handler``, and ``try_answer`` for what it answered before; at the end no connection is left."""
     refused: list[Rejection] = []
     clients: list[Client] = []
 
@@ -109,7 +109,7 @@ async def traffic(
         refused.append(rejection)
         return render(rejection)
 
-    given = {} if at_once is None else {"at_once": at_once}
+    given = {} if try_answer is None else {"try_answer": try_answer}
     server = TrafficServer(handler, render_early, EdgeSettings(**settings), **given)  # type: ignore[arg-type]
     listening = await server.listen("127.0.0.1", 0, ssl_context=tls)
     try:

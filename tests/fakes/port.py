@@ -99,7 +99,7 @@ async def port(
 
     async with world(directory, text, answer or issues()) as made:
         gateway = made.gateway
-        server = TrafficServer(gateway.handle, early, EdgeSettings(), gateway.at_once)
+        server = TrafficServer(gateway.handle, early, EdgeSettings(), gateway.try_answer)
         listening = await server.listen("127.0.0.1", 0)
         number = listening.sockets[0].getsockname()[1]
         client = Client(*await asyncio.open_connection("127.0.0.1", number))

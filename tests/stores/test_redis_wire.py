@@ -21,6 +21,7 @@ from gateway.stores.redis_wire import (
     Wire,
     connect,
     pack_commands,
+    server_time_us,
 )
 from tests.fakes.redis_cluster import start_node
 
@@ -167,3 +168,17 @@ async def test_what_is_out_of_step_ends_the_connection(nonsense: bytes) -> None:
 )
 def test_an_error_is_of_its_kind(text: str, kind: str) -> None:
     assert RedisError(text).kind == kind
+
+
+def test_the_servers_clock() -> None:
+    assert server_time_us([b"1795392000", b"000042"]) == 1_795_392_000_000_042
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [None, 17, b"17", [], [b"1"], [b"1", 2], [b"", b"0"], [b"soon", b"0"], [b"9" * 5000, b"0"], RedisError("NOPERM no")],
+    ids=lambda reply: repr(reply)[:20],
+)
+def test_what_is_no_clock_is_no_time(reply: RedisValue | RedisError) -> None:
+    with pytest.raises(RedisUnavailable):
+        server_time_us(reply)
