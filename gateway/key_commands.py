@@ -12,6 +12,7 @@ from typing import Any
 
 from .config import Config
 from .config.units import parse_duration, parse_identifier, parse_network
+from .core.admin_permission import Permission
 from .core.key_record import KeyRecord, format_instant
 from .core.secret import Secret
 from .identity.key_issuer import KeyTerms
@@ -76,6 +77,9 @@ def add(commands: Any, add_command: Add, load_config: LoadConfig) -> list[argpar
     admin.add_argument(
         "id", metavar="ID", nargs="?", default="ops", type=_identifier, help="its id in `admin.keys`; default: ops"
     )
+    every = [permission.value for permission in Permission]
+    words = f"what it may do: {', '.join(every)}; can be given several times; default: everything"
+    admin.add_argument("--may", metavar="PERMISSION", action="append", default=[], choices=every, help=words)
     return [new, importing, rotate, listing, revoke]
 
 
@@ -202,7 +206,8 @@ def _admin(arguments: argparse.Namespace) -> int:
     _require_output()
     key, digest = new_admin_key()
     _say("Put this into the configuration; the key itself is shown this once:")
-    _say(f'admin:\n  keys:\n    - {{id: "{arguments.id}", sha256: "{digest}"}}')
+    may = f", may: [{', '.join(arguments.may)}]" if arguments.may else ""
+    _say(f'admin:\n  keys:\n    - {{id: "{arguments.id}", sha256: "{digest}"{may}}}')
     print(key)
     return OK
 

@@ -21,6 +21,7 @@ from gateway.demo.seed import PERSONAL_PREFIX, TOKENS
 
 ADMIN = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(ADMIN.encode()).hexdigest()
+WALL = "the-admin-key-of-a-dashboard"
 
 
 @pytest.fixture
@@ -39,7 +40,8 @@ async def served(gitlab: DemoGitLab, tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = (
         f"version: 1\nupstream: {{url: '{gitlab.url}'}}\nidentities: [{{id: k, key: issued}}]\n"
         "listen: {address: '127.0.0.1:0', admin: '127.0.0.1:0'}\n"
-        f"admin: {{keys: [{{id: ops, sha256: {HASH}}}]}}\n"
+        f"admin: {{keys: [{{id: ops, sha256: {HASH}}}, "
+        f"{{id: wall, sha256: {hashlib.sha256(WALL.encode()).hexdigest()}, may: [read]}}]}}\n"
         "credentials:\n  - {id: readers, pool: [{token: '${env:BOT}'}], rotate: {manager: admin, overlap: 0s}}\n"
         "  - {id: admin, token: '${env:ROOT}'}\n"
         "rules: [{id: r, for: [k], use: readers, allow: [{access: write}]}]\n"
@@ -79,6 +81,10 @@ async def test_what_can_t_be_done_is_said(
 ) -> None:
     assert await command(served, "rotate", "admin") == 2
     assert "not configured to rotate" in capsys.readouterr().err
+    monkeypatch.setenv(KEY, WALL)
+    assert await command(served, "list") == 0
+    assert await command(served, "rotate", "readers/1") == 2
+    assert "refused: 403 Forbidden: the admin key `wall` lacks the permission `credentials`" in capsys.readouterr().err
     monkeypatch.setenv(KEY, "another")
     assert await command(served, "list") == 2
     assert "401" in capsys.readouterr().err

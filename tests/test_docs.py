@@ -30,6 +30,7 @@ from gateway.app.limit_admin import LimitAdmin
 from gateway.app.readings import readiness, readings
 from gateway.config import Config, load
 from gateway.core import correlation, headers
+from gateway.core.admin_permission import Permission
 from gateway.core.breaker import BreakerState
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
 from gateway.core.catalogue import Catalogue
@@ -37,7 +38,7 @@ from gateway.core.credentials import both_bearer_and_access_token, two_credentia
 from gateway.core.errors import Code, bad_request, forbidden, rate_limited, unauthenticated
 from gateway.core.exchange import Exchange
 from gateway.core.limit_plan import Limits
-from gateway.edge.admin import Admin, AdminSettings, Readiness
+from gateway.edge.admin import Admin, AdminKey, AdminSettings, Endpoint, Readiness
 from gateway.identity.key_issuer import KeyIssuer
 from gateway.limit_stage import LimitStage
 from gateway.stores.bucket_memory import MemoryBuckets
@@ -392,11 +393,17 @@ class Credentials:
         return credential_id
 
 
-def served() -> set[str]:
-    """What the admin port answers where everything is configured: `METHOD /path`."""
+def every_endpoint() -> tuple[Endpoint, ...]:
+    """What the admin port has behind its key where everything is configured."""
     config = configured("identities: [{id: bot, key: issued}]\n")
     issuer = KeyIssuer(MemoryKeys(), pepper=b"p", wall=lambda: 0.0, random=bytes)
     limits = LimitAdmin(Limits.compile(()), LimitStage(MemoryBuckets()), None)
+    catalogue = Catalogue.decode(routes.read())
+    return admin_endpoints(config, catalogue, limits, KeyAdmin(issuer, ["bot"], None), Credentials())
+
+
+def served() -> set[str]:
+    """What the admin port answers where everything is configured: `METHOD /path`."""
 
     async def metrics() -> bytes:
         return b""
@@ -405,13 +412,11 @@ def served() -> set[str]:
         return Readiness(True, {})
 
     admin = Admin(
-        AdminSettings((bytes(32),)),
+        AdminSettings((AdminKey("ops", bytes(32), frozenset(Permission)),)),
         metrics=metrics,
         metrics_type="",
         readiness=ready,
-        endpoints=admin_endpoints(
-            config, Catalogue.decode(routes.read()), limits, KeyAdmin(issuer, ["bot"], None), Credentials()
-        ),
+        endpoints=every_endpoint(),
     )
     found = [
         f"{route.method} {route.resource.canonical}" for route in admin.application().router.routes() if route.resource

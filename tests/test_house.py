@@ -41,6 +41,7 @@ WITHOUT_A_TEST_FILE = {
     "gateway/ports.py": "protocols without behaviour; the contract suites test whatever implements them",
     "gateway/upstream/contract.py": "protocols without behaviour; connections and pools are tested as what they are",
     "gateway/pending_answer.py": "protocols without behaviour; the tests of both lanes walk them",
+    "gateway/core/admin_permission.py": "words; tests/app/test_admin_api.py tries each at every endpoint",
     "gateway/edge/settings.py": "numbers; tests/edge/test_connection.py tests each",
 }
 

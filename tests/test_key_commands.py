@@ -251,6 +251,16 @@ def test_an_admin_key_and_its_digest_belong_together(name: str, tmp_path: Path, 
     assert main(["check", "--config", file]) == OK
 
 
+def test_an_admin_key_is_for_what_it_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "admin", "wall", "--may", "read", "--may", "limits"]) == OK
+    lines = capsys.readouterr().err.partition("\n")[2]
+    (key,) = yaml.safe_load(lines)["admin"]["keys"]
+    assert key["may"] == ["read", "limits"]
+    assert main(["check", "--config", write(tmp_path, f"version: 1\nupstream: {{url: https://g}}\n{lines}")]) == OK
+    assert main(["keys", "admin", "wall", "--may", "all"]) == REFUSED
+    assert "choose from" in capsys.readouterr().err
+
+
 def test_an_id_that_no_configuration_takes_makes_no_admin_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "admin", "a b"]) == REFUSED
     shown = capsys.readouterr()

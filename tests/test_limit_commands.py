@@ -21,6 +21,7 @@ from gateway.stores.redis_link import RedisLink
 
 KEY = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
+WALL = "the-admin-key-of-a-dashboard"
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     text = (
         "version: 1\nupstream: {url: 'http://127.0.0.1:1'}\nidentities: [{id: anyone, anonymous: true}]\n"
         "listen: {address: '127.0.0.1:0', admin: '127.0.0.1:0'}\n"
-        f"admin: {{keys: [{{id: ops, sha256: {HASH}}}]}}\n"
+        f"admin: {{keys: [{{id: ops, sha256: {HASH}}}, "
+        f"{{id: wall, sha256: {hashlib.sha256(WALL.encode()).hexdigest()}, may: [read]}}]}}\n"
         "limits: [{id: caller, by: caller, rate: 1/min, burst: 2}]\n"
         f"state_dir: {tmp_path}\naudit: {{sink: 'file:{tmp_path}/audit'}}\n"
     )
@@ -175,6 +177,22 @@ async def test_without_the_key_nothing(
     assert await command(served, "top") == 2
     assert KEY not in (said := capsys.readouterr().err)
     assert "holds spaces, line ends" in said
+
+
+async def test_a_key_that_only_reads_changes_nothing_and_says_why(
+    served: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(limit_commands.KEY, WALL)
+    assert await command(served, "top") == 0
+    capsys.readouterr()
+    for arguments in (["set", "caller", "x", "--pause"], ["reset", "caller", "x"]):
+        assert await command(served, *arguments) == 2
+        assert capsys.readouterr() == (
+            "",
+            "refused: 403 Forbidden: the admin key `wall` lacks the permission `limits` (`admin.keys[].may`)\n",
+        )
+    assert await explained(served, tmp_path, "--caller", "anonymous:127.0.0.1") == 0
+    assert re.search(r"levels +not known: the admin port \S+ refuses: .* lacks .* `explain`", capsys.readouterr().out)
 
 
 async def test_what_is_no_admin_port(served: Serving, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
     GET /-/config · GET /-/limits/top · POST /-/limits · /-/keys … · /-/credentials … · POST /-/explain
 
-All have one shape (``edge.admin.Endpoint``), and every change is a line of the audit. Described in ``docs/openapi.yaml``.
+All have one shape (``edge.admin.Endpoint``), which names the permission that a key needs, and every change is a line of the
+audit. Described in ``docs/openapi.yaml``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import msgspec
 
 from ..config import Config, redacted
 from ..config.vocabulary import CacheMode
+from ..core.admin_permission import Permission
 from ..core.catalogue import Catalogue
 from ..edge.admin import AdminRequest, AdminResponse, Endpoint
 from .admin_keys import key_endpoints
@@ -80,9 +82,9 @@ def admin_endpoints(
         now = describe(found, await limits.levels(found)) if found.allowed and limits is not None else []
         return AdminResponse(_shown(found, now))
 
-    endpoints = [Endpoint("GET", "/-/config", show)]
+    endpoints = [Endpoint("GET", "/-/config", show, (Permission.READ,))]
     if config.cache.mode is not CacheMode.SHARED:
-        endpoints.append(Endpoint("POST", "/-/explain", explain))
+        endpoints.append(Endpoint("POST", "/-/explain", explain, (Permission.EXPLAIN,)))
     if limits is not None:
         endpoints += _limit_endpoints(limits)
     if keys is not None:
@@ -103,8 +105,8 @@ def _limit_endpoints(limit_admin: LimitAdmin) -> tuple[Endpoint, ...]:
         return AdminResponse(await limit_admin.change(request.who, request.peer, request.body))
 
     return (
-        Endpoint("GET", "/-/limits/top", top, frozenset({"count"})),
-        Endpoint("POST", "/-/limits", change),
+        Endpoint("GET", "/-/limits/top", top, (Permission.READ, Permission.LIMITS), frozenset({"count"})),
+        Endpoint("POST", "/-/limits", change, (Permission.LIMITS,)),
     )
 
 
@@ -116,7 +118,10 @@ def _credential_endpoints(credential_admin: CredentialAdmin) -> tuple[Endpoint, 
         named = msgspec.convert(request.body, NamedCredential)
         return AdminResponse(await credential_admin.rotate(request.who, request.peer, named.credential))
 
-    return Endpoint("GET", "/-/credentials", show), Endpoint("POST", "/-/credentials/rotate", rotate)
+    return (
+        Endpoint("GET", "/-/credentials", show, (Permission.READ, Permission.CREDENTIALS)),
+        Endpoint("POST", "/-/credentials/rotate", rotate, (Permission.CREDENTIALS,)),
+    )
 
 
 def _explain_hypothetical(config: Config, catalogue: Catalogue, asked: Hypothetical) -> Explained:

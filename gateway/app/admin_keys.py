@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from ..core.admin_permission import Permission
 from ..core.key_record import KeyRecord, format_instant
 from ..edge.admin import AdminRefused, AdminRequest, AdminResponse, Endpoint
 from ..identity.key_issuer import KeyTerms, NoSuchKey, TermsRefused
@@ -18,6 +19,8 @@ from .key_admin import Actor, AuditFull, KeyAdmin, Unconfirmed, state_of
 _PAGE = 20
 _LONGEST_PAGE = 100
 _OVERLAP_S = 86_400.0
+_SEE = (Permission.READ, Permission.KEYS)  # whoever issues keys must be able to find them again
+_CHANGE = (Permission.KEYS,)
 _STATES = ("live", "pending", "expired", "revoked")
 
 Instant = Annotated[datetime.datetime, msgspec.Meta(tz=True)]
@@ -69,7 +72,7 @@ class ShownKey(msgspec.Struct, frozen=True, omit_defaults=True):
 def key_endpoints(key_admin: KeyAdmin) -> tuple[Endpoint, ...]:
     """The endpoints to list, get, create, import, rotate and revoke keys."""
 
-    def of(method: str, path: str, handle: Handler, *query: str) -> Endpoint:
+    def of(method: str, path: str, handle: Handler, needs: tuple[Permission, ...], *query: str) -> Endpoint:
         async def answer(request: AdminRequest) -> AdminResponse:
             try:
                 return await handle(key_admin, request)
@@ -86,15 +89,15 @@ def key_endpoints(key_admin: KeyAdmin) -> tuple[Endpoint, ...]:
             except StoreUnavailable:
                 raise AdminRefused(503, "the key store does not answer: whether anything changed is not known") from None
 
-        return Endpoint(method, path, answer, frozenset(query))
+        return Endpoint(method, path, answer, needs, frozenset(query))
 
     return (
-        of("GET", "/-/keys", _list, "identity", "state", "page", "per_page"),
-        of("POST", "/-/keys", _create),
-        of("POST", "/-/keys/import", _import),
-        of("GET", "/-/keys/{id}", _get),
-        of("POST", "/-/keys/{id}/rotate", _rotate),
-        of("DELETE", "/-/keys/{id}", _revoke),
+        of("GET", "/-/keys", _list, _SEE, "identity", "state", "page", "per_page"),
+        of("POST", "/-/keys", _create, _CHANGE),
+        of("POST", "/-/keys/import", _import, _CHANGE),
+        of("GET", "/-/keys/{id}", _get, _SEE),
+        of("POST", "/-/keys/{id}/rotate", _rotate, _CHANGE),
+        of("DELETE", "/-/keys/{id}", _revoke, _CHANGE),
     )
 
 

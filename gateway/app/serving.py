@@ -17,7 +17,7 @@ import uvloop
 from ..broker.static import CredentialsRefused
 from ..config import Config
 from ..edge.acceptor import Acceptor
-from ..edge.admin import Admin, AdminServer, AdminSettings, Readiness
+from ..edge.admin import Admin, AdminKey, AdminServer, AdminSettings, Readiness
 from ..edge.connection import Connection
 from ..edge.parsing import require_c_parser
 from ..edge.tls import ListenerTls
@@ -266,7 +266,7 @@ async def serving(config: Config, slot: WorkerSlot | None = None) -> AsyncIterat
         reports = _SingleProcess(parts, certificates) if slot is None else _all_workers(parts, certificates, slot)
         port = Admin(
             AdminSettings(
-                tuple(bytes.fromhex(key.sha256) for key in config.admin.keys),
+                tuple(AdminKey(key.id, bytes.fromhex(key.sha256), frozenset(key.may)) for key in config.admin.keys),
                 frozenset({config.listen.admin.host.lower()}),
             ),
             metrics=reports.metrics,

@@ -14,6 +14,7 @@ from ..core.headers import is_free
 from ..core.hook_verifier import HookVerifier
 from ..core.limits import MOST_BURST
 from ..core.rule_findings import suggestion
+from .admin_checks import admin_findings
 from .credential_checks import credential_findings, managers
 from .limit_model import CostMode, LimitEntry
 from .model import Clause, Config, Rule
@@ -408,10 +409,7 @@ def _costs(config: Config) -> Iterator[Finding]:
 def _cache(config: Config) -> Iterator[Finding]:
     cache = config.cache
     if cache.mode is CacheMode.SHARED:
-        for name, given in (
-            ("credentials", config.credentials),
-            ("rules", config.rules),
-        ):
+        for name, given in (("credentials", config.credentials), ("rules", config.rules)):
             if given:
                 yield _error((name,), "has no effect with `cache.mode: shared`, which has no credential stage")
         if any(identity.key is not None or identity.oidc is not None for identity in config.identities):
@@ -488,6 +486,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _upstream,
     _listen,
     worker_findings,
+    admin_findings,
     _stores,
     _unique_ids,
     _identities,

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from ..core.access import PrincipalKind, Priority
+from ..core.admin_permission import Permission
 from ..core.catalogue import Access, Surface
 from ..core.rule_match import Lists
 from ..core.secret import Secret
@@ -214,6 +215,8 @@ class AdminKey(Section, frozen=True):
     """Name of the operator to whom the key belongs."""
     sha256: Sha256
     """SHA-256 of the key, in hex; `gitlab-gateway keys admin` makes the key and this hash."""
+    may: tuple[Permission, ...] = tuple(Permission)
+    """What the key may do on the admin port; if absent, everything."""
 
 
 class Admin(Section, frozen=True):

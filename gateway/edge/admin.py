@@ -2,7 +2,7 @@
 
 It is never the data port. A Host allow-list stops DNS rebinding, no CORS header is ever sent, and where no admin key is
 configured the protected routes do not exist. Each of these is an ``Endpoint``, and all work alike: JSON in, JSON out, and a
-caller identified by the key it presents.
+caller identified by the key it presents, which must have a permission that the endpoint names.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import math
 import socket
 import time
@@ -18,7 +19,10 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 from aiohttp import web
 
+from ..core.admin_permission import Permission
 from ..core.peer_guard import PeerGuard, subject
+
+log = logging.getLogger("gateway.edge")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -30,6 +34,8 @@ BODY_TIMEOUT_S = 10.0
 SHUTDOWN_TIMEOUT_S = 5.0
 """How long requests in progress may go on when the port closes. aiohttp waits that long twice; its own default, a minute,
 outlasts the patience of service managers."""
+_LOG_EVERY_S = 60.0
+"""How often it is logged that one key is refused one endpoint: whatever asks again and again would fill the log."""
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -76,15 +82,37 @@ class Endpoint(msgspec.Struct, frozen=True):
     method: str
     path: str
     answer: Callable[[AdminRequest], Awaitable[AdminResponse]]
+    needs: tuple[Permission, ...]
+    """The permissions any one of which opens it."""
     query: frozenset[str] = frozenset()
     """The query parameters it knows; any other is refused."""
+
+    def __post_init__(self) -> None:
+        if not self.needs:
+            raise ValueError(f"{self.method} {self.path} names no permission")
+
+
+class AdminKey(msgspec.Struct, frozen=True):
+    """One key that opens the admin port."""
+
+    id: str
+    sha256: bytes
+    may: frozenset[Permission]
+
+    @property
+    def who(self) -> str:
+        """Its holder, as ``AdminRequest.who``."""
+        return f"admin:{self.sha256.hex()[:12]}"
+
+
+_KEY = web.RequestKey("_KEY", AdminKey)
 
 
 class AdminSettings(msgspec.Struct, frozen=True):
     """Who may use the admin port, and under which Host names."""
 
-    key_hashes: tuple[bytes, ...] = ()
-    """SHA-256 of each admin key; none: the protected routes do not exist."""
+    keys: tuple[AdminKey, ...] = ()
+    """Empty: the protected routes do not exist."""
     hosts: frozenset[str] = frozenset()
     """Host names (without port) allowed in addition to those of loopback and the bound address."""
 
@@ -121,13 +149,14 @@ class Admin:
         self._endpoints = tuple(endpoints)
         self._guard = PeerGuard()
         self._monotonic = monotonic
+        self._logged_at: dict[tuple[str, str], float] = {}
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._check_access], client_max_size=_MAX_BODY_BYTES)
         app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/livez", self._get_livez)
         app.router.add_get("/readyz", self._get_readyz)
-        if self._settings.key_hashes:
+        if self._settings.keys:
             for endpoint in self._endpoints:
                 app.router.add_route(endpoint.method, endpoint.path, self._handler(endpoint))
         return app
@@ -136,8 +165,11 @@ class Admin:
     async def _check_access(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if not self._host_allowed(request):
             return _refuse(421, "Misdirected Request")
-        if request.path.startswith("/-/") and self._settings.key_hashes and not self._key_allowed(request):
-            return self._refuse_stranger(subject(request.remote or ""))
+        if request.path.startswith("/-/") and self._settings.keys:
+            key = self._find_key(request)
+            if key is None:
+                return self._refuse_stranger(subject(request.remote or ""))
+            request[_KEY] = key
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -173,15 +205,25 @@ class Admin:
         bound = transport.get_extra_info("sockname") if transport is not None else None
         return isinstance(bound, tuple) and name == bound[0]
 
-    def _key_allowed(self, request: web.Request) -> bool:
-        key = _presented_key(request)
-        if not key:
-            return False
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        allowed = False
-        for known in self._settings.key_hashes:  # every one is compared, so that timing reveals nothing
-            allowed |= hmac.compare_digest(known, digest)
-        return allowed
+    def _find_key(self, request: web.Request) -> AdminKey | None:
+        presented = _presented_key(request)
+        if not presented:
+            return None
+        digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).digest()
+        found = None
+        for known in self._settings.keys:  # every one is compared, so that timing reveals nothing
+            if hmac.compare_digest(known.sha256, digest):
+                found = known
+        return found
+
+    def _refuse_key(self, key: AdminKey, endpoint: Endpoint, peer: str) -> web.Response:
+        """The answer to a key that lacks a permission. Its holder is known, so this is no failed login."""
+        name, now = f"{endpoint.method} {endpoint.path}", self._monotonic()
+        lacks = " or ".join(f"`{permission}`" for permission in endpoint.needs)
+        if now - self._logged_at.get((key.id, name), -math.inf) >= _LOG_EVERY_S:
+            self._logged_at[key.id, name] = now
+            log.warning("%s, key `%s`, from %s: refused %s, lacks the permission %s", key.who, key.id, peer, name, lacks)
+        return _refuse(403, f"403 Forbidden: the admin key `{key.id}` lacks the permission {lacks} (`admin.keys[].may`)")
 
     async def _get_metrics(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -206,6 +248,9 @@ class Admin:
 
     def _handler(self, endpoint: Endpoint) -> Handler:
         async def handle(request: web.Request) -> web.Response:
+            key, peer = request[_KEY], request.remote or ""
+            if key.may.isdisjoint(endpoint.needs):
+                return self._refuse_key(key, endpoint, peer)
             if any(name not in endpoint.query or len(request.query.getall(name)) > 1 for name in request.query):
                 known = ", ".join(sorted(endpoint.query)) or "none"
                 return _refuse(400, f"known parameters, each at most once: {known}")
@@ -225,7 +270,7 @@ class Admin:
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     return _refuse(400, "the body is not a JSON object")
             names, query = dict(request.match_info), dict(request.query)
-            admin_request = AdminRequest(_caller_name(request), request.remote or "", endpoint.method, names, query, body)
+            admin_request = AdminRequest(key.who, peer, endpoint.method, names, query, body)
             try:
                 answer = await endpoint.answer(admin_request)
             except AdminRefused as refused:
@@ -297,10 +342,6 @@ def _presented_key(request: web.Request) -> str:
         return presented[0].strip()
     scheme, _, key = presented[0].partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
-
-
-def _caller_name(request: web.Request) -> str:
-    return f"admin:{hashlib.sha256(_presented_key(request).encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
 
 
 def _json(status: int, value: object) -> web.Response:

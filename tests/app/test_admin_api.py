@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 
@@ -12,7 +14,9 @@ from gateway import routes
 from gateway.app.admin_api import admin_endpoints
 from gateway.app.limit_admin import LimitAdmin
 from gateway.app.recent_requests import RecentRequests
+from gateway.app.serving import serving
 from gateway.config import compile as compiled
+from gateway.core.admin_permission import Permission
 from gateway.core.catalogue import Catalogue
 from gateway.core.exchange import Exchange
 from gateway.core.limit_plan import Limits, bucket_key
@@ -23,6 +27,7 @@ from gateway.limit_stage import LimitStage
 from gateway.pacing_stage import PacingStage
 from gateway.stores.bucket_memory import MemoryBuckets
 from tests.fakes.world import CONFIGURATION, configured
+from tests.test_docs import every_endpoint
 
 CATALOGUE = Catalogue.decode(routes.read())
 
@@ -146,3 +151,59 @@ def test_a_plain_shared_cache_has_nothing_to_explain(tmp_path: Path) -> None:
     text = 'version: 1\nupstream: {url: "http://gitlab.test"}\ncache: {mode: shared}\n'
     paths = [one.path for one in admin_endpoints(configured(text, tmp_path), CATALOGUE, None, None)]
     assert paths == ["/-/config"]
+
+
+# Permissions
+
+OPENED_BY = {
+    "GET /-/config": {"read"},
+    "POST /-/explain": {"explain"},
+    "GET /-/limits/top": {"read", "limits"},
+    "POST /-/limits": {"limits"},
+    "GET /-/credentials": {"read", "credentials"},
+    "POST /-/credentials/rotate": {"credentials"},
+    "GET /-/keys": {"read", "keys"},
+    "POST /-/keys": {"keys"},
+    "POST /-/keys/import": {"keys"},
+    "GET /-/keys/{id}": {"read", "keys"},
+    "POST /-/keys/{id}/rotate": {"keys"},
+    "DELETE /-/keys/{id}": {"keys"},
+}
+
+
+def test_each_endpoint_needs_what_is_written_here() -> None:
+    assert {f"{one.method} {one.path}": {str(each) for each in one.needs} for one in every_endpoint()} == OPENED_BY
+
+
+async def test_each_key_opens_what_it_may_and_nothing_else(tmp_path: Path) -> None:
+    """At the port as it is put together from a configuration: each endpoint, with a key for each permission."""
+    keys = {word: f"an-admin-key-that-may-{word}" for word in Permission}
+    written = ", ".join(
+        f"{{id: {word}, sha256: {hashlib.sha256(key.encode()).hexdigest()}, may: [{word}]}}" for word, key in keys.items()
+    )
+    everything = "an-admin-key-that-may-do-everything"
+    listen = 'listen: {address: "127.0.0.1:0", admin: "127.0.0.1:0"}\n'
+    admin = f"admin: {{keys: [{written}, {{id: ops, sha256: {hashlib.sha256(everything.encode()).hexdigest()}}}]}}\n"
+    async with (
+        serving(
+            configured(CONFIGURATION.replace("http://gitlab.test", "http://127.0.0.1:9") + listen + admin, tmp_path)
+        ) as started,
+        aiohttp.ClientSession(f"http://{started.admin_place}") as session,
+    ):
+        for name, opened_by in OPENED_BY.items():
+            method, path = name.replace("{id}", "key_0123456789ab").split()
+
+            async def ask(key: str, method: str = method, path: str = path) -> tuple[int, str]:
+                async with session.request(
+                    method, path, data=b"{}", headers={"PRIVATE-TOKEN": key, "Content-Type": "application/json"}
+                ) as response:
+                    return response.status, await response.text()
+
+            opened = (await ask(everything))[0]
+            assert opened in {200, 400, 404}, name
+            for word, key in keys.items():
+                status, text = await ask(key)
+                assert status == (opened if word in opened_by else 403), (name, word)
+                if word not in opened_by:
+                    assert f"the admin key `{word}` lacks the permission" in text
+            assert (await ask("another"))[0] == 401

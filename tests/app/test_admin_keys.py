@@ -14,9 +14,10 @@ from pytest_aiohttp.plugin import AiohttpClient
 
 from gateway.app.admin_keys import key_endpoints
 from gateway.app.key_admin import KeyAdmin
+from gateway.core.admin_permission import Permission
 from gateway.core.gateway_key import is_well_formed, new_key
 from gateway.core.key_record import KeyRecord, Replacement
-from gateway.edge.admin import Admin, AdminSettings, Readiness
+from gateway.edge.admin import Admin, AdminKey, AdminSettings, Readiness
 from gateway.identity.key_issuer import KeyIssuer, KeyTerms
 from gateway.ports import NotDone, StoreUnavailable
 from gateway.stores.keys_memory import MemoryKeys
@@ -74,7 +75,7 @@ async def port(aiohttp_client: AiohttpClient) -> AsyncIterator[Port]:
         return Readiness(True, {})
 
     admin = Admin(
-        AdminSettings((HASH,)),
+        AdminSettings((AdminKey("ops", HASH, frozenset(Permission)),)),
         metrics=metrics,
         metrics_type="text/plain",
         readiness=readiness,

@@ -13,6 +13,7 @@ import pytest
 
 from gateway.app.fan_out import fan_out, merge_tops
 from gateway.app.siblings import Siblings
+from gateway.core.admin_permission import Permission
 from gateway.edge.admin import AdminRequest, AdminResponse, Endpoint
 from gateway.workers.channel import (
     AllAnswers,
@@ -71,9 +72,9 @@ class Worker:
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (
-            Endpoint("GET", "/-/config", self.show),
-            Endpoint("POST", "/-/explain", self.explain),
-            Endpoint("GET", "/-/limits/top", self.show_top, frozenset({"count"})),
+            Endpoint("GET", "/-/config", self.show, (Permission.READ,)),
+            Endpoint("POST", "/-/explain", self.explain, (Permission.EXPLAIN,)),
+            Endpoint("GET", "/-/limits/top", self.show_top, (Permission.LIMITS,), frozenset({"count"})),
         )
 
 
@@ -81,6 +82,7 @@ class Asking:
     """The endpoints of the first of two workers."""
 
     def __init__(self, endpoints: tuple[Endpoint, ...]) -> None:
+        self.needs = {one.path: one.needs for one in endpoints}
         self.answers = {one.path: one.answer for one in endpoints}
 
     async def __call__(self, path: str, query: dict[str, str] | None = None, **body: object) -> Any:
@@ -141,3 +143,12 @@ async def test_where_nobody_answers_one_tells_what_it_knows() -> None:
 async def test_the_others_are_as_they_were() -> None:
     async with two(Worker("r-1", HERE), Worker("r-2", THERE)) as ask:
         assert await ask("/-/config") == "config"
+
+
+async def test_an_endpoint_needs_the_same_permission_wherever_it_asks() -> None:
+    async with two(Worker("r-1", HERE), Worker("r-2", THERE)) as ask:
+        assert ask.needs == {
+            "/-/config": (Permission.READ,),
+            "/-/explain": (Permission.EXPLAIN,),
+            "/-/limits/top": (Permission.LIMITS,),
+        }

@@ -35,7 +35,7 @@ def test_values_are_shown_as_an_operator_writes_them() -> None:
         "credentials: [{id: sa, token: '${env:TOKEN}'}]\n"
         "rules: [{id: r, for: [bot], use: sa, allow: [{projects: {under_group: g}}, {projects: [a/b]}]}]\n"
         "limits: [{id: l, by: caller, rate: 600/min}]\ncache: {ttl: 90s, max_entry: 1MiB}\n"
-        f"admin: {{keys: [{{id: ops, sha256: {'a' * 64}}}]}}\n"
+        f"admin: {{keys: [{{id: ops, sha256: {'a' * 64}, may: [read, limits]}}]}}\n"
     )
     config = load(text, ENV, read_file).config
     assert config is not None
@@ -44,7 +44,7 @@ def test_values_are_shown_as_an_operator_writes_them() -> None:
     assert shown["identities"][0]["bind"] == {"cidr": ["10.0.0.0/8"]}
     (credential,) = shown["credentials"]
     assert (credential["id"], credential["token"], credential["sudo"]) == ("sa", "(hidden)", False)
-    assert shown["admin"] == {"keys": [{"id": "ops", "sha256": "(hidden)"}]}
+    assert shown["admin"] == {"keys": [{"id": "ops", "sha256": "(hidden)", "may": ["read", "limits"]}]}
     assert shown["rules"][0]["allow"] == [{"projects": {"under_group": "g"}}, {"projects": ["a/b"]}]
     assert shown["rules"][0]["sudo"] == "never"
     assert shown["limits"][0]["rate"] == "600/min"

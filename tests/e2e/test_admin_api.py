@@ -23,7 +23,7 @@ from gateway.demo.gitlab import DemoGitLab, build_demo_gitlab
 from gateway.demo.seed import PERSONAL_PREFIX
 from tests.e2e.running import GatewayProcess, LoopThread
 from tests.e2e.wire import ask
-from tests.test_docs import served
+from tests.test_docs import every_endpoint, served
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/admin-api.md").read_text("utf-8")
@@ -126,6 +126,19 @@ def test_d6_nothing_on_the_page_is_real() -> None:
 def test_d7_each_endpoint_says_since_when(section: Section) -> None:
     (version,) = re.findall(r"^- Introduced in gitlab-gateway (\d+\.\d+\.\d+)\.$", section.text, re.MULTILINE)
     assert [int(part) for part in version.split(".")] <= [int(part) for part in __version__.split(".")]
+
+
+def test_each_endpoint_says_which_permission_opens_it() -> None:
+    opened_by = {f"{one.method} {one.path}": [str(permission) for permission in one.needs] for one in every_endpoint()}
+    on_the_page = {
+        section.endpoint: re.findall(r"`(\w+)`", line)
+        for section in SECTIONS
+        for line in re.findall(r"^- Permission: (.*)\.$", section.text, re.MULTILINE)
+    }
+    assert on_the_page == opened_by
+    operations = {name: operation for name, operation in described().items() if "/-/" in name}
+    assert {name: operation["x-permissions"] for name, operation in operations.items()} == opened_by
+    assert all("403" in operation["responses"] for operation in operations.values())
 
 
 # The page, executed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -375,3 +376,36 @@ def test_lines_that_replaced_workers_left_on_disk_are_written(start: Start, tmp_
     requests = [line for line in map(json.loads, found.splitlines()) if line.get("operation") == "GET /api/v4/version"]
     assert len({line["request_id"] for line in requests}) == len(requests) == asked
     assert "whole" in gateway.command("audit", "verify", str(tmp_path / "record")).stderr
+
+
+def test_what_an_admin_key_may_do_is_what_the_new_configuration_says(start: Start) -> None:
+    key = "an-admin-key-of-some-length"
+
+    def admin(*may: str) -> dict[str, Any]:
+        return {"keys": [{"id": "wall", "sha256": hashlib.sha256(key.encode()).hexdigest(), "may": may}]}
+
+    gateway = start(limits=limited(200_001), admin=admin("read"))
+    fields = f"PRIVATE-TOKEN: {key}", "Content-Type: application/json"
+    body = b'{"limit": "all", "subject": "x", "pause": true}'
+
+    def statuses() -> tuple[int, int]:
+        return (
+            ask(gateway.admin_port, "/-/config", *fields).status,
+            ask(gateway.admin_port, "/-/limits", *fields, method="POST", body=body).status,
+        )
+
+    def refused_by() -> set[int]:
+        """The workers that refused a change."""
+        warnings = [line for line in gateway.log.all if "refused POST /-/limits, lacks the permission `limits`" in line]
+        return {json.loads(line)["worker"] for line in warnings}
+
+    def once_more_refused() -> bool:
+        assert statuses() == (200, 403)
+        return len(refused_by()) == 2
+
+    until(once_more_refused, SOON_S)
+    gateway.change(admin=admin("limits"))
+    gateway.reloaded()
+    assert {statuses() for _ in range(10)} == {(403, 200)}
+    assert gateway.stop() == 0
+    assert key not in "".join(gateway.log.all)

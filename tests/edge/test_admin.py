@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,9 +19,11 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpClient
 
+from gateway.core.admin_permission import Permission
 from gateway.edge.admin import (
     BODY_TIMEOUT_S,
     Admin,
+    AdminKey,
     AdminRefused,
     AdminRequest,
     AdminResponse,
@@ -32,15 +35,17 @@ from gateway.edge.admin import (
 
 KEY = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(KEY.encode()).digest()
+OPS = AdminKey("ops", HASH, frozenset(Permission))
 READY = Readiness(True, {"traffic": "ok"})
 
 
 def admin(
     *,
-    keys: tuple[bytes, ...] = (HASH,),
+    keys: tuple[AdminKey, ...] = (OPS,),
     ready: Readiness = READY,
     exposition: bytes | AdminRefused = b"gitlab_gateway_up 1\n",
     body_s: float = BODY_TIMEOUT_S,
+    monotonic: Callable[[], float] = lambda: 50.0,
 ) -> Admin:
     async def metrics() -> bytes:
         if isinstance(exposition, AdminRefused):
@@ -56,11 +61,11 @@ def admin(
         metrics_type="text/plain; version=0.0.4; charset=utf-8",
         readiness=readiness,
         endpoints=(
-            Endpoint("GET", "/-/config", config, frozenset({"part"})),
-            Endpoint("POST", "/-/things/{id}", change),
-            Endpoint("DELETE", "/-/things/{id}", forget),
+            Endpoint("GET", "/-/config", config, (Permission.READ, Permission.KEYS), frozenset({"part"})),
+            Endpoint("POST", "/-/things/{id}", change, (Permission.KEYS,)),
+            Endpoint("DELETE", "/-/things/{id}", forget, (Permission.KEYS,)),
         ),
-        monotonic=lambda: 50.0,
+        monotonic=monotonic,
         body_s=body_s,
     )
 
@@ -164,7 +169,7 @@ async def test_the_configuration_needs_a_key(ask: Ask, value: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_with_a_key_the_configuration_is_told(ask: Ask, scheme: str) -> None:
-    keys = (hashlib.sha256(b"another").digest(), HASH)
+    keys = (AdminKey("another", hashlib.sha256(b"another").digest(), frozenset(Permission)), OPS)
     status, text, _ = await ask("/-/config", admin(keys=keys), Authorization=f"{scheme} {KEY}")
     assert (status, text) == (200, '{"upstream":{"url":"https://gitlab.example"}}\n')
 
@@ -297,6 +302,92 @@ async def test_wrong_keys_are_limited_by_address_and_the_right_one_never(aiohttp
         assert response.status == 200
     async with client.get("/livez") as response:
         assert response.status == 200
+
+
+# Permissions
+
+
+def keys_of(*may: Permission) -> tuple[AdminKey, ...]:
+    return (AdminKey("wall", HASH, frozenset(may)),)
+
+
+FORBIDDEN = '{"message":"403 Forbidden: the admin key `wall` lacks the permission %s (`admin.keys[].may`)"}\n'
+
+
+@pytest.mark.parametrize("permission", Permission)
+async def test_a_key_opens_what_it_may_and_is_told_what_it_lacks(ask: Ask, permission: Permission) -> None:
+    made = admin(keys=keys_of(permission))
+    seen = await ask("/-/config", made, **JSON)
+    changed = await ask("/-/things/1", made, method="POST", body=b"{}", **JSON)
+    if permission in {Permission.READ, Permission.KEYS}:
+        assert seen[0] == 200
+    else:
+        assert seen[:2] == (403, FORBIDDEN % "`read` or `keys`")
+    assert (changed[0] == 201) is (permission is Permission.KEYS)
+    if permission is not Permission.KEYS:
+        assert changed[:2] == (403, FORBIDDEN % "`keys`")
+
+
+def test_an_endpoint_without_a_permission_cannot_be_built() -> None:
+    with pytest.raises(TypeError, match="needs"):
+        Endpoint("GET", "/-/x", config)  # type: ignore[call-arg]  # which is what the test is about
+    with pytest.raises(ValueError, match="GET /-/x names no permission"):
+        Endpoint("GET", "/-/x", config, ())
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [(b"{", {}), (b"x" * (65 << 10), {}), (b"{}", {"Content_Type": "text/plain"})],
+    ids=["no JSON", "large", "no type"],
+)
+async def test_nothing_is_read_for_a_key_that_may_not(ask: Ask, body: bytes, fields: dict[str, str]) -> None:
+    made = admin(keys=keys_of(Permission.READ))
+    assert (await ask("/-/things/1?x=1", made, method="POST", body=body, **{**JSON, **fields}))[0] == 403
+
+
+async def test_what_is_not_there_is_not_forbidden(ask: Ask) -> None:
+    made = admin(keys=keys_of(Permission.READ))
+    assert (await ask("/-/nothing", made, **JSON))[0] == 404
+    for method in ("PUT", "HEAD", "OPTIONS", "GET"):
+        status, _, response = await ask("/-/things/1", made, method=method, **JSON)
+        assert (status, response.headers["Allow"]) == (405, "DELETE,POST")
+    for path in ("/metrics", "/livez", "/readyz"):
+        assert (await ask(path, made, **JSON))[0] == 200
+
+
+async def test_a_key_that_may_not_is_no_wrong_key(aiohttp_client: AiohttpClient) -> None:
+    client = await aiohttp_client(admin(keys=keys_of(Permission.LIMITS)).application())
+
+    async def status(key: str) -> int:
+        async with client.get("/-/config", headers={"PRIVATE-TOKEN": key}) as response:
+            assert "WWW-Authenticate" not in response.headers or response.status == 401
+            return response.status
+
+    assert {await status(KEY) for _ in range(50)} == {403}
+    assert [await status("wrong") for _ in range(21)] == [401] * 20 + [429]
+    assert await status(KEY) == 403
+
+
+async def test_what_a_key_may_not_is_logged_once_a_minute(
+    aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 50.0
+    client = await aiohttp_client(admin(keys=keys_of(Permission.EXPLAIN), monotonic=lambda: now).application())
+
+    async def ask(method: str, path: str) -> list[str]:
+        caplog.clear()
+        async with client.request(method, path, headers={"PRIVATE-TOKEN": KEY}) as response:
+            assert response.status == 403
+        return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+    where = f"admin:{HASH.hex()[:12]}, key `wall`, from 127.0.0.1: refused"
+    assert await ask("DELETE", "/-/things/1") == [f"{where} DELETE /-/things/{{id}}, lacks the permission `keys`"]
+    assert await ask("DELETE", "/-/things/2") == []
+    assert await ask("GET", "/-/config") == [f"{where} GET /-/config, lacks the permission `read` or `keys`"]
+    now += 59.9
+    assert await ask("DELETE", "/-/things/1") == []
+    now += 0.1
+    assert len(await ask("DELETE", "/-/things/1")) == 1
 
 
 @asynccontextmanager
