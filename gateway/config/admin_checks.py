@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .model import AdminKey, Config
-from .problems import Path, Severity
-
-Finding = tuple[Path, str, Severity]
+from .problems import Finding, Path, error
 
 
 def admin_findings(config: Config) -> Iterator[Finding]:
@@ -16,8 +14,8 @@ def admin_findings(config: Config) -> Iterator[Finding]:
     for index, key in enumerate(config.admin.keys):
         path: Path = ("admin", "keys", index)
         if not key.may:
-            yield (*path, "may"), "is empty: the key would open nothing", Severity.ERROR
+            yield error((*path, "may"), "is empty: the key would open nothing")
         same = first.setdefault(key.sha256, key)
         if set(same.may) != set(key.may):
             problem = f"is the key of `{same.id}` too, which may do other things: make one for each"
-            yield (*path, "sha256"), problem, Severity.ERROR
+            yield error((*path, "sha256"), problem)

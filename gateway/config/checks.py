@@ -5,26 +5,19 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 
-import msgspec
-
 from ..core.access import PrincipalKind
-from ..core.bandwidth import MAX_RATE, MIN_RATE
 from ..core.catalogue import Access
 from ..core.headers import is_free
-from ..core.hook_verifier import HookVerifier
-from ..core.limits import MOST_BURST
 from ..core.rule_findings import suggestion
 from .admin_checks import admin_findings
+from .cache_checks import cache_findings
 from .credential_checks import credential_findings, managers
-from .limit_model import CostMode, LimitEntry
+from .limit_checks import cost_findings, limit_findings
 from .model import Clause, Config, Rule
 from .oidc_model import Oidc
-from .problems import Path, Severity
-from .units import BaseUrl, HostPort, show_duration
-from .vocabulary import CacheMode
+from .problems import Finding, Path, error, warning
+from .units import BaseUrl, HostPort
 from .worker_checks import worker_findings
-
-Finding = tuple[Path, str, Severity]
 
 PASSTHROUGH = "passthrough"
 _RESERVED_RULES = frozenset({"own-token", "passthrough", "anonymous"})
@@ -32,19 +25,8 @@ _CHECKED_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
 _LONGEST_SESSION_S = 86_400.0
 _LONGEST_SKEW_S = 300.0
 _SHORTEST_SECRET = 16
-_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Config)}
-_EXCHANGE_PATH = "/-/gateway/token"
-_LONGEST_WAIT_S = 60.0
 _STRONG_SECRET = 32
 _FEWEST_CHARACTERS = 8  # distinct ones; 32 random hex digits practically never have fewer
-
-
-def _error(path: Path, message: str) -> Finding:
-    return path, message, Severity.ERROR
-
-
-def _warning(path: Path, message: str) -> Finding:
-    return path, message, Severity.WARNING
 
 
 def findings(config: Config) -> Iterator[Finding]:
@@ -58,92 +40,92 @@ def findings(config: Config) -> Iterator[Finding]:
 
 def _version(config: Config) -> Iterator[Finding]:
     if config.version not in {0, 1}:  # 0 stands in for a version that was already reported
-        yield _error(("version",), "is not 1, the version this gateway reads")
+        yield error(("version",), "is not 1, the version this gateway reads")
 
 
 def _upstream(config: Config) -> Iterator[Finding]:
     upstream, listen = config.upstream, config.listen
     if upstream.url.scheme == "http" and not _is_loopback(upstream.url.host):
-        yield _warning(("upstream", "url"), "is plain http: every token crosses the network in clear text")
+        yield warning(("upstream", "url"), "is plain http: every token crosses the network in clear text")
     if _points_at(upstream.url, listen.address) or _points_at(upstream.url, listen.admin):
-        yield _error(("upstream", "url"), "is the gateway's own address: requests would go in circles")
+        yield error(("upstream", "url"), "is the gateway's own address: requests would go in circles")
     if upstream.ca_file is not None and upstream.url.scheme == "http":
-        yield _warning(("upstream", "ca_file"), "has no effect: `upstream.url` is plain http")
+        yield warning(("upstream", "ca_file"), "has no effect: `upstream.url` is plain http")
     attribution = upstream.attribution
     if attribution is not None and attribution.header is not None and not is_free(attribution.header.encode("ascii")):
-        yield _error(
+        yield error(
             ("upstream", "attribution", "header"), "is taken, or does not begin with `X-`: use one like `X-Gateway-Caller`"
         )
     if attribution is not None and attribution.header is None and not attribution.user_agent:
-        yield _warning(("upstream", "attribution"), "has no effect: give `header`, `user_agent: true`, or both")
+        yield warning(("upstream", "attribution"), "has no effect: give `header`, `user_agent: true`, or both")
     if upstream.rewrite_json and listen.public_url is None:
-        yield _warning(("upstream", "rewrite_json"), "has no effect without `listen.public_url`")
+        yield warning(("upstream", "rewrite_json"), "has no effect without `listen.public_url`")
     for key, url in (("upstream", "external_url"), upstream.external_url), (("listen", "public_url"), listen.public_url):
         if url is not None and url.path != upstream.url.path:
-            yield _error(
+            yield error(
                 key,
                 f"has the prefix `{url.path or '/'}` and `upstream.url` has `{upstream.url.path or '/'}`: "
                 "targets are forwarded as they come, so the prefixes must be the same",
             )
     for name in ("connect", "first_byte", "idle"):
         if getattr(upstream.timeouts, name) <= 0:
-            yield _error(("upstream", "timeouts", name), "must be more than 0")
+            yield error(("upstream", "timeouts", name), "must be more than 0")
     if upstream.max_in_flight < 1:
-        yield _error(("upstream", "max_in_flight"), "must be at least 1")
+        yield error(("upstream", "max_in_flight"), "must be at least 1")
     breaker = upstream.breaker
     if not 0 < breaker.error_ratio <= 1:
-        yield _error(("upstream", "breaker", "error_ratio"), "must be a share: more than 0, at most 1")
+        yield error(("upstream", "breaker", "error_ratio"), "must be a share: more than 0, at most 1")
     if breaker.min_requests < 1:
-        yield _error(("upstream", "breaker", "min_requests"), "must be at least 1")
+        yield error(("upstream", "breaker", "min_requests"), "must be at least 1")
     for name in ("window", "open_for"):
         if getattr(breaker, name) <= 0:
-            yield _error(("upstream", "breaker", name), "must be more than 0")
+            yield error(("upstream", "breaker", name), "must be more than 0")
 
 
 def _listen(config: Config) -> Iterator[Finding]:
     listen = config.listen
     if listen.address.port and _same_address(listen.address, listen.admin):
-        yield _error(("listen", "admin"), "is the data port too: probes and metrics are not for clients")
+        yield error(("listen", "admin"), "is the data port too: probes and metrics are not for clients")
     if listen.hosts and listen.public_url is None:
-        yield _error(("listen", "hosts"), "is given without `listen.public_url`: the list would shut out the main name")
+        yield error(("listen", "hosts"), "is given without `listen.public_url`: the list would shut out the main name")
     for index, network in enumerate(listen.trusted_proxies):
         if network.prefixlen == 0:
-            yield _error(("listen", "trusted_proxies", index), "covers everybody: any client could forge its address")
+            yield error(("listen", "trusted_proxies", index), "covers everybody: any client could forge its address")
     limits = listen.limits
     for name in ("target_bytes", "field_bytes", "header_bytes"):
         if getattr(limits, name) < 1024:
-            yield _error(("listen", "limits", name), "is below 1KiB: ordinary clients would be refused")
+            yield error(("listen", "limits", name), "is below 1KiB: ordinary clients would be refused")
     if limits.header_bytes < limits.field_bytes:
-        yield _error(("listen", "limits", "header_bytes"), "is below `field_bytes`, which is a part of it")
+        yield error(("listen", "limits", "header_bytes"), "is below `field_bytes`, which is a part of it")
     if limits.headers < 16:
-        yield _error(("listen", "limits", "headers"), "is below 16: ordinary clients would be refused")
+        yield error(("listen", "limits", "headers"), "is below 16: ordinary clients would be refused")
     for name in ("request_head", "body_idle", "idle"):
         if getattr(limits, name) <= 0:
-            yield _error(("listen", "limits", name), "must be more than 0")
+            yield error(("listen", "limits", name), "must be more than 0")
 
 
 def _stores(config: Config) -> Iterator[Finding]:
     stores, secrets = config.stores, config.secrets
     if stores.shared.scheme == "sqlite":
-        yield _error(("stores", "shared"), "is SQLite: buckets and the cache can live in memory or in Redis only")
+        yield error(("stores", "shared"), "is SQLite: buckets and the cache can live in memory or in Redis only")
     if stores.keys is not None and stores.keys.scheme == "memory":
-        yield _error(("stores", "keys"), "is memory: issued keys must survive a restart; use sqlite:///PATH or Redis")
+        yield error(("stores", "keys"), "is memory: issued keys must survive a restart; use sqlite:///PATH or Redis")
     if stores.credentials is not None and stores.credentials.scheme == "memory":
-        yield _error(("stores", "credentials"), "is memory: a rotated token is nowhere else; use sqlite:///PATH or Redis")
+        yield error(("stores", "credentials"), "is memory: a rotated token is nowhere else; use sqlite:///PATH or Redis")
     for name, store in ("shared", stores.shared), ("keys", stores.keys), ("credentials", stores.credentials):
         twice = name != "shared" and store is stores.shared
         if store is not None and not twice and store.shared and not store.encrypted and store.password:
-            yield _warning(("stores", name), "sends its password in clear text: rediss:// encrypts")
+            yield warning(("stores", name), "sends its password in clear text: rediss:// encrypts")
     rotated_on_redis = stores.credentials is not None and stores.credentials.shared
     on_redis = stores.shared.shared or rotated_on_redis or (stores.keys is not None and stores.keys.shared)
     if on_redis:
         reason = "is missing: gateways on one Redis need the same one; make it with `openssl rand -hex 32`"
         if secrets.pepper is None:
-            yield _error(("secrets", "pepper"), reason)
+            yield error(("secrets", "pepper"), reason)
         if secrets.encryption_key is None and (stores.shared.shared or rotated_on_redis):
-            yield _error(("secrets", "encryption_key"), reason)
+            yield error(("secrets", "encryption_key"), reason)
         if secrets.audit_key is None:
-            yield _warning(("secrets", "audit_key"), "is missing: gateways will print different fingerprints of one token")
+            yield warning(("secrets", "audit_key"), "is missing: gateways will print different fingerprints of one token")
     seen: dict[str, str] = {}
     for name in ("pepper", "encryption_key", "audit_key"):
         secret = getattr(secrets, name)
@@ -151,11 +133,11 @@ def _stores(config: Config) -> Iterator[Finding]:
             continue
         value = secret.reveal()
         if len(value) < _SHORTEST_SECRET:
-            yield _error(("secrets", name), "can be guessed: make it with `openssl rand -hex 32`")
+            yield error(("secrets", name), "can be guessed: make it with `openssl rand -hex 32`")
         elif len(value) < _STRONG_SECRET or len(set(value)) < _FEWEST_CHARACTERS:
-            yield _warning(("secrets", name), "is weak: `openssl rand -hex 32` makes a strong one")
+            yield warning(("secrets", name), "is weak: `openssl rand -hex 32` makes a strong one")
         if value in seen:
-            yield _warning(("secrets", name), f"is the same as `secrets.{seen[value]}`: each should have its own")
+            yield warning(("secrets", name), f"is the same as `secrets.{seen[value]}`: each should have its own")
         seen.setdefault(value, name)
 
 
@@ -174,11 +156,11 @@ def _unique_ids(config: Config) -> Iterator[Finding]:
         first: dict[str, int] = {}
         for index, name in enumerate(ids):
             if name and name in first:
-                yield _error((*path, index, "id"), f"is taken: `{name}` is already item {first[name]}")
+                yield error((*path, index, "id"), f"is taken: `{name}` is already item {first[name]}")
             first.setdefault(name, index)
     for index, rule in enumerate(config.rules):
         if rule.id in _RESERVED_RULES:
-            yield _error(("rules", index, "id"), f"is reserved: the audit says `{rule.id}` where no rule is needed")
+            yield error(("rules", index, "id"), f"is reserved: the audit says `{rule.id}` where no rule is needed")
 
 
 def _identities(config: Config) -> Iterator[Finding]:
@@ -189,30 +171,30 @@ def _identities(config: Config) -> Iterator[Finding]:
         ways = (identity.key is not None) + (identity.oidc is not None) + identity.gitlab_token + identity.anonymous
         if ways != 1:
             problem = "has more than one" if ways else "has none"
-            yield _error(
+            yield error(
                 path, f"{problem} of `key: issued`, `oidc`, `gitlab_token: true`, `anonymous: true`; it needs exactly one"
             )
             continue
         if identity.id == PASSTHROUGH:
-            yield _error((*path, "id"), "is reserved for credentials that only GitLab can judge")
+            yield error((*path, "id"), "is reserved for credentials that only GitLab can judge")
         if identity.verify is not None and not identity.gitlab_token:
-            yield _error((*path, "verify"), "belongs to `gitlab_token` identities")
+            yield error((*path, "verify"), "belongs to `gitlab_token` identities")
         if identity.verify is not None and identity.verify.ttl <= 0:
-            yield _error((*path, "verify", "ttl"), "must be more than 0: every request would cost GitLab two")
+            yield error((*path, "verify", "ttl"), "must be more than 0: every request would cost GitLab two")
         if identity.session is not None and identity.oidc is None:
-            yield _error((*path, "session"), "belongs to `oidc` identities")
+            yield error((*path, "session"), "belongs to `oidc` identities")
         if identity.session is not None and not 60 <= identity.session.ttl <= _LONGEST_SESSION_S:
-            yield _error((*path, "session", "ttl"), "must be from 1m to 1d: for anything longer, issue a key")
+            yield error((*path, "session", "ttl"), "must be from 1m to 1d: for anything longer, issue a key")
         if identity.bind is not None and not identity.bind.cidr:
-            yield _error((*path, "bind", "cidr"), "is empty: nobody could call")
+            yield error((*path, "bind", "cidr"), "is empty: nobody could call")
         if identity.oidc is not None:
             yield from _oidc(identity.oidc, (*path, "oidc"))
         if identity.key is not None or identity.oidc is not None:
             if identity.id not in allowed:
-                yield _warning(path, f"may do nothing: no rule allows `{identity.id}` anything")
+                yield warning(path, f"may do nothing: no rule allows `{identity.id}` anything")
             continue
         if identity.kind in single:
-            yield _error(
+            yield error(
                 path, f"is a second `{identity.kind}` identity beside `{single[identity.kind]}`; only one is allowed"
             )
         single.setdefault(identity.kind, identity.id)
@@ -221,38 +203,38 @@ def _identities(config: Config) -> Iterator[Finding]:
 def _oidc(oidc: Oidc, path: Path) -> Iterator[Finding]:
     for key, url in ("issuer", oidc.issuer), ("jwks_uri", oidc.jwks_uri):
         if url is not None and url.startswith("http:") and not _is_loopback(_host_of(url)):
-            yield _error((*path, key), "is plain http: anybody on the network could answer with keys of their own")
+            yield error((*path, key), "is plain http: anybody on the network could answer with keys of their own")
     if not oidc.claims:
-        yield _error((*path, "claims"), "is empty: everybody this issuer knows would be this caller")
+        yield error((*path, "claims"), "is empty: everybody this issuer knows would be this caller")
     for name, pattern in oidc.claims.items():
         if name in _CHECKED_CLAIMS:
-            yield _error((*path, "claims", name), "is checked already, by `issuer`, `audience` and the clock")
+            yield error((*path, "claims", name), "is checked already, by `issuer`, `audience` and the clock")
         elif not pattern.strip("*"):
-            yield _warning((*path, "claims", name), "matches any value")
+            yield warning((*path, "claims", name), "matches any value")
     if oidc.preset is not None:
         project = oidc.claims.get("job_project_id")
         if project is None:
-            yield _error((*path, "claims"), "lacks `job_project_id`: the preset is for the jobs of one project")
+            yield error((*path, "claims"), "lacks `job_project_id`: the preset is for the jobs of one project")
         elif not project.isdecimal():
-            yield _error(
+            yield error(
                 (*path, "claims", "job_project_id"), 'is not a number ("7"): a path can be registered anew by somebody else'
             )
         for name in sorted(name for name in oidc.claims if name.endswith("_path") and name != "ref_path"):
-            yield _warning(
+            yield warning(
                 (*path, "claims", name), f"is a path, which can be registered anew: pin `{name.removesuffix('path')}id`"
             )
     if {"project_id", "project_path"} & oidc.claims.keys() and not {
         "job_project_id",
         "job_project_path",
     } & oidc.claims.keys():
-        yield _warning(
+        yield warning(
             (*path, "claims"),
             "pins the pipeline's project, but not the job's: pin `job_project_id`, which no fork can borrow",
         )
     if not oidc.algorithms:
-        yield _error((*path, "algorithms"), "is an empty list: no token could be signed")
+        yield error((*path, "algorithms"), "is an empty list: no token could be signed")
     if oidc.skew > _LONGEST_SKEW_S:
-        yield _error((*path, "skew"), "is above 5m: synchronise the clocks instead")
+        yield error((*path, "skew"), "is above 5m: synchronise the clocks instead")
 
 
 def _host_of(url: str) -> str:
@@ -266,27 +248,27 @@ def _rules(config: Config) -> Iterator[Finding]:
     for index, rule in enumerate(config.rules):
         path: Path = ("rules", index)
         if not rule.allow and not rule.deny:
-            yield _error(path, "neither allows nor denies anything")
+            yield error(path, "neither allows nor denies anything")
         if not rule.for_:
-            yield _error((*path, "for"), "is empty: the rule would apply to nobody")
+            yield error((*path, "for"), "is empty: the rule would apply to nobody")
         yield from _rule_callers(rule, path, kinds)
         if rule.use and rule.use not in credentials:
-            yield _error((*path, "use"), f"names no credential: `{rule.use}`{suggestion(rule.use, credentials)}")
+            yield error((*path, "use"), f"names no credential: `{rule.use}`{suggestion(rule.use, credentials)}")
         if rule.allow and not rule.use:
-            yield _error((*path, "use"), "is missing: an `allow` needs the credential that GitLab is to see")
+            yield error((*path, "use"), "is missing: an `allow` needs the credential that GitLab is to see")
         if rule.use and not rule.allow:
-            yield _warning((*path, "use"), "has no effect: the rule allows nothing")
+            yield warning((*path, "use"), "has no effect: the rule allows nothing")
         if rule.sudo and rule.use in credentials and not credentials[rule.use].sudo:
-            yield _error((*path, "sudo"), f"needs a credential with `sudo: true`; `{rule.use}` has none")
+            yield error((*path, "sudo"), f"needs a credential with `sudo: true`; `{rule.use}` has none")
         if rule.sudo and not rule.allow:
-            yield _warning((*path, "sudo"), "has no effect: the rule allows nothing")
+            yield warning((*path, "sudo"), "has no effect: the rule allows nothing")
         for name, clauses in ("allow", rule.allow), ("deny", rule.deny):
             for number, clause in enumerate(clauses):
                 yield from _clause(clause, (*path, name, number), name)
     used = {rule.use for rule in config.rules} | managers(config)
     for index, credential in enumerate(config.credentials):
         if credential.id and credential.id not in used:
-            yield _warning(("credentials", index), f"is used by no rule: `{credential.id}`")
+            yield warning(("credentials", index), f"is used by no rule: `{credential.id}`")
 
 
 def _rule_callers(rule: Rule, path: Path, kinds: dict[str, PrincipalKind]) -> Iterator[Finding]:
@@ -294,168 +276,27 @@ def _rule_callers(rule: Rule, path: Path, kinds: dict[str, PrincipalKind]) -> It
         where: Path = (*path, "for", position)
         if name == PASSTHROUGH:
             if rule.allow:
-                yield _error(where, "needs no allow: GitLab judges what passes through; only a rule that denies narrows it")
+                yield error(where, "needs no allow: GitLab judges what passes through; only a rule that denies narrows it")
         elif name not in kinds:
-            yield _error(where, f"names no identity: `{name}`{suggestion(name, kinds)}")
+            yield error(where, f"names no identity: `{name}`{suggestion(name, kinds)}")
         elif rule.allow and kinds[name] not in {PrincipalKind.KEY, PrincipalKind.OIDC}:
-            yield _error(where, f"needs no allow: GitLab judges `{name}`; only a rule that denies narrows it")
+            yield error(where, f"needs no allow: GitLab judges `{name}`; only a rule that denies narrows it")
 
 
 def _clause(clause: Clause, path: Path, name: str) -> Iterator[Finding]:
     conditions = {condition: getattr(clause, condition) for condition in clause.__struct_fields__ if condition != "lists"}
     if all(value is None for value in conditions.values()):
         if name == "allow":
-            yield _error(path, "has no condition, so it would allow everything: if that is meant, say `access: write`")
+            yield error(path, "has no condition, so it would allow everything: if that is meant, say `access: write`")
         else:
-            yield _error(path, "has no condition, so it would deny everything: if that is meant, say `methods` or `routes`")
+            yield error(path, "has no condition, so it would deny everything: if that is meant, say `methods` or `routes`")
     for condition, value in conditions.items():
         if value == ():
-            yield _error((*path, condition), "is an empty list, which nothing matches: remove the key or fill it")
+            yield error((*path, condition), "is an empty list, which nothing matches: remove the key or fill it")
     if name == "deny" and clause.access is Access.WRITE:
-        yield _warning(
+        yield warning(
             (*path, "access"), "denies reads too, because `write` includes `read`; for writes alone list `methods`"
         )
-
-
-# how much, how long
-
-
-def _limits(config: Config) -> Iterator[Finding]:
-    advertised: str | None = None
-    teams = any(identity.team for identity in config.identities)
-    for index, limit in enumerate(config.limits):
-        path: Path = ("limits", index)
-        yield from _amount(limit, path)
-        if limit.advertise:
-            if advertised is not None:
-                yield _error((*path, "advertise"), f"is already claimed by `{advertised}`: callers see one limit's numbers")
-            advertised = advertised or limit.id
-        if limit.by == "team" and not teams:
-            yield _warning((*path, "by"), "never applies: no identity has a `team`")
-
-
-def _amount(limit: LimitEntry, path: Path) -> Iterator[Finding]:
-    if limit.burst is not None and limit.burst < 1:
-        yield _error((*path, "burst"), "must be at least 1, or every request is refused")
-    if limit.bandwidth is not None:
-        yield from _bandwidth_amount(limit, limit.bandwidth, path)
-    elif limit.rate is None and limit.concurrent is None:
-        yield _error((*path, "rate"), "is missing: give a `rate`, `concurrent` for how many at once, or `bandwidth`")
-    elif limit.rate is not None and limit.concurrent is not None:
-        yield _error((*path, "concurrent"), "is given together with `rate`: write two limits")
-    elif limit.rate is not None and limit.burst is None and limit.rate.count < 1:
-        yield _error((*path, "burst"), "is missing, and the rate is below one: say how many may be taken at once")
-    if limit.concurrent is not None:
-        if limit.concurrent < 1:
-            yield _error((*path, "concurrent"), "must be at least 1, or every request is refused")
-        for key, given in (
-            ("burst", limit.burst is not None),
-            ("cost", limit.cost is not CostMode.REQUEST),
-            ("settle", limit.settle is not None),
-            ("advertise", limit.advertise),
-        ):
-            if given:
-                yield _error((*path, key), "is for a `rate` only: a request in progress holds one place")
-    taken = ("rate", limit.rate.count if limit.rate is not None and limit.burst is None else None)
-    for key, most in (("burst", limit.burst), ("concurrent", limit.concurrent), taken):
-        if most is not None and most > MOST_BURST:
-            hint = ": give a `burst`" if key == "rate" else ""
-            yield _error((*path, key), f"is above {MOST_BURST:.0f}, the most that a bucket holds{hint}")
-    if limit.absorb > _LONGEST_WAIT_S:
-        yield _error((*path, "absorb"), "is above 1m: clients and load balancers give up before that")
-    for key in ("cached", "not_modified", "second", "mebibyte") if limit.settle is not None else ():
-        value = getattr(limit.settle, key)
-        share = key in {"cached", "not_modified"}
-        if not 0 <= value <= (1 if share else 1e6):
-            yield _error((*path, "settle", key), "must be a share: from 0 to 1" if share else "must be from 0 to 1000000")
-    for key, conditions in (("methods", limit.match.methods), ("routes", limit.match.routes)) if limit.match else ():
-        if conditions == ():
-            yield _error((*path, "match", key), "is an empty list, which nothing matches: remove the key or fill it")
-
-
-def _bandwidth_amount(limit: LimitEntry, bandwidth: int, path: Path) -> Iterator[Finding]:
-    if not MIN_RATE <= bandwidth <= MAX_RATE:
-        yield _error(
-            (*path, "bandwidth"), "must be from 16KiB/s (below that, clients take a download for dead) to 1000000000B/s"
-        )
-    for key, given in (
-        ("rate", limit.rate is not None),
-        ("concurrent", limit.concurrent is not None),
-        ("burst", limit.burst is not None),
-        ("cost", limit.cost is not CostMode.REQUEST),
-        ("settle", limit.settle is not None),
-        ("absorb", limit.absorb > 0),
-        ("advertise", limit.advertise),
-        ("on_error", limit.on_error is not None),
-    ):
-        if given:
-            yield _error((*path, key), "is given together with `bandwidth`, which refuses nobody: write two limits")
-
-
-def _costs(config: Config) -> Iterator[Finding]:
-    seen: set[str] = set()
-    for index, entry in enumerate(config.costs):
-        if not 0 <= entry.cost <= 1e6:
-            yield _error(("costs", index, "cost"), "must be from 0 to 1000000")
-        if entry.match and not entry.match.partition(" ")[2]:
-            yield _error(("costs", index, "match"), "names no method: write `METHOD /template`")
-        if entry.match in seen:
-            yield _error(("costs", index, "match"), "is given twice")
-        seen.add(entry.match)
-    if config.costs and not any(limit.cost is CostMode.WEIGHTED for limit in config.limits):
-        yield _warning(("costs",), "has no effect: no limit has `cost: weighted`")
-
-
-def _cache(config: Config) -> Iterator[Finding]:
-    cache = config.cache
-    if cache.mode is CacheMode.SHARED:
-        for name, given in (("credentials", config.credentials), ("rules", config.rules)):
-            if given:
-                yield _error((name,), "has no effect with `cache.mode: shared`, which has no credential stage")
-        if any(identity.key is not None or identity.oidc is not None for identity in config.identities):
-            yield _error(("identities",), "has gateway keys or workloads, but `cache.mode: shared` has no credential stage")
-        elif config.identities != _DEFAULTS["identities"]:
-            yield _warning(("identities",), "has no effect with `cache.mode: shared`: everybody is let in")
-        if config.passthrough != _DEFAULTS["passthrough"]:
-            yield _warning(("passthrough",), "has no effect with `cache.mode: shared`: every credential is forwarded")
-        for name in ("limits", "costs"):
-            if getattr(config, name):
-                yield _warning((name,), "has no effect with `cache.mode: shared`: nobody is limited")
-        for name in ("ttl", "routes"):
-            if getattr(cache, name):
-                yield _warning(("cache", name), "has no effect with `mode: shared`: answers say how long they last")
-    if cache.hooks is not None:
-        if cache.mode is not CacheMode.PRIVATE:
-            yield _error(("cache", "hooks"), "belongs to `cache.mode: private`")
-        if cache.hooks.max_silence <= 0:
-            yield _error(("cache", "hooks", "max_silence"), "must be more than 0")
-        if cache.hooks.hold > 60:
-            yield _error(("cache", "hooks", "hold"), "is above 1m: nothing that changes would ever be stored")
-        if cache.hooks.path == _EXCHANGE_PATH:
-            yield _error(("cache", "hooks", "path"), "is taken: workloads ask for credentials there")
-        try:
-            HookVerifier(cache.hooks.secret)
-        except ValueError as problem:
-            yield _error(("cache", "hooks", "secret"), str(problem))
-    if cache.mode is CacheMode.PRIVATE and cache.access_ttl <= 0 and (cache.ttl > 0 or cache.routes):
-        yield _warning(("cache", "access_ttl"), "is 0, so no lifetime has an effect")
-    elif cache.mode is CacheMode.PRIVATE:
-        lives: list[tuple[Path, float]] = [
-            (("cache", "routes", i, "ttl"), route.ttl) for i, route in enumerate(cache.routes)
-        ]
-        for path, ttl in ((("cache", "ttl"), cache.ttl), *lives):
-            if ttl > cache.access_ttl:
-                yield _warning(path, f"has no effect beyond `cache.access_ttl` ({show_duration(cache.access_ttl)})")
-    if cache.max_entry > cache.max_bytes:
-        yield _error(("cache", "max_entry"), "is more than `max_bytes`, the whole store")
-    seen: set[str] = set()
-    for index, route in enumerate(cache.routes):
-        path = ("cache", "routes", index, "match")
-        if route.match and not route.match.startswith("GET /"):
-            yield _error(path, "is not a GET: nothing else is cached; write `GET /api/v4/…`")
-        if route.match in seen:
-            yield _error(path, "is given twice")
-        seen.add(route.match)
 
 
 def _is_loopback(host: str) -> bool:
@@ -492,7 +333,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _identities,
     credential_findings,
     _rules,
-    _limits,
-    _costs,
-    _cache,
+    limit_findings,
+    cost_findings,
+    cache_findings,
 )

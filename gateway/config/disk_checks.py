@@ -12,15 +12,13 @@ import time
 from collections.abc import Iterator
 
 from .model import Config
-from .problems import Path, Problem, Severity
+from .problems import Finding, Path, Problem, error, warning
 from .source import ConfigSource
 from .tree import parse_tree
 from .units import StoreUrl
 
 _DAY_S = 86_400.0
 _SOON_S = 7 * _DAY_S
-
-Finding = tuple[Path, str, Severity]
 
 
 def disk_problems(config: Config, source: ConfigSource) -> Iterator[Problem]:
@@ -35,8 +33,8 @@ def _state_dir(config: Config) -> Iterator[Finding]:
     if os.path.lexists(config.state_dir) and not os.path.isdir(config.state_dir):
         elsewhere = all(store is not None and store.shared for store in (config.stores.keys, config.stores.credentials))
         # Where nothing else is kept there, what lacks is the audit's spool.
-        severity = Severity.WARNING if elsewhere else Severity.ERROR
-        yield ("state_dir",), f"names {config.state_dir}, which is not a directory", severity
+        find = warning if elsewhere else error
+        yield find(("state_dir",), f"names {config.state_dir}, which is not a directory")
 
 
 def _sink(config: Config) -> Iterator[Finding]:
@@ -45,15 +43,15 @@ def _sink(config: Config) -> Iterator[Finding]:
         return
     path, directory = ("audit", "sink"), os.path.dirname(file)
     if os.path.isdir(file):
-        yield path, f"names {file}, which is a directory", Severity.ERROR
+        yield error(path, f"names {file}, which is a directory")
     elif os.path.isdir(directory):
         return
     elif os.path.lexists(directory):
-        yield path, f"names a file in {directory}, which is not a directory", Severity.ERROR
+        yield error(path, f"names a file in {directory}, which is not a directory")
     else:
         # It may exist where the gateway runs: configurations are also checked on other machines.
         message = f"names a file in {directory}, which is not there: the gateway makes the file, not its directory"
-        yield path, message, Severity.WARNING
+        yield warning(path, message)
 
 
 def _authorities(config: Config) -> Iterator[Finding]:
@@ -66,7 +64,7 @@ def _authorities(config: Config) -> Iterator[Finding]:
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
             except OSError:
-                yield path, f"names {file}, which holds no certificate that can be read", Severity.ERROR
+                yield error(path, f"names {file}, which holds no certificate that can be read")
 
 
 def _certificate(config: Config) -> Iterator[Finding]:
@@ -76,12 +74,12 @@ def _certificate(config: Config) -> Iterator[Finding]:
 
         try:
             left_s = ListenerTls(tls.cert_file, tls.key_file).expires_at - time.time()
-        except OSError as error:
-            yield ("listen", "tls", "key_file"), error.strerror or str(error), Severity.ERROR
+        except OSError as fault:
+            yield error(("listen", "tls", "key_file"), fault.strerror or str(fault))
         else:
             if left_s < _SOON_S:
                 how = f"expires in {left_s / _DAY_S:.1f} days" if left_s > 0 else "has expired: clients refuse it"
-                yield ("listen", "tls", "cert_file"), f"names {tls.cert_file}, which {how}", Severity.WARNING
+                yield warning(("listen", "tls", "cert_file"), f"names {tls.cert_file}, which {how}")
 
 
 def _stores(config: Config) -> Iterator[Finding]:
@@ -95,5 +93,5 @@ def _stores(config: Config) -> Iterator[Finding]:
         seen.add(store.url.reveal())
         try:
             parse_address(store.url.reveal())
-        except OSError as error:
-            yield ("stores", name), str(error), Severity.ERROR
+        except OSError as fault:
+            yield error(("stores", name), str(fault))

@@ -9,7 +9,7 @@ import msgspec
 from .checks import findings
 from .decode import UNREADABLE, Decoder
 from .model import Config
-from .problems import Path, Problem, Severity, show_path
+from .problems import Finding, Path, Problem, Severity, error, show_path
 from .references import ReferenceResolver
 from .tree import Mapping as MappingNode
 from .tree import Scalar, Tree, parse_tree
@@ -107,7 +107,7 @@ def _state_dir(env: Mapping[str, str]) -> str:
     return f"{home.rstrip('/')}/.local/state/gitlab-gateway" if home.startswith("/") else "/var/lib/gitlab-gateway"
 
 
-def _check_pem_files(config: Config, resolver: ReferenceResolver) -> list[tuple[Path, str, Severity]]:
+def _check_pem_files(config: Config, resolver: ReferenceResolver) -> list[Finding]:
     tls = config.listen.tls
     files: list[tuple[Path, str | None, str, str]] = [
         (("upstream", "ca_file"), config.upstream.ca_file, "-----BEGIN CERTIFICATE-----", "certificate")
@@ -119,15 +119,15 @@ def _check_pem_files(config: Config, resolver: ReferenceResolver) -> list[tuple[
         if identity.oidc is not None:
             where: Path = ("identities", index, "oidc", "ca_file")
             files.append((where, identity.oidc.ca_file, "-----BEGIN CERTIFICATE-----", "certificate"))
-    found: list[tuple[Path, str, Severity]] = []
+    found: list[Finding] = []
     for path, file, mark, what in files:
         if file is None:
             continue
         try:
             if mark not in resolver.read(file):
-                found.append((path, f"holds no PEM {what}", Severity.ERROR))
-        except ValueError as error:
-            found.append((path, str(error), Severity.ERROR))
+                found.append(error(path, f"holds no PEM {what}"))
+        except ValueError as unreadable:
+            found.append(error(path, str(unreadable)))
     return found
 
 

@@ -34,6 +34,20 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{place}{mark}{subject}{self.message}"
 
 
+Finding = tuple[Path, str, Severity]
+"""What a check finds: where, what is wrong, and how bad that is."""
+
+
+def error(path: Path, message: str) -> Finding:
+    """A finding that keeps the gateway from starting."""
+    return path, message, Severity.ERROR
+
+
+def warning(path: Path, message: str) -> Finding:
+    """A finding that does not."""
+    return path, message, Severity.WARNING
+
+
 def show_path(path: Path) -> str:
     """``("rules", 2, "for", 0)`` as ``rules[2].for[0]``."""
     shown = ""

@@ -23,14 +23,12 @@ GOOD = [
         "rules: [{id: r, for: [p, passthrough], deny: [{routes: [/api/v4/admin/**]}]}]",
         id="a-rule-that-only-denies",
     ),
-    pytest.param("version: 1\nupstream: {url: 'https://g'}\ncache: {mode: shared}", id="a-plain-shared-cache"),
     pytest.param(
         "version: 1\nupstream: {url: 'https://g'}\nidentities: [{id: k, key: issued}]\n"
         "credentials: [{id: c, token: '${env:TOKEN}', sudo: true}]\n"
         "rules: [{id: r, for: [k], use: c, sudo: [alice, 7], allow: [{access: write}]}]",
         id="sudo-with-its-credential",
     ),
-    pytest.param("version: 1\nupstream: {url: 'https://g'}\nlimits: [{id: l, by: address, rate: 1/s}]", id="one-limit"),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.config import checks
+from gateway.config import cache_checks
 from gateway.core.access import Principal, PrincipalKind
 from gateway.core.client_address import TrustedPeers
 from gateway.core.errors import Code, Rejection, Source, unauthenticated
@@ -261,4 +261,4 @@ async def test_a_fault_of_ours_is_told_as_one() -> None:
 
 def test_no_hooks_may_be_received_where_it_is() -> None:
     """The configuration's layer may not ask the edge's."""
-    assert checks._EXCHANGE_PATH.encode() == PATH
+    assert cache_checks.EXCHANGE_PATH.encode() == PATH
