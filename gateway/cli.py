@@ -157,9 +157,9 @@ def _version(_: argparse.Namespace) -> int:
 
 
 def _catalogue() -> Catalogue:
-    from .routes import read
+    from . import routes
 
-    return Catalogue.decode(read())
+    return routes.catalogue()
 
 
 # Configuration

@@ -33,7 +33,6 @@ from gateway.core import correlation, headers
 from gateway.core.admin_permission import Permission
 from gateway.core.breaker import BreakerState
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
-from gateway.core.catalogue import Catalogue
 from gateway.core.credentials import both_bearer_and_access_token, two_credentials
 from gateway.core.errors import Code, bad_request, forbidden, rate_limited, unauthenticated
 from gateway.core.exchange import Exchange
@@ -398,7 +397,7 @@ def every_endpoint() -> tuple[Endpoint, ...]:
     config = configured("identities: [{id: bot, key: issued}]\n")
     issuer = KeyIssuer(MemoryKeys(), pepper=b"p", wall=lambda: 0.0, random=bytes)
     limits = LimitAdmin(Limits.compile(()), LimitStage(MemoryBuckets()), None)
-    catalogue = Catalogue.decode(routes.read())
+    catalogue = routes.catalogue()
     return admin_endpoints(config, catalogue, limits, KeyAdmin(issuer, ["bot"], None), Credentials())
 
 

@@ -32,7 +32,6 @@ from ..config import Config
 from ..config import compile as compiled
 from ..config.vocabulary import CacheMode, OnBuckets
 from ..core.access import Rules
-from ..core.catalogue import Catalogue
 from ..core.client_address import TrustedPeers
 from ..core.dialect import LimitDialect, NoDialect
 from ..core.json_urls import JsonUrlRewriter
@@ -103,7 +102,7 @@ class Assembly:
         self.config = config
         self.slot = slot
         self.keys = Keyring(config, slot.key if slot is not None else b"")
-        self.catalogue = Catalogue.decode(routes.read())
+        self.catalogue = routes.catalogue()
         self.stack = contextlib.AsyncExitStack()
         self.metrics = Metrics(__version__, self.catalogue.gitlab)
         self.upstream = HttpUpstream(upstream_settings(config))

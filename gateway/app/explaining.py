@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from .. import routes
 from ..cache.tagging import Tagging
 from ..config import Config
 from ..config import compile as compiled
@@ -30,7 +31,6 @@ from ..core.request_validation import METHODS, TUNNELS
 from ..core.target import parse_target
 from ..core.token_answers import check_token_service
 from ..identity.passthrough import all_passthroughs
-from ..routes import read
 
 PASSTHROUGH = "passthrough"
 
@@ -90,7 +90,7 @@ def trace(
         parsed = parse_target(raw, max_bytes=config.listen.limits.target_bytes, prefix=config.upstream.url.path.encode())
     except Rejection as rejection:
         return _refused("target", rejection, f" ({rejection.detail})")
-    operation = (catalogue or Catalogue.decode(read())).match(method, parsed)
+    operation = (catalogue or routes.catalogue()).match(method, parsed)
     try:
         claim = read_claim((), method, parsed, operation)
     except Rejection as rejection:

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from .. import routes
 from ..config import Config
 from ..config import compile as compiled
 from ..core.access import Permit, Principal, PrincipalKind, Rules
-from ..core.catalogue import SAFE_METHODS, Access, Catalogue, Operation
+from ..core.catalogue import SAFE_METHODS, Access, Operation
 from ..core.errors import Code, Rejection
 from ..core.narrowing import item_kind_of
 from ..core.redaction import MASK
@@ -25,7 +26,6 @@ from ..core.rule_match import named
 from ..core.target import Target, parse_target
 from ..core.token_answers import check_token_service
 from ..identity.settings import Networks, Passthrough
-from ..routes import read
 
 ALLOWED, UNAUTHENTICATED = "allowed", Code.UNAUTHENTICATED.value
 _OF_RULES = frozenset({Code.FORBIDDEN.value, Code.PROJECT_UNKNOWN.value, Code.SUDO_FORBIDDEN.value})
@@ -110,7 +110,7 @@ class Replay:
         self._config = config
         self._prefix = config.upstream.url.path.encode()
         self._rules = Rules.compile(compiled.rules(config))
-        self._catalogue = Catalogue.decode(read())
+        self._catalogue = routes.catalogue()
         self._identities = {one.id: one for one in config.identities}
         self._networks = {
             one.id: Networks(tuple(map(str, one.bind.cidr)) if one.bind is not None else ()) for one in config.identities

@@ -6,6 +6,7 @@ The rows come from ``gateway/routes``; here they are compiled and looked up. Wha
 
 from __future__ import annotations
 
+import copy
 import enum
 import re
 
@@ -226,6 +227,12 @@ class Catalogue:
         if file.version != FORMAT_VERSION:
             raise ValueError(f"route catalogue of version {file.version}; this gateway reads {FORMAT_VERSION}")
         return cls(file.operations, file.gitlab)
+
+    def copy(self) -> Catalogue:
+        """Return a catalogue of the same rows, with a memo of its own: the rows, once compiled, never change."""
+        other = copy.copy(self)
+        other._memo = {}
+        return other
 
     def operations(self) -> tuple[Operation, ...]:
         """Every operation once, ordered by template and method."""

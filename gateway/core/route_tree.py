@@ -91,7 +91,10 @@ class RouteTree(Generic[T]):
     def _child(self, node: _Node[T], segment: str) -> _Node[T]:
         names = _NAME.findall(segment)
         if not names:
-            return node.text.setdefault(segment, _Node(next(self._serials)))
+            child = node.text.get(segment)
+            if child is None:
+                child = node.text[segment] = _Node(next(self._serials))
+            return child
         if segment == names[0] and segment[0] == ":":
             node.one = node.one or _Node(next(self._serials))
             return node.one

@@ -17,7 +17,6 @@ from gateway.app.recent_requests import RecentRequests
 from gateway.app.serving import serving
 from gateway.config import compile as compiled
 from gateway.core.admin_permission import Permission
-from gateway.core.catalogue import Catalogue
 from gateway.core.exchange import Exchange
 from gateway.core.limit_plan import Limits, bucket_key
 from gateway.core.limits import Take
@@ -29,7 +28,7 @@ from gateway.stores.bucket_memory import MemoryBuckets
 from tests.fakes.world import CONFIGURATION, configured
 from tests.test_docs import every_endpoint
 
-CATALOGUE = Catalogue.decode(routes.read())
+CATALOGUE = routes.catalogue()
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway import routes
 from gateway.config.catalogue_checks import catalogue_warnings
 from gateway.config.source import ConfigSource
-from gateway.core.catalogue import Catalogue
-from gateway.routes import read
 
 from .world import ENV, read_file
 
@@ -22,7 +21,7 @@ cache:
 """
 
 
-CATALOGUE = Catalogue.decode(read())
+CATALOGUE = routes.catalogue()
 
 
 def warnings(text: str) -> list[str]:

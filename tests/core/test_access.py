@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import routes
 from gateway.core import access
 from gateway.core.access import Explanation, Permit, Principal, PrincipalKind, Rules, Verdict
-from gateway.core.catalogue import Access, Catalogue, Operation, ReferenceKind, Surface
+from gateway.core.catalogue import Access, Operation, ReferenceKind, Surface
 from gateway.core.errors import Code, Rejection
 from gateway.core.rule_match import Clause, Lists, NamedPlace, Place, PlaceLookup, Projects, Resolved, Rule
 from gateway.core.target import Target, parse_target
-from gateway.routes import read
 
-CATALOGUE = Catalogue.decode(read())
+CATALOGUE = routes.catalogue()
 BOT = Principal("bot", PrincipalKind.KEY, "bot")
 JOB = Principal("bot", PrincipalKind.OIDC, "bot")
 OTHER = Principal("other", PrincipalKind.KEY, "other")

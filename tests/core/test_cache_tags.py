@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway import routes
 from gateway.core.cache_tags import (
     ALL,
     ANONYMOUS,
@@ -15,10 +16,8 @@ from gateway.core.cache_tags import (
     resource_of,
     write_tags,
 )
-from gateway.core.catalogue import Catalogue
 from gateway.core.project_names import ProjectNames
 from gateway.core.target import parse_target
-from gateway.routes import read
 
 
 def known(*pairs: tuple[bytes, bytes]) -> ProjectNames:
@@ -73,7 +72,7 @@ def test_a_write_leaves_the_rest(read: bytes, write: bytes) -> None:
 
 
 READER = known((b"99", b"o/q"))
-CATALOGUE = Catalogue.decode(read())
+CATALOGUE = routes.catalogue()
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.catalogue import Access, Catalogue, Operation, Surface
+from gateway import routes
+from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.cost import MAX_WEIGHT, PUBLISHED_PER_MINUTE, Settlement, Usage, Weights
-from gateway.routes import read
 
 UNKNOWN = Operation("other", Access.READ, Surface.REST, known=False)
 
@@ -47,7 +47,7 @@ def test_the_operator_s_word_goes_first() -> None:
 def test_every_operation_of_the_table_is_in_the_catalogue(name: str) -> None:
     method, template = name.split(" ", 1)
     segments = tuple("7" if part.startswith(":") else part for part in template.strip("/").split("/"))
-    found = Catalogue.decode(read()).find(method, segments)
+    found = routes.catalogue().find(method, segments)
     assert found is not None
     assert Weights({}).of(found, method) == min(MAX_WEIGHT, round(2000 / PUBLISHED_PER_MINUTE[name]))
 

@@ -7,8 +7,9 @@ import itertools
 
 import pytest
 
+from gateway import routes
 from gateway.core import credentials as module
-from gateway.core.catalogue import Access, Catalogue, Operation, Surface
+from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.credentials import (
     CREDENTIAL_FIELDS,
     CREDENTIAL_PARAMETERS,
@@ -26,7 +27,6 @@ from gateway.core.gateway_key import new_key
 from gateway.core.messages import Field
 from gateway.core.secret import Secret
 from gateway.core.target import parse_target
-from gateway.routes import read
 
 PRIVATE = (b"Private-Token", b"T1")
 BEARER = (b"Authorization", b"Bearer T1")
@@ -285,7 +285,7 @@ def test_a_token_in_the_query_is_noted_beside_another_credential(
     assert "t" in claim.target.decode()
 
 
-CATALOGUE = Catalogue.decode(read())
+CATALOGUE = routes.catalogue()
 TRIGGER = "POST /api/v4/projects/:id/trigger/pipeline"
 MODULE = next(one.name for one in CATALOGUE.operations() if one.name.endswith("*module_version/file"))
 

@@ -11,15 +11,15 @@ from graphql import GraphQLSyntaxError, Lexer, Source, TokenKind
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import routes
 from gateway.core import graphql
-from gateway.core.catalogue import Access, Catalogue
+from gateway.core.catalogue import Access
 from gateway.core.graphql import parse_body_intent, parse_query_intent
 from gateway.core.messages import RequestHead
 from gateway.core.request_intent import MOST_TOGETHER, UNCOUNTED, UNKNOWN, ParsingDeferred, RequestIntent
 from gateway.core.target import parse_target
-from gateway.routes import read
 
-CATALOGUE = Catalogue.decode(read())
+CATALOGUE = routes.catalogue()
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
 QUERY, MUTATION = 'query Q { project(fullPath: "a") { id } }', "mutation M { x(input: {}) { errors } }"
 READ = RequestIntent(Access.READ)

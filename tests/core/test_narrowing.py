@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.catalogue import Catalogue, ReferenceKind
+from gateway import routes
+from gateway.core.catalogue import ReferenceKind
 from gateway.core.narrowing import (
     LISTS,
     SCOPES,
@@ -21,9 +22,8 @@ from gateway.core.narrowing import (
 )
 from gateway.core.rule_match import Clause, Lists, Matcher, Projects, reaches_beyond
 from gateway.core.target import parse_target
-from gateway.routes import read
 
-CATALOGUE = Catalogue.decode(read())
+CATALOGUE = routes.catalogue()
 PROJECTS, GROUPS, ISSUES = LISTS["GET /api/v4/projects"], LISTS["GET /api/v4/groups"], LISTS["GET /api/v4/issues"]
 
 

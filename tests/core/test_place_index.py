@@ -8,16 +8,15 @@ from types import FrameType
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import routes
 from gateway.core.access import Principal, PrincipalKind, Rules
-from gateway.core.catalogue import Catalogue
 from gateway.core.place_index import PlaceIndex
 from gateway.core.rule_match import Clause, Projects, Rule
 from gateway.core.target import parse_target
-from gateway.routes import read
 
 BOT = Principal("bot", PrincipalKind.KEY, "bot")
 TARGET = parse_target(b"/api/v4/projects/platform%2Fapi/issues")
-GET_ISSUES = Catalogue.decode(read()).match("GET", TARGET), TARGET
+GET_ISSUES = routes.catalogue().match("GET", TARGET), TARGET
 
 PLACES = st.sampled_from(["a", "b", "c/d", "e"])
 

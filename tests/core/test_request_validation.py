@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway import routes
 from gateway.core import request_validation
-from gateway.core.catalogue import Catalogue, Surface
+from gateway.core.catalogue import Surface
 from gateway.core.client_address import TrustedPeers
 from gateway.core.credentials import CredentialKind
 from gateway.core.errors import Code, Rejection
@@ -17,9 +18,8 @@ from gateway.core.request_validation import (
     SharedRequestValidator,
     ValidationSettings,
 )
-from gateway.routes import read
 
-CATALOGUE = Catalogue.decode(read())
+CATALOGUE = routes.catalogue()
 HOST = (b"Host", b"git.example.com")
 PEERS = TrustedPeers(["10.0.0.0/8"])
 Validator = GitLabRequestValidator | SharedRequestValidator

@@ -7,12 +7,12 @@ import sys
 import msgspec
 import pytest
 
-from gateway.core.catalogue import Access, Catalogue, Surface
+from gateway import routes
+from gateway.core.catalogue import Access, Surface
 from gateway.core.rule_findings import review_rules
 from gateway.core.rule_match import Clause, Lists, Projects, Rule
-from gateway.routes import read
 
-CATALOGUE = Catalogue.decode(read())
+CATALOGUE = routes.catalogue()
 READ = Clause(access=Access.READ)
 OURS = Projects(under_group=("platform",))
 

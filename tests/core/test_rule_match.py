@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.catalogue import Access, Catalogue, Operation, ReferenceKind, Surface
+from gateway import routes
+from gateway.core.catalogue import Access, Operation, ReferenceKind, Surface
 from gateway.core.rule_match import (
     Clause,
     Fit,
@@ -28,9 +29,8 @@ from gateway.core.rule_match import (
     spellings,
 )
 from gateway.core.target import Target, parse_target
-from gateway.routes import read
 
-CATALOGUE = Catalogue.decode(read())
+CATALOGUE = routes.catalogue()
 PROJECT, GROUP = ReferenceKind.PROJECT, ReferenceKind.GROUP
 KNOWN = {PlaceLookup(PROJECT, "42"): Place("42", "Platform/API", ("7",)), PlaceLookup(GROUP, "7"): Place("7", "platform")}
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.catalogue import Catalogue
+from gateway import routes
 from gateway.core.errors import Code, Rejection
 from gateway.core.target import parse_target
 from gateway.core.token_answers import check_token_service, is_conan_login
-from gateway.routes import read
 
-CATALOGUE = Catalogue.decode(read())
+CATALOGUE = routes.catalogue()
 
 
 def check(raw: bytes, *, has_body: bool = False) -> None:

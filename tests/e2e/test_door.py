@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from gateway import routes
-from gateway.core.catalogue import Catalogue
 from gateway.demo.gitlab import DemoGitLab
 from gateway.demo.seed import TOKENS
 from tests.e2e.conftest import OWN_TOKEN, Passage
@@ -203,5 +202,5 @@ def test_the_demos_journal_shows_that_nobody_goes_round(gateway: GatewayProcess,
 
 def test_r60_every_resource_of_the_list_is_in_the_catalogue() -> None:
     listed = (Path(__file__).parent.parent / "data" / "resources-13.0.txt").read_text("ascii").splitlines()[1:]
-    templates = " ".join(operation.name for operation in Catalogue.decode(routes.read()).operations())
+    templates = " ".join(operation.name for operation in routes.catalogue().operations())
     assert [resource for resource in listed if resource not in templates] == []
