@@ -43,6 +43,9 @@ def _list(arguments: argparse.Namespace) -> int:
         return OK
     for one in answer["credentials"]:
         print(_row(one))
+    remaining = answer["under_decryption_keys"]
+    if remaining != 0:
+        print(f"records encrypted under one of `secrets.decryption_keys`: {'unknown' if remaining is None else remaining}")
     return OK
 
 

@@ -14,6 +14,7 @@ import pytest
 from gateway import app
 from gateway.admin_client import KEY
 from gateway.app.serving import Serving
+from gateway.broker.rotator import TokenRotator
 from gateway.cli import main
 from gateway.config import load
 from gateway.demo.gitlab import DemoGitLab, build_demo_gitlab
@@ -74,6 +75,20 @@ async def test_what_is_there_is_listed_and_one_is_replaced(
     assert [one["id"] for one in json.loads(listed)["credentials"]] == ["readers/1", "admin"]
     for value in gitlab.state.tokens:
         assert value not in shown + listed
+
+
+@pytest.mark.parametrize(("count", "shown"), [(2, "2"), (None, "unknown")])
+async def test_what_needs_a_former_key_is_said(
+    served: Serving,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    count: int | None,
+    shown: str,
+) -> None:
+    monkeypatch.setattr(TokenRotator, "under_decryption_keys", count)  # as if its store held them
+    assert await command(served, "list") == 0
+    said = f"records encrypted under one of `secrets.decryption_keys`: {shown}"
+    assert capsys.readouterr().out.splitlines()[2:] == [said]
 
 
 async def test_what_can_t_be_done_is_said(

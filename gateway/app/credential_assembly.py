@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import secrets
@@ -19,6 +20,7 @@ from ..config import Config
 from ..core.exchange import Exchange
 from ..core.token_record import DAY_S, RotationStep, record_id
 from ..ports import StoreUnavailable
+from ..state_dir import SECRET_BYTES
 from ..stores.credential_vault import CredentialVault, SealedStore
 from ..telemetry.audit import AuditLog
 from ..telemetry.metrics import Reading
@@ -38,7 +40,7 @@ class CredentialAssembly:
         tokens: The source that gives out the tokens in use.
         api: GitLab's token API.
         store: Opens the store; called only where a token is to be rotated.
-        key: Returns the encryption key; called only then, too.
+        key: Returns the encryption key; called only then, too. Keys that merely decrypt come from the configuration.
         audit: Where rotations are recorded.
         refused: Ids of the credentials that GitLab refuses at present.
     """
@@ -59,8 +61,8 @@ class CredentialAssembly:
         self._ids = frozenset(one.id for one in credentials)
         self._audit = audit
         self._refused = refused
-        plans = _plans(config, credentials, key)
-        self._vault = CredentialVault(store(), key()) if plans else None
+        plans = _plans(config, credentials)
+        self._vault = CredentialVault(store(), key(), _decryption_keys(config)) if plans else None
         self.rotator = TokenRotator(
             [one.id for one in credentials],
             plans,
@@ -94,7 +96,10 @@ class CredentialAssembly:
 
     def list(self) -> object:
         """Every credential, as JSON; never a token."""
-        return {"credentials": [self._shown(state) for state in self.rotator.states()]}
+        return {
+            "credentials": [self._shown(state) for state in self.rotator.states()],
+            "under_decryption_keys": self.rotator.under_decryption_keys,
+        }
 
     async def rotate(self, who: str, peer: str, credential_id: str) -> object:
         """Replace a token now, and return its new state as JSON. Raises ValueError with a message for the operator."""
@@ -173,7 +178,17 @@ class CredentialAssembly:
         self._audit.observe(x)
 
 
-def _plans(config: Config, credentials: tuple[StaticCredential, ...], key: Callable[[], bytes]) -> tuple[Plan, ...]:
+def _decryption_keys(config: Config) -> Iterator[bytes]:
+    for one in config.secrets.decryption_keys:
+        text = one.reveal()
+        yield text.encode("utf-8", "surrogateescape")
+        # A key that was made in `state_dir` is octets, and its file holds them in hex.
+        if len(text) == 2 * SECRET_BYTES:
+            with contextlib.suppress(ValueError):
+                yield bytes.fromhex(text)
+
+
+def _plans(config: Config, credentials: tuple[StaticCredential, ...]) -> tuple[Plan, ...]:
     found = []
     configured = {one.id: one for one in config.credentials}
     for one in credentials:
@@ -183,7 +198,7 @@ def _plans(config: Config, credentials: tuple[StaticCredential, ...], key: Calla
             found.append(
                 Plan(
                     one.id,
-                    record_id(key(), name, one.token),
+                    record_id(name, one.token),
                     one.token,
                     rotate.before,
                     rotate.lifetime,

@@ -69,6 +69,8 @@ class TokenSnapshot(Protocol):
     @property
     def broken(self) -> tuple[str, ...]: ...
     @property
+    def under_other_keys(self) -> tuple[str, ...]: ...
+    @property
     def now(self) -> float: ...
     @property
     def readers(self) -> dict[str, float]: ...
@@ -296,6 +298,7 @@ class RotationSteps:
     async def _persist(self, plan: Plan, record: TokenRecord, minted: NewToken) -> TokenRecord:
         """Write the new token until the store has it. This needs no leadership: a rotation that was given up meanwhile is
         completed all the same."""
+        names = record.rotation.names if record.rotation is not None else ()
         made = msgspec.structs.replace(
             record,
             version=record.version + 2,  # above what giving it up would have written
@@ -314,7 +317,10 @@ class RotationSteps:
                 stored = (await self._vault.read("")).tokens.get(plan.record)
                 if stored is not None and stored.token == minted.token:
                     return stored  # an earlier write got through, and its answer did not
-                raise Superseded
+                if stored is None or stored.rotation is None or stored.rotation.names != names:
+                    raise Superseded
+                # It is this attempt, given up and sealed under other keys since.
+                record, made = stored, msgspec.structs.replace(made, version=stored.version + 2)
             except StoreUnavailable as outage:
                 if not has_logged:
                     log.error("rotation of %s: the new token can't be stored yet: %s", plan.id, outage)

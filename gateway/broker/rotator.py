@@ -1,7 +1,8 @@
 """Keeps upstream tokens alive: follows the gateways' shared store, replaces tokens in time, warns before one ends.
 
     every second:  read the store ── switch to what is newer there
-                        └── something due, or left half done? ── lead, or leave it to whoever does ── one step of each
+                        ├── something due, or left half done? ── lead, or leave it to whoever does ── one step of each
+                        └── something sealed under another key? ── lead, or leave it ── seal it under the present key
 
 No gateway goes back behind what it has seen in the store: a record that is gone, or older than before, is put back.
 """
@@ -11,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ..core.token_record import ALARM_DAYS, DAY_S, RotationStep, TokenRecord, alarm_days, is_due
+from ..core.token_record import ALARM_DAYS, DAY_S, Rotation, RotationStep, TokenRecord, alarm_days, is_due
 from ..ports import StoreUnavailable
 from .rotation import Plan, RotationFailed, RotationSteps, Superseded, TokensInUse, Vault, everybody_has_read
 
@@ -26,6 +28,9 @@ LEASE_S = 30.0
 _RENEW_LEASE_EVERY_S = 10.0
 _RETRY_S = (60.0, 3600.0)
 """The first and the longest pause after a failure; each pause is twice the one before."""
+_RESEAL_AGAIN_S = 600.0
+"""How long a gateway leaves a record alone that it has sealed anew: another one, whose key is still the former one, or
+already the next, may do the same to it."""
 _CLOSE_S = 20.0
 """How long a step that is under way may take when the gateway stops: one that is cut off may lose a token."""
 
@@ -95,13 +100,17 @@ class TokenRotator:
         self._me = me
         self._known: dict[str, TokenRecord] = {}
         self._failures: dict[str, _Failure] = {}
-        self._seen_at: dict[str, tuple[int, float]] = {}
-        """Credential → the version that is settling, and when this gateway first read it, by the store's clock."""
+        self._seen_at: dict[str, tuple[Rotation, float]] = {}
+        """Credential → the rotation that is settling, and when this gateway first read of it, by the store's clock."""
         self._readers: dict[str, float] = {}
         self._stored_versions: dict[str, int] = {}
         self._now = 0.0
         self._alarmed_days: dict[str, int | None] = {}
         self._broken: tuple[str, ...] = ()
+        self._under_other_keys: tuple[TokenRecord, ...] | None = None
+        """None: the store has not been read yet."""
+        self._resealed_at: dict[str, float] = {}
+        """Record → when this gateway last sealed it under the present key."""
         self._away = False
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -122,8 +131,8 @@ class TokenRotator:
         if self._broken:
             raise VaultBroken(
                 [
-                    f"credential `{name}`: its stored token can't be decrypted: `secrets.encryption_key` is not the one it "
-                    "was written with, or the value was changed. Nothing was overwritten"
+                    f"credential `{name}`: its stored token can't be decrypted: it was written with a key that is neither "
+                    "`secrets.encryption_key` nor in `secrets.decryption_keys`, or was changed. Nothing was overwritten"
                     for name in self._broken
                 ]
             )
@@ -149,6 +158,7 @@ class TokenRotator:
                     await self._read(checked=True)
                     await self._restore(self._vault)
                     await self._advance_due(self._vault, self._steps)
+                    await self._reseal(self._vault)
                     self._report_outage(away=False)
                 except StoreUnavailable as outage:
                     self._report_outage(away=True, why=str(outage))
@@ -197,6 +207,13 @@ class TokenRotator:
         """The state of every credential, in the order of the configuration."""
         return [self._state(name) for name in self._watched]
 
+    @property
+    def under_decryption_keys(self) -> int | None:
+        """How many records the present key does not open, but another one does; None: the store can't be read."""
+        if self._vault is None:
+            return 0
+        return None if self._away or self._under_other_keys is None else len(self._under_other_keys)
+
     async def close(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
@@ -229,6 +246,10 @@ class TokenRotator:
             for name in set(known_broken) - set(self._broken):
                 log.error("the record of credential %s can't be decrypted; it is left as it is", name)
             self._broken = known_broken
+        under_other_keys = tuple(snapshot.tokens[record_id] for record_id in snapshot.under_other_keys)
+        if len(under_other_keys) != len(self._under_other_keys or ()):
+            log.info("records encrypted under one of `secrets.decryption_keys`: %d", len(under_other_keys))
+        self._under_other_keys = under_other_keys
         for plan in self._plans.values():
             record = snapshot.tokens.get(plan.record)
             if record is not None and record.version > self._record_of(plan).version:
@@ -251,6 +272,28 @@ class TokenRotator:
                 )
                 await vault.put(known, stored, None)
 
+    def _to_reseal(self) -> list[TokenRecord]:
+        now = self._wall()
+        records = self._under_other_keys or ()
+        return [one for one in records if abs(now - self._resealed_at.get(one.id, -math.inf)) >= _RESEAL_AGAIN_S]
+
+    async def _reseal(self, vault: Vault) -> None:
+        """Seal under the present key what another one opened, of whichever credential: also a record whose token is no
+        longer configured would stop the next start without that key."""
+        if not self._to_reseal():
+            return
+        async with _Lease(vault, self._me) as fence:
+            if fence is None:
+                return
+            count = 0
+            for record in self._to_reseal():
+                # False: the previous leader has done it.
+                if await vault.put(msgspec.structs.replace(record, version=record.version + 1), record.version, fence):
+                    self._resealed_at[record.id] = self._wall()
+                    count += 1
+            log.info("records encrypted anew under `secrets.encryption_key`: %d", count)
+            await self._read(checked=True)
+
     # Rotating
 
     def _record_of(self, plan: Plan) -> TokenRecord:
@@ -272,15 +315,14 @@ class TokenRotator:
             case RotationStep.LOST:
                 return False
             case RotationStep.SETTLING:
-                return self._has_settled(plan)
+                return self._has_settled(plan, rotation)
             case RotationStep.CREATING | RotationStep.ROTATING:
                 return True
 
-    def _has_settled(self, plan: Plan) -> bool:
-        version = self._record_of(plan).version
+    def _has_settled(self, plan: Plan, rotation: Rotation) -> bool:
         seen = self._seen_at.get(plan.id)
-        if seen is None or seen[0] != version:
-            seen = self._seen_at[plan.id] = (version, self._now)
+        if seen is None or seen[0] != rotation:
+            seen = self._seen_at[plan.id] = (rotation, self._now)
         return self._now - seen[1] >= plan.overlap_s and everybody_has_read(self._readers, seen[1], self._now)
 
     async def _advance_due(self, vault: Vault, steps: RotationSteps) -> None:

@@ -16,6 +16,7 @@ from .limit_checks import cost_findings, limit_findings
 from .model import Clause, Config, Rule
 from .oidc_model import Oidc
 from .problems import Finding, Path, error, warning
+from .secret_checks import secret_findings
 from .units import BaseUrl, HostPort
 from .worker_checks import worker_findings
 
@@ -24,9 +25,6 @@ _RESERVED_RULES = frozenset({"own-token", "passthrough", "anonymous"})
 _CHECKED_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat"})
 _LONGEST_SESSION_S = 86_400.0
 _LONGEST_SKEW_S = 300.0
-_SHORTEST_SECRET = 16
-_STRONG_SECRET = 32
-_FEWEST_CHARACTERS = 8  # distinct ones; 32 random hex digits practically never have fewer
 
 
 def findings(config: Config) -> Iterator[Finding]:
@@ -105,7 +103,7 @@ def _listen(config: Config) -> Iterator[Finding]:
 
 
 def _stores(config: Config) -> Iterator[Finding]:
-    stores, secrets = config.stores, config.secrets
+    stores = config.stores
     if stores.shared.scheme == "sqlite":
         yield error(("stores", "shared"), "is SQLite: buckets and the cache can live in memory or in Redis only")
     if stores.keys is not None and stores.keys.scheme == "memory":
@@ -116,29 +114,6 @@ def _stores(config: Config) -> Iterator[Finding]:
         twice = name != "shared" and store is stores.shared
         if store is not None and not twice and store.shared and not store.encrypted and store.password:
             yield warning(("stores", name), "sends its password in clear text: rediss:// encrypts")
-    rotated_on_redis = stores.credentials is not None and stores.credentials.shared
-    on_redis = stores.shared.shared or rotated_on_redis or (stores.keys is not None and stores.keys.shared)
-    if on_redis:
-        reason = "is missing: gateways on one Redis need the same one; make it with `openssl rand -hex 32`"
-        if secrets.pepper is None:
-            yield error(("secrets", "pepper"), reason)
-        if secrets.encryption_key is None and (stores.shared.shared or rotated_on_redis):
-            yield error(("secrets", "encryption_key"), reason)
-        if secrets.audit_key is None:
-            yield warning(("secrets", "audit_key"), "is missing: gateways will print different fingerprints of one token")
-    seen: dict[str, str] = {}
-    for name in ("pepper", "encryption_key", "audit_key"):
-        secret = getattr(secrets, name)
-        if not secret:
-            continue
-        value = secret.reveal()
-        if len(value) < _SHORTEST_SECRET:
-            yield error(("secrets", name), "can be guessed: make it with `openssl rand -hex 32`")
-        elif len(value) < _STRONG_SECRET or len(set(value)) < _FEWEST_CHARACTERS:
-            yield warning(("secrets", name), "is weak: `openssl rand -hex 32` makes a strong one")
-        if value in seen:
-            yield warning(("secrets", name), f"is the same as `secrets.{seen[value]}`: each should have its own")
-        seen.setdefault(value, name)
 
 
 # who may do what
@@ -329,6 +304,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     worker_findings,
     admin_findings,
     _stores,
+    secret_findings,
     _unique_ids,
     _identities,
     credential_findings,

@@ -202,8 +202,10 @@ class Secrets(Section, frozen=True):
     pepper: Secret | None = None
     """Key of the hashes under which gateway keys are stored. Changing it revokes every gateway key."""
     encryption_key: Secret | None = None
-    """Key that encrypts cached answers in shared stores, and rotated tokens. Changing it empties the cache and makes
-    rotated tokens unreadable."""
+    """Key that encrypts cached answers in shared stores, and rotated tokens. Changing it empties the cache; rotated tokens
+    need the previous key in `decryption_keys`."""
+    decryption_keys: tuple[Secret, ...] = ()
+    """Further keys that decrypt rotated tokens while `encryption_key` is being changed; nothing is encrypted with them."""
     audit_key: Secret | None = None
     """Key of the credential fingerprints in logs and audit, and of `audit.chain`. Changing it changes all fingerprints."""
 

@@ -60,10 +60,12 @@ class TokenRecord(msgspec.Struct, frozen=True):
         return f"TokenRecord({self.id}, version {self.version})"
 
 
-def record_id(key: bytes, credential: str, configured: Secret) -> str:
+def record_id(credential: str, configured: Secret) -> str:
     """The id of the record for a configured token, made of the credential's name and a hash of the token. If an operator
-    configures another token, that one has a record of its own, and wins."""
-    return f"{credential}/{keyed_hash(key[:64], b'credentials: seeds' + configured.reveal().encode(), 8).hex()}"
+    configures another token, that one has a record of its own, and wins.
+
+    The hash has no secret key: under another one the record would have another id, and the token be rotated twice."""
+    return f"{credential}/{keyed_hash(b'credentials: seeds', configured.reveal(), 8).hex()}"
 
 
 def is_due(expires_at: float | None, now: float, before_s: float) -> bool:

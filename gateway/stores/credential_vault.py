@@ -9,6 +9,7 @@ does not decrypt. A value that does not decrypt is reported, never overwritten.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -75,7 +76,9 @@ class TokenSnapshot(msgspec.Struct, frozen=True):
 
     tokens: dict[str, TokenRecord]
     broken: tuple[str, ...]
-    """Ids of records that do not decrypt: another key wrote them, or somebody changed them."""
+    """Ids of records that do not decrypt: a key wrote them that is not there, or somebody changed them."""
+    under_other_keys: tuple[str, ...]
+    """Ids of those among ``tokens`` that were not sealed under the key that seals now."""
     now: float
     readers: dict[str, float]
 
@@ -94,13 +97,13 @@ _decode = msgspec.msgpack.Decoder(_Content).decode
 
 
 class CredentialVault:
-    """Seals and opens what ``store`` keeps. ``key`` has at least 16 octets."""
+    """Seals under ``key`` what ``store`` keeps, and opens it with that or one of ``other_keys``. A key has at least 16
+    octets."""
 
-    def __init__(self, store: SealedStore, key: bytes) -> None:
-        if len(key) < 16:
-            raise ValueError("an encryption key has at least 16 octets")
+    def __init__(self, store: SealedStore, key: bytes, other_keys: Iterable[bytes] = ()) -> None:
         self._store = store
-        self._cipher = AESGCM(keyed_hash(key[:64], b"credentials: values", 32))
+        self._cipher = _cipher(key)
+        self._other_ciphers = tuple(_cipher(other) for other in other_keys)
         self.lead = store.lead
         self.resign = store.resign
         self.durability_warning = store.durability_warning
@@ -109,11 +112,18 @@ class CredentialVault:
     async def read(self, reader: str) -> TokenSnapshot:
         """As ``SealedStore.read``."""
         sealed = await self._store.read(reader)
-        opened = {record.id: self._open(record) for record in sealed.records}
-        broken = tuple(sorted(name for name, token in opened.items() if token is None))
-        return TokenSnapshot(
-            {name: token for name, token in opened.items() if token is not None}, broken, sealed.now, sealed.readers
-        )
+        tokens: dict[str, TokenRecord] = {}
+        broken: list[str] = []
+        under_other_keys: list[str] = []
+        for record in sealed.records:
+            token = _open(record, self._cipher)
+            if token is None:
+                tries = (_open(record, cipher) for cipher in self._other_ciphers)
+                token = next((opened for opened in tries if opened is not None), None)
+                (broken if token is None else under_other_keys).append(record.id)
+            if token is not None:
+                tokens[record.id] = token
+        return TokenSnapshot(tokens, tuple(sorted(broken)), tuple(sorted(under_other_keys)), sealed.now, sealed.readers)
 
     async def put(self, token: TokenRecord, expect: int, fence: int | None) -> bool:
         """As ``SealedStore.put``; ``token.version`` must be above ``expect``."""
@@ -136,25 +146,32 @@ class CredentialVault:
         octets = bytes((_FORMAT,)) + nonce + self._cipher.encrypt(nonce, content, _associated_data(token.id, token.version))
         return SealedRecord(token.id, token.version, octets)
 
-    def _open(self, record: SealedRecord) -> TokenRecord | None:
-        octets = record.octets
-        if len(octets) <= 1 + _NONCE_BYTES or octets[0] != _FORMAT:
-            return None
-        nonce, rest = octets[1 : 1 + _NONCE_BYTES], octets[1 + _NONCE_BYTES :]
-        try:
-            content = _decode(self._cipher.decrypt(nonce, rest, _associated_data(record.id, record.version)))
-        except (InvalidTag, msgspec.MsgspecError):
-            return None
-        return TokenRecord(
-            record.id,
-            record.version,
-            Secret(content.token) if content.token is not None else None,
-            content.token_id,
-            content.user_id,
-            content.scopes,
-            content.expires_at,
-            content.rotation,
-        )
+
+def _cipher(key: bytes) -> AESGCM:
+    if len(key) < 16:
+        raise ValueError("an encryption key has at least 16 octets")
+    return AESGCM(keyed_hash(key[:64], b"credentials: values", 32))
+
+
+def _open(record: SealedRecord, cipher: AESGCM) -> TokenRecord | None:
+    octets = record.octets
+    if len(octets) <= 1 + _NONCE_BYTES or octets[0] != _FORMAT:
+        return None
+    nonce, rest = octets[1 : 1 + _NONCE_BYTES], octets[1 + _NONCE_BYTES :]
+    try:
+        content = _decode(cipher.decrypt(nonce, rest, _associated_data(record.id, record.version)))
+    except (InvalidTag, msgspec.MsgspecError):
+        return None
+    return TokenRecord(
+        record.id,
+        record.version,
+        Secret(content.token) if content.token is not None else None,
+        content.token_id,
+        content.user_id,
+        content.scopes,
+        content.expires_at,
+        content.rotation,
+    )
 
 
 def _associated_data(name: str, version: int) -> bytes:

@@ -35,12 +35,15 @@ def minted(gitlab: DemoGitLab, days: int) -> str:
     return gitlab.state.mint(gitlab.state.users[5], "first", ("api",), PERSONAL_PREFIX, end).value
 
 
-def configured(gitlab: DemoGitLab, directory: Path, token: str, rotate: str, stores: str = "", **more: str) -> Config:
+def configured(
+    gitlab: DemoGitLab, directory: Path, token: str, rotate: str, stores: str = "", former: str = "[]", **more: str
+) -> Config:
     text = (
         f"version: 1\nupstream: {{url: '{gitlab.url}'}}\nidentities: [{{id: k, key: issued}}]\n"
         f"credentials: [{{id: bot, token: '${{env:BOT}}', rotate: {rotate}}}, {{id: admin, token: '${{env:ROOT}}'}}]\n"
         "rules: [{id: r, for: [k], use: bot, allow: [{access: write}]}]\n"
-        "secrets: {pepper: '${env:PEPPER}', encryption_key: '${env:KEY}', audit_key: '${env:AUDIT}'}\n"
+        "secrets: {pepper: '${env:PEPPER}', encryption_key: '${env:KEY}', audit_key: '${env:AUDIT}', "
+        f"decryption_keys: {former}}}\n"
         f"state_dir: {directory}\naudit: {{sink: 'file:{directory}/audit'}}\n{stores}"
     )
     loaded = load(text, {"BOT": token, "ROOT": TOKENS.root, **KEYS, **more}, lambda path: Path(path).read_text())
@@ -110,6 +113,24 @@ async def test_another_encryption_key_refuses_to_start(gitlab: DemoGitLab, tmp_p
     with pytest.raises(CredentialsRefused, match="encryption_key"):
         await assemble(configured(gitlab, tmp_path, token, "{manager: admin}", KEY="6c" * 32))
     again = await assemble(configured(gitlab, tmp_path, token, "{manager: admin}"))
+    await again.stack.aclose()
+
+
+async def test_with_the_former_key_it_starts_and_says_until_when_that_is_needed(gitlab: DemoGitLab, tmp_path: Path) -> None:
+    token = minted(gitlab, 100)
+    parts = await assemble(configured(gitlab, tmp_path, token, "{manager: admin}"))
+    async with parts.stack:
+        await upstream_credentials(parts).rotate("admin:abc", "", "bot")
+        assert parts.tokens is not None
+        used = parts.tokens.token("bot")
+    former = {"former": "['${env:FORMER}']", "FORMER": KEYS["KEY"], "KEY": "6c" * 32}
+    changed = await assemble(configured(gitlab, tmp_path, token, "{manager: admin}", **former))
+    async with changed.stack:
+        assert changed.tokens is not None
+        assert changed.tokens.token("bot") == used
+        await upstream_credentials(changed).rotator.tick()
+        assert upstream_credentials(changed).list()["under_decryption_keys"] == 0
+    again = await assemble(configured(gitlab, tmp_path, token, "{manager: admin}", KEY="6c" * 32))
     await again.stack.aclose()
 
 

@@ -23,7 +23,7 @@ from gateway.demo.state import Token
 from gateway.identity.verifier import GitlabVerifier
 from gateway.ports import RequestBody, UpstreamRequest
 from gateway.reply import Reply
-from gateway.stores.credential_vault import CredentialVault, TokenSnapshot
+from gateway.stores.credential_vault import CredentialVault, SealedStore, TokenSnapshot
 from gateway.stores.credentials_sqlite import SqliteCredentials
 from gateway.upstream.client import HttpUpstream, UpstreamSettings
 
@@ -112,7 +112,7 @@ class MortalVault:
 class Life:
     """One process of a gateway."""
 
-    def __init__(self, world: World, me: str, fate: Fate) -> None:
+    def __init__(self, world: World, me: str, fate: Fate, vault: CredentialVault | None = None) -> None:
         self.world = world
         self.fate = fate
         self.notes: list[tuple[str, str]] = []
@@ -126,7 +126,7 @@ class Life:
             monotonic=world.wall,
             alarm=lambda _id, _healthy: None,
         )
-        self.vault = MortalVault(world.vault, fate)
+        self.vault = MortalVault(vault or world.vault, fate)
         steps = RotationSteps(
             TokenApi(upstream, fields=HOST),
             self.vault,
@@ -165,13 +165,15 @@ class Life:
 class World:
     """GitLab, the store, and what the configuration says."""
 
-    def __init__(self, gitlab: DemoGitLab, upstream: HttpUpstream, directory: Path, **plan: Any) -> None:
+    def __init__(
+        self, gitlab: DemoGitLab, upstream: HttpUpstream, directory: Path, store: SealedStore | None, **plan: Any
+    ) -> None:
         self.now = START
         self.gitlab = gitlab
         self.state = gitlab.state
         self.state.today = lambda: datetime.datetime.fromtimestamp(self.now, datetime.UTC).date()
         self.upstream = upstream
-        self.store = SqliteCredentials(directory / "credentials.db", wall=self.wall)
+        self.store = store or SqliteCredentials(directory / "credentials.db", wall=self.wall)
         self.vault = CredentialVault(self.store, KEY)
         self.token = self.mint()
         self.credentials = [
@@ -188,7 +190,7 @@ class World:
 
     def plan(self, name: str, token: Token, **changes: Any) -> Plan:
         configured = Secret(token.value)
-        record = record_id(KEY, name.partition("/")[0], configured)
+        record = record_id(name.partition("/")[0], configured)
         plain = Plan(name, record, configured, 14 * DAY_S, 90 * DAY_S, 120.0, manager="admin")
         return msgspec.structs.replace(plain, **changes)
 
@@ -202,10 +204,10 @@ class World:
     async def pause(self, seconds: float) -> None:
         self.now += seconds
 
-    async def live(self, at: int | None = None, *, after: bool = False) -> Life:
-        """A new process."""
+    async def live(self, at: int | None = None, *, after: bool = False, vault: CredentialVault | None = None) -> Life:
+        """A new process; with ``vault``, its keys are others than those of the world."""
         self._lives += 1
-        return await Life(self, f"process-{self._lives}", Fate(at, after=after)).start()
+        return await Life(self, f"process-{self._lives}", Fate(at, after=after), vault).start()
 
     def active(self) -> list[str]:
         """The bot's tokens that work, less the one that was seeded for others."""
@@ -228,11 +230,11 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(directory: Path, **plan: Any) -> AsyncIterator[World]:
+async def world(directory: Path, *, store: SealedStore | None = None, **plan: Any) -> AsyncIterator[World]:
     gitlab = build_demo_gitlab(items=0)
     await gitlab.start()
     upstream = HttpUpstream(UpstreamSettings(gitlab.url))
-    made = World(gitlab, upstream, directory, **plan)
+    made = World(gitlab, upstream, directory, store, **plan)
     try:
         yield made
     finally:

@@ -18,7 +18,9 @@ secrets: {pepper: "${file:/pepper}", encryption_key: "${file:/encryption}", audi
 credentials: [{id: sa, token: "${file:/one}"}]
 """
 PEM = "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
-FILES = {name: name * 8 for name in ("/pepper", "/encryption", "/audit")} | dict.fromkeys(("/ca", "/cert", "/key"), PEM)
+FILES = {name: name * 8 for name in ("/pepper", "/encryption", "/audit", "/former")} | dict.fromkeys(
+    ("/ca", "/cert", "/key"), PEM
+)
 FILES |= {"/one": "glpat-One11111111111", "/two": "glpat-Two22222222222"}
 
 
@@ -52,6 +54,7 @@ def loaded(text: str, files: dict[str, str] = FILES) -> tuple[Config, ConfigSour
         ("workers: 2", "workers: 3, limits: {idle: 1s}", []),
         ("https://gitlab.test", "https://gitlab2.test", []),
         ("/cert", "/ca", []),
+        ("audit_key:", 'decryption_keys: ["${file:/former}"], audit_key:', []),
         ("version: 1", "version: 1\nlimits: [{id: all, by: caller, rate: 1/s}]", []),
     ],
 )

@@ -30,6 +30,7 @@ from tests.e2e.wire import Reply, ask
 BOT = 5
 ADMIN_KEY = "an-admin-key-for-rotation"
 SELF = "/api/v4/personal_access_tokens/self"
+NEXT_KEY = {"NEXT_KEY": "e2e-encryption-e2e-encryption-key-0004"}
 
 Match = Callable[[str, str, str], bool]
 """Method, path, token."""
@@ -145,9 +146,11 @@ class Site:
         }
         self.key = ""
 
-    def gateway(self, name: str = "one") -> GatewayProcess:
-        environment = {**self._secrets, **SHARED_SECRETS, "ROOT": TOKENS.root, "REDIS_URL": self.store.url}
-        process = GatewayProcess(self._config, self.store.directory.parent / name, environment)
+    def gateway(self, name: str = "one", **secrets: Any) -> GatewayProcess:
+        """``secrets``: what its configuration has in place of the others' there."""
+        environment = {**self._secrets, **SHARED_SECRETS, **NEXT_KEY, "ROOT": TOKENS.root, "REDIS_URL": self.store.url}
+        config = {**self._config, "secrets": {**self._config.get("secrets", {}), **secrets}}
+        process = GatewayProcess(config, self.store.directory.parent / name, environment)
         self._stack.callback(process.stop)
         self.key = self.key or process.new_key("bot")
         return process
@@ -164,10 +167,13 @@ class Site:
         upstreams.call(lambda: self.gitlab.let_go(drop=drop))
         self.store.forget_the_dead()
 
-    def states(self, process: GatewayProcess) -> dict[str, Any]:
+    def listed(self, process: GatewayProcess) -> dict[str, Any]:
         reply = ask(process.admin_port, "/-/credentials", f"Authorization: Bearer {ADMIN_KEY}")
         assert reply.status == 200
-        return {one["id"]: one for one in json.loads(reply.body)["credentials"]}
+        return dict(json.loads(reply.body))
+
+    def states(self, process: GatewayProcess) -> dict[str, Any]:
+        return {one["id"]: one for one in self.listed(process)["credentials"]}
 
 
 def is_new(gitlab: HeldGitLab, token: str) -> bool:
@@ -273,6 +279,46 @@ def test_x18_of_two_gateways_one_rotates(
         assert gitlab.asked(b"POST ") == 2  # one by the leader that died, one by the other
         until(lambda: all(site.states(one)["pool/1"]["step"] == "" for one in (second, third)), 10.0)
         assert site.states(second)["pool/1"]["version"] == site.states(third)["pool/1"]["version"]
+
+
+def test_the_encryption_key_is_changed_while_gateways_run(
+    gitlab: HeldGitLab, tmp_path: Path, start_redis: Callable[..., Any]
+) -> None:
+    """As docs/operations.md says, one gateway after the other: the rotated token stays in use, and is asked for once."""
+    former, following = "${env:CACHE_KEY}", "${env:NEXT_KEY}"
+    with ExitStack() as stack:
+        store = Store("redis", tmp_path / "one", durable(start_redis))
+        site = Site(gitlab, store, stack, {"manager": "root", "overlap": "0s"})
+        processes = {name: site.gateway(name) for name in ("one", "two")}
+        until(lambda: all(site.states(one)["pool/1"]["step"] == "" for one in processes.values()), 20.0)
+        until(lambda: gitlab.first.value not in gitlab.active(), 20.0)
+        for key, others in (former, [following]), (following, [former]), (following, []):
+            for name in processes:
+                processes[name].stop()
+                processes[name] = site.gateway(name, encryption_key=key, decryption_keys=others)
+                for process in processes.values():
+                    assert site.ask(process).status == 200
+            until(lambda: all(site.listed(one)["under_decryption_keys"] == 0 for one in processes.values()), 20.0)
+        assert len(gitlab.active()) == 1
+        assert gitlab.asked(b"POST ") == 1
+
+
+def test_a_key_made_in_the_state_directory_is_changed_in_one_restart(gitlab: HeldGitLab, store: Store) -> None:
+    with ExitStack() as stack:
+        site = Site(gitlab, store, stack, {"manager": "root", "overlap": "0s"})
+        process = site.gateway()
+        until(lambda: gitlab.first.value not in gitlab.active(), 20.0)
+        process.stop()
+        key = process.directory / "state" / "encryption_key"
+        former = key.rename(key.with_name("encryption_key.former"))
+        second = site.gateway(decryption_keys=[f"${{file:{former}}}"])
+        assert site.ask(second).status == 200
+        said = "records encrypted under one of `secrets.decryption_keys`: 0"
+        second.log.find(lambda line: line if said in line else None)
+        second.stop()
+        former.unlink()
+        assert site.ask(site.gateway()).status == 200
+        assert len(gitlab.active()) == 1
 
 
 def test_a_pool_goes_up_with_the_member_that_has_the_most_left(

@@ -70,6 +70,32 @@ async def test_another_key_opens_nothing_and_nothing_is_lost(vault: CredentialVa
     assert (await vault.read("one")).tokens == {"sa/1": kept()}
 
 
+async def test_one_key_seals_and_each_of_them_opens(store: SqliteCredentials) -> None:
+    third = b"t" * 32
+    for name, key in ("sa/1", KEY), ("sa/2", OTHER), ("sa/3", third):
+        await CredentialVault(store, key).put(kept(name=name), 0, None)
+    several = CredentialVault(store, OTHER, [b"u" * 32, KEY])
+    opened = await several.read("one")
+    assert opened.tokens == {"sa/1": kept(), "sa/2": kept(name="sa/2")}
+    assert (opened.broken, opened.under_other_keys) == (("sa/3",), ("sa/1",))
+    await several.put(kept(2), 1, None)
+    assert (await several.read("one")).under_other_keys == ()
+    assert set((await CredentialVault(store, OTHER).read("one")).tokens) == {"sa/1", "sa/2"}
+
+
+async def test_with_more_keys_each_octet_still_counts(store: SqliteCredentials) -> None:
+    await CredentialVault(store, KEY).put(kept(), 0, None)
+    (record,) = (await store.read("one")).records
+    for at in range(len(record.octets)):
+        changed = bytearray(record.octets)
+        changed[at] ^= 1
+        await store.put(SealedRecord(f"y/{at}", record.version, bytes(changed)), 0, None)
+    await store.put(msgspec.structs.replace(record, id="sa/2"), 0, None)
+    opened = await CredentialVault(store, OTHER, [KEY]).read("one")
+    assert (opened.tokens, opened.under_other_keys) == ({"sa/1": kept()}, ("sa/1",))
+    assert len(opened.broken) == len(record.octets) + 1
+
+
 async def test_each_octet_counts(vault: CredentialVault, store: SqliteCredentials) -> None:
     await vault.put(kept(), 0, None)
     (record,) = (await store.read("one")).records
@@ -110,3 +136,5 @@ async def test_versions_only_go_up(vault: CredentialVault) -> None:
 def test_a_short_key_is_refused(store: SqliteCredentials) -> None:
     with pytest.raises(ValueError, match="16 octets"):
         CredentialVault(store, b"short")
+    with pytest.raises(ValueError, match="16 octets"):
+        CredentialVault(store, KEY, [b"short"])
