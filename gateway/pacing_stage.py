@@ -11,6 +11,7 @@ hears of GitLab's limit the others hear within a second or so, through a store t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil, inf
 from typing import Protocol
@@ -35,7 +36,8 @@ class PaceStore(Protocol):
 
 
 class PacingStage:
-    """The paces of one event loop, by credential id. ``wall`` gives Unix seconds.
+    """The paces of one event loop, by credential id. ``wall`` gives Unix seconds, in which GitLab says when its window
+    ends; ``monotonic`` times everything else.
 
     Args:
         credentials: The ids of those that other gateways may use, too.
@@ -47,11 +49,13 @@ class PacingStage:
         limits: LimitStage,
         *,
         wall: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
         credentials: Sequence[str] = (),
         store: PaceStore | None = None,
     ) -> None:
         self._limits = limits
         self._wall = wall
+        self._monotonic = monotonic
         self._credentials = tuple(credentials)
         self._store = store
         self._paces: dict[str, Pace] = {}
@@ -63,14 +67,14 @@ class PacingStage:
     def is_free(self, credential: str) -> bool:
         """Whether nobody has to wait for the credential, so that ``await_turn`` need not be called."""
         pace = self._paces.get(credential)
-        return pace is None or not pace.holds_until or pace.holds_until <= self._wall()
+        return pace is None or not pace.holds_until or pace.holds_until <= self._monotonic()
 
     async def await_turn(self, credential: str, principal: Principal, lease: str, operation: str = "") -> None:
         """Wait for the caller's turn. Raises Rejection RATE_LIMITED when that would take too long."""
         pace = self._paces.get(credential)
         if pace is None:
             return
-        now = self._wall()
+        now = self._monotonic()
         wait_s = pace.blocked_s(now, operation)
         limit = pace.limit(now)
         if not wait_s and limit is not None:
@@ -78,7 +82,7 @@ class PacingStage:
             ticket = await self._limits.admit(takes, principal, lease, PATIENCE_S)
             refusal = ticket.decision.refusal
             # GitLab may have refused another request while this one stood in line.
-            wait_s = refusal.retry_after_s if refusal is not None else pace.blocked_s(self._wall(), operation)
+            wait_s = refusal.retry_after_s if refusal is not None else pace.blocked_s(self._monotonic(), operation)
         if wait_s:
             self.refused_total += 1
             raise Rejection(
@@ -94,18 +98,20 @@ class PacingStage:
     def remaining(self, credential: str) -> float:
         """How many requests GitLab still allows the credential; see ``Pace.remaining``."""
         pace = self._paces.get(credential)
-        return inf if pace is None else pace.remaining(self._wall())
+        return inf if pace is None else pace.remaining(self._monotonic())
 
     def learn(self, credential: str, head: ResponseHead, operation: str = "") -> None:
         """Learn from GitLab's answer to a request with that credential."""
-        if self._pace(credential).learn(head, self._wall(), operation) and self._store is not None:
+        now = self._monotonic()
+        news = self._pace(credential).learn(head, now, operation, unix_ahead_s=self._wall() - now)
+        if news and self._store is not None:
             self._unsent.add(credential)
             self._changed.set()
 
     def report(self, credential: str) -> PaceReport:
         """What is known of GitLab's limit on the credential at the moment."""
         pace = self._paces.get(credential)
-        return pace.report(self._wall()) if pace is not None else PaceReport()
+        return pace.report(self._monotonic()) if pace is not None else PaceReport()
 
     def _pace(self, credential: str) -> Pace:
         pace = self._paces.get(credential)
@@ -138,7 +144,7 @@ class PacingStage:
         except StoreUnavailable:
             self._unsent |= unsent
             return
-        now = self._wall()
+        now = self._monotonic()
         for credential, report in reports.items():
             self._pace(credential).merge(report, now)
 

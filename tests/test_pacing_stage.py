@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -84,6 +84,31 @@ async def test_who_would_wait_too_long_is_told_to_come_back() -> None:
     assert 100 < int(wait) <= 121
 
 
+async def test_a_clock_set_back_prolongs_no_wait(redis_url: str) -> None:
+    """Neither GitLab's refusal, nor the window, nor what other gateways are told of both."""
+    ahead_s = 3600.0
+    async with gateways(redis_url, "sa", wall=lambda: NOW + ahead_s) as (one, other):
+        one.learn("sa", ResponseHead(429, (*limit_fields(600, 0, 3600 + 60), (b"Retry-After", b"30"))))
+        ahead_s = 0.0
+        assert 20 < one.report("sa").blocked_s <= 30
+        assert 50 < one.report("sa").window_s <= 60
+        await one.sync()
+        await other.sync()
+        assert 20 < other.report("sa").blocked_s <= 30
+        one.learn("sa", ResponseHead(200, limit_fields(600, 0, 60)))
+        assert 50 < one.report("sa").window_s <= 61
+
+
+async def test_a_clock_set_back_does_not_wait_again() -> None:
+    wall, now = NOW, 1000.0
+    pacing = PacingStage(LimitStage(MemoryBuckets()), wall=lambda: wall, monotonic=lambda: now)
+    pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"30"),)))
+    wall, now = wall - 3600 + 30, now + 30
+    assert pacing.is_free("sa")
+    assert pacing.remaining("sa") == math.inf
+    await pacing.await_turn("sa", bot(), "1")
+
+
 async def test_how_much_a_credential_has_left_is_its_own() -> None:
     pacing = stage()
     assert pacing.remaining("sa") == math.inf
@@ -103,19 +128,21 @@ async def test_one_operations_limit_is_not_the_credentials() -> None:
 
 
 @asynccontextmanager
-async def gateways(url: str, *credentials: str) -> AsyncIterator[tuple[PacingStage, PacingStage]]:
-    """Two on one Redis, whose clocks are a thousand seconds apart."""
+async def gateways(
+    url: str, *credentials: str, wall: Callable[[], float] | None = None
+) -> AsyncIterator[tuple[PacingStage, PacingStage]]:
+    """Two on one Redis, whose clocks are a thousand seconds apart, unless ``wall`` is that of both."""
     links = [RedisLink.from_url(url, timeout_s=60.0, name=f"test-{number}") for number in range(2)]
     began = time.monotonic()
 
-    def wall(ahead: float) -> float:
+    def own_wall(ahead: float) -> float:
         """Goes on as Redis's clock does: both say which note is the newer one."""
         return NOW + ahead + time.monotonic() - began
 
     made = [
         PacingStage(
             LimitStage(MemoryBuckets()),
-            wall=partial(wall, ahead),
+            wall=wall or partial(own_wall, ahead),
             credentials=credentials,
             store=RedisPaces(link),
         )

@@ -6,6 +6,9 @@ lasts for everybody. When GitLab's throttle refuses, no request is sent before t
 single endpoints, and its 503, send ``Retry-After`` without ``RateLimit-*``: they hold for the operation alone, or one
 caller who overdoes exports would take the credential from everybody. ``RateLimit-Reset`` is in Unix seconds,
 ``Retry-After`` in seconds.
+
+Every ``now`` is by a clock that never goes back: a wait that ended by the wall clock would grow by as much as that is set
+back, and other gateways would be told of it.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ class Pace:
         """The instant until which, at the latest, a request may have to wait."""
 
     def blocked_s(self, now: float, operation: str = "") -> float:
-        """For how long GitLab does not want to be asked; 0 if it may be asked now. ``now`` is in Unix seconds."""
+        """For how long GitLab does not want to be asked; 0 if it may be asked now."""
         until = self._blocked_until
         if self._operations:
             until = max(until, self._operations.get(operation, 0.0))
@@ -82,9 +85,9 @@ class Pace:
             return -1.0
         return self._remaining if now < self._reset else math.inf
 
-    def learn(self, head: ResponseHead, now: float, operation: str = "") -> bool:
+    def learn(self, head: ResponseHead, now: float, operation: str = "", *, unix_ahead_s: float = 0.0) -> bool:
         """Learn from GitLab's answer to ``operation``; if that is empty, a refusal counts for all operations. Fields that
-        are missing, malformed or sent twice say nothing.
+        are missing, malformed or sent twice say nothing. ``unix_ahead_s``: how far Unix time is ahead of ``now``.
 
         Returns:
             Whether the other gateways should be told.
@@ -93,6 +96,8 @@ class Pace:
         if not numbers:
             return False
         status = head.status
+        if b"ratelimit-reset" in numbers:
+            numbers[b"ratelimit-reset"] -= unix_ahead_s
         blocked_until, limit = self._blocked_until, self.limit(now)
         if status in _REFUSED:
             self._refused(status, numbers, now, operation)
@@ -116,9 +121,8 @@ class Pace:
         self._learnt_at = learnt_at
         if 0 < report.rate < _FASTEST and report.window_s > 0:
             until = now + min(LONGEST_S, report.window_s)
-            # The same window, reported with a little jitter, keeps its bucket.
             self._remaining, self._reset = report.rate * report.window_s / SPEND, until
-            self._slow(report.rate, self._until if abs(until - self._until) < _WORTH_TELLING_S else until)
+            self._slow(report.rate, until)
         else:
             self._limit = None
 
@@ -153,6 +157,8 @@ class Pace:
         self.holds_until = max(self.holds_until, self._blocked_until)
 
     def _slow(self, rate: float, until: float) -> None:
+        if abs(until - self._until) < _WORTH_TELLING_S:
+            until = self._until  # the same window, told with a little jitter, keeps its bucket
         if self._limit is None or until != self._until or not 0.8 < rate / self._limit.rate < 1.25:
             # Small changes of the rate are not worth a new limit.
             self._limit = Limit("upstream", Scope.ORGANISATION, rate, 1.0, absorb_s=PATIENCE_S)

@@ -42,7 +42,7 @@ class Limited:
             ]
         )
         self.stage = LimitStage(MemoryBuckets())
-        self.pacing = PacingStage(self.stage, wall=lambda: NOW)
+        self.pacing = PacingStage(self.stage, wall=lambda: NOW, monotonic=lambda: NOW)
         self.limit_admin = LimitAdmin(self.limits, self.stage, None, pacing=self.pacing)
 
     async def admitted(self, tries: int) -> int:

@@ -176,6 +176,17 @@ def test_another_gateway_slows_as_the_one_that_heard() -> None:
     assert other.report(NOW + 1000) == one.report(NOW)
 
 
+def test_the_windows_end_is_told_by_gitlabs_clock_and_waited_for_by_ours() -> None:
+    pace = Pace()
+    pace.learn(ResponseHead(200, limit_fields(500, 100)), 1000.0, unix_ahead_s=NOW - 1000.0)
+    limit = pace.limit(1000.0)
+    assert limit is not None
+    assert limit.rate == pytest.approx(1.5)
+    assert (pace.limit(1059.0), pace.limit(1060.0)) == (limit, None)
+    pace.learn(ResponseHead(200, limit_fields(501, 99)), 1000.0, unix_ahead_s=NOW - 1000.1)
+    assert pace.limit(1000.0) is limit, "the clocks are read one after the other"
+
+
 def test_hearing_the_same_again_keeps_the_bucket() -> None:
     one, other = paced((200, limit_fields(500, 100))), Pace()
     other.merge(one.report(NOW), NOW)
