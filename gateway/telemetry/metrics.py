@@ -183,7 +183,8 @@ class Metrics:
             durations.add_metric([cache], *_cumulative(histogram))
         yield durations
         upstream = HistogramMetricFamily(
-            "gitlab_gateway_upstream_first_byte_seconds", "From sending a request to GitLab to the head of its answer."
+            "gitlab_gateway_upstream_first_byte_seconds",
+            "From when GitLab had been sent the whole request to the head of its answer.",
         )
         upstream.add_metric([], *_cumulative(self._upstream))
         yield upstream

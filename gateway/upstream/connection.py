@@ -199,6 +199,7 @@ class Connection(asyncio.Protocol):
         """Note that the whole request has been written."""
         self._sent = True
         if self._phase is _HEAD:
+            self._started_at = time.monotonic()  # what its client took to send the body is no latency of GitLab's
             self._deadline.set(self._first_byte_s)
         elif self._phase is _BODY and not self._reading_paused:
             self._deadline.set(self._idle_s)
@@ -391,9 +392,8 @@ class Connection(asyncio.Protocol):
     # Ending
 
     def _answer(self, reply: Reply) -> None:
-        waiter = self._waiter
+        waiter, self._waiter = self._waiter, None
         reply.first_byte_s = reply.first_byte_s or time.monotonic() - self._started_at
-        self._waiter = None
         self._end_exchange()
         if waiter is not None and not waiter.done():
             waiter.set_result(reply)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,6 +191,32 @@ async def test_timings_are_told(gitlab: Gitlab, upstream: Make) -> None:
     assert first.connect_s > 0.0
     assert second.connect_s == 0.0
     assert second.first_byte_s > 0.0
+
+
+@pytest.mark.parametrize("length", [100_000, None], ids=["length", "chunked"])
+async def test_what_a_client_takes_to_send_is_no_latency_of_gitlabs(
+    gitlab: Gitlab, upstream: Make, length: int | None
+) -> None:
+    """By that time it is judged how many requests GitLab can handle, and what they cost."""
+    sent_at = 0.0
+
+    class Slow(Pieces):
+        async def read(self) -> bytes:
+            nonlocal sent_at
+            if self.reads == 1:
+                await asyncio.sleep(0.1)
+                sent_at = time.monotonic()
+            return await super().read()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        while not (await peer.reader.read(65536)).endswith((b"end", b"0\r\n\r\n")):
+            pass
+        await peer.send(OK)
+
+    client = upstream(await gitlab.play(script))
+    reply = await client.send(get(method="PUT", content_length=length), Slow(b"x" * 99_997, b"end"))
+    assert 0.0 < reply.first_byte_s <= time.monotonic() - sent_at
 
 
 # Answers that don't
