@@ -176,7 +176,7 @@ async def wire(parts: Assembly) -> None:
     early = EarlyRefusals()
     early.gateway = parts.gateway
     parts.server = TrafficServer(
-        caching.with_hooks(parts.gateway, handle), early, edge_settings(config, peers), parts.gateway.try_answer
+        caching.with_hooks(parts.gateway, peers, handle), early, edge_settings(config, peers), parts.gateway.try_answer
     )
 
 

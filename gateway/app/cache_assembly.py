@@ -13,6 +13,7 @@ from ..cache.hook_watch import HookWatch
 from ..config import Config
 from ..config.model import Cache as CacheSettings
 from ..config.vocabulary import CacheMode
+from ..core.client_address import TrustedPeers
 from ..core.hook_verifier import HookVerifier
 from ..core.private_caching import PrivatePolicy
 from ..core.project_names import ProjectNames
@@ -149,7 +150,7 @@ class CacheAssembly:
         if self.memory is not None:
             self.memory.forget()
 
-    def with_hooks(self, recorder: ExchangeRecorder, handle: Handle) -> Handle:
+    def with_hooks(self, recorder: ExchangeRecorder, peers: TrustedPeers, handle: Handle) -> Handle:
         """``handle``, behind a receiver of hooks where these are configured."""
         hooks = self._settings.hooks
         if hooks is None or self.store is None or self.watch is None:
@@ -157,6 +158,7 @@ class CacheAssembly:
         self.receiver = HookReceiver(
             hooks.path,
             HookVerifier(hooks.secret),
+            peers,
             store=self.store,
             watch=self.watch,
             names=self.names,

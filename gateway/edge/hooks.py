@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ..cache.hook_watch import HookWatch
 from ..core.cache_tags import ALL
+from ..core.client_address import TrustedPeers
 from ..core.errors import Code, Rejection
 from ..core.exchange import Exchange
 from ..core.hook_events import HookEvent, read_event
@@ -42,6 +43,7 @@ class HookReceiver:
     Args:
         path: The path of the hooks, as configured in GitLab.
         verifier: Checks that a hook comes from GitLab.
+        peers: The proxies that are trusted to name the client's address.
         store: The cache's store: a purge there reaches every gateway that shares it.
         watch: Records each hook that arrives.
         names: The project names known: a hook carries both a project's number and its path.
@@ -55,6 +57,7 @@ class HookReceiver:
         self,
         path: str,
         verifier: HookVerifier,
+        peers: TrustedPeers,
         *,
         store: CacheStore,
         watch: HookWatch,
@@ -66,6 +69,7 @@ class HookReceiver:
     ) -> None:
         self._path = path.encode("ascii")
         self._verifier = verifier
+        self._peers = peers
         self._store = store
         self._watch = watch
         self._names = names
@@ -83,7 +87,8 @@ class HookReceiver:
         if down.head.target.partition(b"?")[0] != self._path:
             await self._handle(down)
             return
-        x = Exchange(self._recorder.mint_id(), self._recorder.monotonic(), down.head.method, down.head.peer)
+        peer = self._peers.client(down.head.peer, down.head.fields)
+        x = Exchange(self._recorder.mint_id(), self._recorder.monotonic(), down.head.method, peer)
         x.operation, x.target = OPERATION, self._path
         try:
             x.status, body, unread = await self._receive(down, x)

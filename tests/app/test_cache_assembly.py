@@ -8,6 +8,7 @@ import pytest
 
 from gateway.app.cache_assembly import CacheAssembly, private_policy
 from gateway.cache import NoCache, PrivateCache, SharedCache
+from gateway.core.client_address import TrustedPeers
 from gateway.core.exchange import Exchange
 from gateway.core.messages import ResponseHead
 from gateway.ports import Downstream, UpstreamRequest
@@ -47,13 +48,13 @@ def test_each_mode_has_its_cache_and_no_ear(tmp_path: Path, cache: str, kind: ty
     assembly = assembled(tmp_path, cache)
     assert type(assembly.cache) is kind
     assert assembly.watch is None
-    assert assembly.with_hooks(Recorder(), handle) is handle
+    assert assembly.with_hooks(Recorder(), TrustedPeers(), handle) is handle
 
 
 def test_hooks_are_received_where_they_are_configured(tmp_path: Path) -> None:
     assembly = assembled(tmp_path, 'cache: {hooks: {secret: "${env:SA}", hold: 5s}}\n')
     assert assembly.watch is not None
-    received = assembly.with_hooks(Recorder(), handle)
+    received = assembly.with_hooks(Recorder(), TrustedPeers(), handle)
     assert assembly.receiver is not None
     assert received == assembly.receiver.handle
 

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.cache.hook_watch import HookWatch
 from gateway.core.cache_tags import answer_tags
+from gateway.core.client_address import TrustedPeers
 from gateway.core.exchange import Exchange
 from gateway.core.hook_verifier import HookVerifier
 from gateway.core.messages import Fields, ResponseHead
@@ -41,7 +42,7 @@ class Recorder:
 
 
 class World:
-    def __init__(self, secret: str = "hook-s3cret-of-gitlab", hold_s: float = 0.0) -> None:
+    def __init__(self, secret: str = "hook-s3cret-of-gitlab", hold_s: float = 0.0, proxies: tuple[str, ...] = ()) -> None:
         self.recorder = Recorder()
         self.store = MemoryCacheStore(1 << 20, lambda: NOW)
         self.watch = HookWatch(self.store, lambda: NOW, 900.0)
@@ -49,6 +50,7 @@ class World:
         self.receiver = HookReceiver(
             "/-/gateway/hooks",
             HookVerifier(Secret(secret)),
+            TrustedPeers(proxies),
             store=self.store,
             watch=self.watch,
             names=self.names,
@@ -109,6 +111,14 @@ async def test_a_stranger_purges_nothing(fields: Fields) -> None:
     assert world.watch.silent
     assert world.receiver.refused_total == 1
     assert world.recorder.exchanges[0].code == "unauthenticated"
+
+
+@pytest.mark.parametrize(("proxies", "client"), [(("192.0.2.7/32",), "203.0.113.9"), ((), "192.0.2.7")])
+async def test_a_stranger_is_written_down_by_its_own_address(proxies: tuple[str, ...], client: str) -> None:
+    """Behind a load balancer all strangers would look like one, and that one like a friend."""
+    world = World(proxies=proxies)
+    assert (await world.send((b"X-Forwarded-For", b"198.51.100.1, 203.0.113.9"))).status == 401
+    assert world.recorder.exchanges[0].peer == client
 
 
 async def test_other_methods_are_none_of_gitlabs() -> None:
