@@ -464,7 +464,7 @@ class Gateway:
         return tuple([field for field in merged if field not in rejection.headers])
 
     async def _refuse(self, down: Downstream, x: Exchange, progress: Progress, rejection: Rejection) -> None:
-        x.code = rejection.code.value
+        x.code, x.detail = rejection.code.value, rejection.detail
         if rejection.rule:
             x.rule = rejection.rule
         if rejection.shadow:

@@ -20,7 +20,7 @@ class EarlyRefusals:
         gateway = self.gateway
         assert gateway is not None, "the server is made after the gateway"
         x = Exchange(gateway.mint_id(), gateway.monotonic(), "", peer)
-        x.status, x.code = rejection.status, rejection.code.value
+        x.status, x.code, x.detail = rejection.status, rejection.code.value, rejection.detail
         extra = (*gateway.stages.dialect.own_fields(None, None), (b"X-Gateway-Request-Id", x.request_id.encode("ascii")))
         head, body = render(rejection, surface=Surface.REST, request_id=x.request_id, extra=extra)
         gateway.observe(x)

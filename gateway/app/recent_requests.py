@@ -37,6 +37,7 @@ def describe(x: Exchange) -> dict[str, object]:
         "operation": x.operation,
         "status": x.status,
         "code": x.code,
+        "detail": redact(x.detail.encode()).decode(),
         "identity": x.identity,
         "principal": x.principal,
         "rule": x.rule,

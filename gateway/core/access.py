@@ -479,17 +479,15 @@ _PLACES = {ReferenceKind.PROJECT: "Project", ReferenceKind.GROUP: "Group", Refer
 
 
 def _refusal(verdict: Verdict, shadow: str, operation: Operation | None = None, rule: str = "") -> Rejection:
-    detail = " ".join(part for part in (rule and f"rule={rule}", shadow and f"shadow={shadow}") if part)
     if verdict is Verdict.UNKNOWN_PLACE:
         kinds = [reference.kind for reference in operation.references] if operation is not None else []
         place = next((_PLACES[kind] for kind in kinds if kind in _PLACES), "Project")
-        return Rejection(Code.PROJECT_UNKNOWN, 404, f"404 {place} Not Found", detail=detail, rule=rule, shadow=shadow)
+        return Rejection(Code.PROJECT_UNKNOWN, 404, f"404 {place} Not Found", rule=rule, shadow=shadow)
     return Rejection(
         Code.FORBIDDEN,
         403,
         "403 Forbidden - Not allowed by the gateway's rules",
         proxy_error="http_request_denied",
-        detail=detail,
         rule=rule,
         shadow=shadow,
     )

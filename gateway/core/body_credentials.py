@@ -233,7 +233,7 @@ def body_claim(claim: Claim, verdict: BodyVerdict) -> tuple[Claim, Finding] | No
     if not finding.plain or finding.value is None:
         raise bad_request("400 Bad Request - credential in the body", Code.BODY_CREDENTIAL)
     if _VISIBLE.fullmatch(finding.value) is None:
-        raise unauthenticated()
+        raise unauthenticated("a blank or a control octet in a credential")
     octets = finding.value.encode("utf-8", "surrogateescape")
     kind, upstream_fields = CredentialKind.OPAQUE, claim.upstream_fields
     if finding.name in CREDENTIAL_PARAMETERS:
@@ -288,7 +288,7 @@ def admit_body(
     if token_counts and any(finding.name == "token" and finding.value != "" for finding in findings):
         raise two_credentials()
     if any(finding.name in _CARRIERS and holds_gateway_key(finding.value or "") for finding in findings):
-        raise unauthenticated()
+        raise unauthenticated("a gateway key where GitLab would be shown it")
     for finding in findings:
         if finding.name != "sudo":
             continue

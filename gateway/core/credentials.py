@@ -243,7 +243,7 @@ def read_claim(fields: Iterable[Field], method: str, target: Target, operation: 
         _gather_parameters(found, query)
     claim = _judge(found, target, operation, method)
     if _leaks_key(found, claim):
-        raise unauthenticated()
+        raise unauthenticated("a gateway key where GitLab would be shown it")
     return claim
 
 
@@ -345,7 +345,7 @@ def _one_parameter(found: _GatheredCredentials) -> Parameter | None:
 def _from_parameter(parameter: Parameter, found: _GatheredCredentials, sudo: str | None, raw: bytes) -> Claim:
     if _VISIBLE.fullmatch(parameter.value) is None:
         # No token holds a blank or a control octet, which in a field could end the line.
-        raise unauthenticated()
+        raise unauthenticated("a blank or a control octet in a credential")
     kind, upstream_fields = CredentialKind.OPAQUE, tuple[Field, ...]()
     if parameter.name in CREDENTIAL_PARAMETERS:
         kind, upstream_fields = moved_parameter(parameter.name, parameter.value)
@@ -393,16 +393,16 @@ def _authorization(value: bytes, surface: Surface) -> tuple[CredentialKind, Carr
     rest = rest.strip(b" ")
     if scheme == b"bearer":
         if not rest:
-            raise unauthenticated()
+            raise unauthenticated("Bearer without a token")
         return CredentialKind.OPAQUE if surface in _OPAQUE_BEARER else CredentialKind.TOKEN, Carrier.BEARER, _text(rest), ""
     if scheme == b"basic":
         try:
             decoded = binascii.a2b_base64(rest, strict_mode=True)
         except binascii.Error:
-            raise unauthenticated() from None
+            raise unauthenticated("Basic that is not base64") from None
         username, password = map(_text, decoded.partition(b":")[::2])
         if holds_gateway_key(username) and not is_gateway_key(password):
-            raise unauthenticated()  # a gateway key belongs in the password, whatever the user name
+            raise unauthenticated("a gateway key as the user name: it belongs in the password")
         return CredentialKind.BASIC, Carrier.BASIC, password, username
     # Negotiate, GL-Geo, a RubyGems key as the whole value.
     return CredentialKind.OPAQUE, Carrier.AUTHORIZATION, _text(value), ""

@@ -80,7 +80,7 @@ class Rejection(Exception):  # noqa: N818 — a decision, not a fault; "Rejectio
         source: Whose fault it is.
         close: Close the client's connection after answering (framing can't be trusted, or a body was left unread).
         proxy_error: The RFC 9209 error token for ``Proxy-Status``, where one applies.
-        detail: For the operator's log only; never sent, never holds a secret.
+        detail: What the code alone does not say, for the audit; never sent, and it quotes nothing that was sent.
         rule: The rule that denied, for the audit; never sent.
         shadow: The shadow rule that would have decided otherwise, for the audit.
         oauth_error: Set where GitLab answers in OAuth's shape (``{"error": …, "error_description": …}``).
@@ -151,9 +151,9 @@ def drained(*, unsure: bool) -> Rejection:
     )
 
 
-def unauthenticated() -> Rejection:
-    """The only 401: unknown, revoked and expired credentials read alike."""
-    return Rejection(Code.UNAUTHENTICATED, 401, "401 Unauthorized")
+def unauthenticated(why: str = "") -> Rejection:
+    """The only 401: unknown, revoked and expired credentials read alike. ``why`` is for the audit alone."""
+    return Rejection(Code.UNAUTHENTICATED, 401, "401 Unauthorized", detail=why)
 
 
 def forbidden(reason: str = "", code: Code = Code.FORBIDDEN) -> Rejection:

@@ -55,6 +55,8 @@ class Exchange(msgspec.Struct, gc=False):
     cache_stored: str = ""
     status: int = 0
     code: str = ""
+    detail: str = ""
+    """``Rejection.detail``."""
     upstream_status: int = 0
     upstream_request_id: str = ""
     upstream_connect_s: float = 0.0

@@ -93,6 +93,14 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         """Whether it is live and its time has come."""
         return self.is_live(now) and (self.not_before is None or now >= self.not_before)
 
+    def why_unusable(self, now: float) -> str:
+        """Why it is not usable, for the operator; empty: it is."""
+        if self.revoked_at is not None:
+            return f"{self.id} of {self.identity} is revoked"
+        if not self.is_live(now):
+            return f"{self.id} of {self.identity} has expired"
+        return "" if self.is_usable(now) else f"{self.id} of {self.identity} is not valid yet"
+
     def is_forgettable(self, now: float) -> bool:
         """Whether it has been dead for so long that listing it serves nobody."""
         ends = [instant for instant in (self.revoked_at, self.expires_at) if instant is not None]

@@ -138,14 +138,15 @@ class Requirement(msgspec.Struct, frozen=True):
     claims: tuple[tuple[str, Pattern], ...]
     skew_s: float = 30.0
 
-    def admits(self, claims: dict[str, Any], now: float) -> bool:
-        """Whether the claims meet the requirement. ``now`` is in Unix seconds. A token without an expiry is refused."""
-        return (
-            claims.get("iss") == self.issuer
-            and _is_for(claims.get("aud"), self.audience)
-            and self.is_current(claims, now)
-            and all(pattern.matches(claims.get(name)) for name, pattern in self.claims)
-        )
+    def unmet(self, claims: dict[str, Any], now: float) -> list[str]:
+        """The claims that do not meet the requirement, by name; none: the token is admitted. A token without an expiry is
+        refused. ``now`` is in Unix seconds."""
+        unmet = [] if claims.get("iss") == self.issuer else ["iss"]
+        if not _is_for(claims.get("aud"), self.audience):
+            unmet.append("aud")
+        if not self.is_current(claims, now):
+            unmet.append("exp, nbf or iat")
+        return unmet + [name for name, pattern in self.claims if not pattern.matches(claims.get(name))]
 
     def is_current(self, claims: dict[str, Any], now: float) -> bool:
         """Whether the token has been issued, has become valid and has not expired, give or take the skew."""

@@ -127,13 +127,13 @@ class TokenEndpoint:
         try:
             granted = await self._grant(down, peer, x)
         except TokenRefused as refused:
-            x.code = x.code or Code.BAD_REQUEST.value
+            x.code, x.detail = x.code or Code.BAD_REQUEST.value, str(refused)
             return _refused(400, refused.error, str(refused))
-        except (KeyRefused, StoreUnavailable):
-            x.code = Code.IDENTITY_UNAVAILABLE.value
+        except (KeyRefused, StoreUnavailable) as refused:
+            x.code, x.detail = Code.IDENTITY_UNAVAILABLE.value, str(refused)
             return _refused(503, _UNAVAILABLE, "no credential can be stored at the moment", _LATER)
         except Rejection as rejection:
-            x.code = rejection.code.value
+            x.code, x.detail = rejection.code.value, rejection.detail
             return _answer_rejection(rejection)
         x.principal, x.principal_kind = granted.principal.id, granted.principal.kind.value
         x.identity, x.team = granted.principal.identity, granted.principal.team

@@ -44,6 +44,8 @@ _MAX_FLIGHTS = 1000
 _MAX_NETWORK_LISTS = 1000
 """How many different lists of keys' networks are remembered in parsed form."""
 _RETRY_AFTER_S = 5
+_SHOWN = "a gateway key or a workload's token where GitLab would be shown it"
+_NOT_ACCEPTED = "GitLab does not accept this token"
 _NONE = CredentialKind.NONE  # bound once: looking up an enum's member takes as long as looking into memory
 _VERIFIABLE = frozenset({CredentialKind.TOKEN, CredentialKind.JOB_TOKEN, CredentialKind.BASIC})
 
@@ -115,7 +117,7 @@ class PrincipalAuthenticator:
             return self._without_credential(operation, head.peer)
         text = claim.secret.reveal()
         if claim.stays_in_target and self._is_ours(text):
-            raise self._failure(head.peer)  # it would be shown to GitLab
+            raise self._failure(head.peer, _SHOWN)
         if is_gateway_key(text):
             return await self._by_key(claim, head.peer)
         if self._workloads is not None and self._workloads.may_be_token(text):
@@ -124,14 +126,14 @@ class PrincipalAuthenticator:
                 return found
         if self._allows_passthrough(passthrough_for(kind, operation)):
             if self._holds_ours(claim):
-                raise self._failure(head.peer)
+                raise self._failure(head.peer, _SHOWN)
             if kind is CredentialKind.BASIC:
                 # GitLab bans an address, here ours, after some thirty failed Basic logins: our own limit must come first.
                 self._refuse_repeated_failure(head.peer)
             return self._pass_through(claim, head.peer)
         if self._tokens is not None and kind in _VERIFIABLE:
             return await self._by_token(self._tokens, claim, operation, head.peer)
-        raise self._failure(head.peer)
+        raise self._failure(head.peer, "neither an identity nor passthrough is for such a credential here")
 
     def proof(self, claim: Claim, operation: Operation, principal: Principal) -> Callable[[], object] | None:
         if claim.other_tokens:
@@ -160,7 +162,7 @@ class PrincipalAuthenticator:
         if self._workloads is not None and self._workloads.may_be_token(token.reveal()):
             found = await self._by_workload(self._workloads, Claim(CredentialKind.TOKEN, token), peer)
         if found is None:
-            raise self._failure(peer)
+            raise self._failure(peer, "no token of a configured issuer")
         return found
 
     async def still_accepts(self, claim: Claim) -> bool:
@@ -200,7 +202,7 @@ class PrincipalAuthenticator:
     def _judge_query_tokens(self, claim: Claim, operation: Operation, peer: str) -> None:
         """Judge the query's tokens beside the claim. They go up, so none may be one of ours, or a second credential."""
         if any(self._is_ours(token.reveal()) or self._holds_workloads(token.reveal()) for token in claim.other_tokens):
-            raise self._failure(peer)
+            raise self._failure(peer, _SHOWN)
         if is_second_token(claim.kind, operation, brokered=self._is_ours(claim.secret.reveal())):
             raise two_credentials()
 
@@ -211,7 +213,8 @@ class PrincipalAuthenticator:
             return Principal(id=f"passthrough:{subject(peer)}", kind=PrincipalKind.PASSTHROUGH, identity="passthrough")
         anonymous = self._settings.anonymous
         if anonymous is None or peer not in anonymous.networks:
-            raise unauthenticated()  # asking without a credential is how clients learn to bring one: no failed login
+            # Asking without a credential is how clients learn to bring one: no failed login.
+            raise unauthenticated("no credential" if anonymous is None else _elsewhere(anonymous.id))
         return Principal(
             id=f"anonymous:{subject(peer)}",
             kind=PrincipalKind.ANONYMOUS,
@@ -227,11 +230,13 @@ class PrincipalAuthenticator:
         if found is Recall.STALE or (found is Recall.UNKNOWN and is_well_formed(claim.secret.reveal())):
             found = await self._look_up(self._key_lookup(key, claim), peer, is_stranger=found is Recall.UNKNOWN)
             if not isinstance(found, Principal):
-                raise unauthenticated()
-        if not isinstance(found, Principal) or peer not in self._networks[found.identity]:
-            raise self._failure(peer)
+                raise unauthenticated(self._keys.why_refused(key))
+        if not isinstance(found, Principal):
+            raise self._failure(peer, self._keys.why_refused(key) or "no gateway key: mistyped or cut off")
+        if peer not in self._networks[found.identity]:
+            raise self._failure(peer, _elsewhere(found.identity))
         if found.cidr and peer not in self._networks_for(found.cidr):
-            raise self._failure(peer)
+            raise self._failure(peer, f"from outside the networks of this key of {found.identity}")
         return found
 
     def _key_lookup(self, key: bytes, claim: Claim) -> _Lookup:
@@ -263,9 +268,11 @@ class PrincipalAuthenticator:
             lookup = self._workload_lookup(workloads, key, claim, is_stranger=is_stranger)
             found = await self._look_up(lookup, peer, is_stranger=is_stranger)
             if not isinstance(found, Principal):
-                raise unauthenticated()
-        if not isinstance(found, Principal) or peer not in self._networks[found.identity]:
-            raise self._failure(peer)
+                raise unauthenticated(workloads.why_refused(key))
+        if not isinstance(found, Principal):
+            raise self._failure(peer, workloads.why_refused(key))
+        if peer not in self._networks[found.identity]:
+            raise self._failure(peer, _elsewhere(found.identity))
         return found
 
     def _workload_lookup(self, workloads: WorkloadTokens, key: bytes, claim: Claim, *, is_stranger: bool) -> _Lookup:
@@ -285,7 +292,7 @@ class PrincipalAuthenticator:
         may_be_deploy = self._allows_passthrough(fallback_passthrough(claim.kind, operation))
         if found is Recall.UNKNOWN or found is Recall.STALE:
             if self._holds_ours(claim):
-                raise self._failure(peer)
+                raise self._failure(peer, _SHOWN)
             presented = presentation(claim)
             lookup = _Lookup(
                 flight=(key, may_be_job),
@@ -296,12 +303,12 @@ class PrincipalAuthenticator:
             )
             found = await self._look_up(lookup, peer, is_stranger=found is Recall.UNKNOWN)
             if not isinstance(found, Principal) and not may_be_deploy:
-                raise unauthenticated()
+                raise unauthenticated(_NOT_ACCEPTED)
         if isinstance(found, Principal) and peer in self._token_networks:
             return found
         if not isinstance(found, Principal) and may_be_deploy:
             return self._pass_through(claim, peer)
-        raise self._failure(peer)
+        raise self._failure(peer, _elsewhere(found.identity) if isinstance(found, Principal) else _NOT_ACCEPTED)
 
     def _pass_through(self, claim: Claim, peer: str) -> Principal:
         return Principal(
@@ -383,11 +390,15 @@ class PrincipalAuthenticator:
                 Code.TOO_MANY_FAILED_LOGINS, 429, "429 Too Many Requests", headers=((b"Retry-After", retry_after),)
             )
 
-    def _failure(self, peer: str) -> Rejection:
+    def _failure(self, peer: str, why: str) -> Rejection:
         """Count a failed login. Returns the one refusal; raises the 429 if this peer has failed too often."""
         self._refuse_repeated_failure(peer)
         self._guard.note_failure(subject(peer), self._monotonic())
-        return unauthenticated()
+        return unauthenticated(why)
+
+
+def _elsewhere(identity: str) -> str:
+    return f"from outside the networks of {identity}"
 
 
 def _raise_not_answering() -> None:

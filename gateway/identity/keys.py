@@ -35,6 +35,7 @@ REREAD_S = 60.0
 _LOG_EVERY_S = 60.0
 """How often, at most, the log says that the store is away."""
 
+_UNKNOWN = "no such key: issued elsewhere, forgotten 30 days after its end, or made under another pepper"
 _NO_RECORD = KeyRecord(id="", identity="", digest=bytes(32), created_at=0.0, revoked_at=0.0)
 
 
@@ -87,7 +88,8 @@ class GatewayKeys:
         self._lately_s = max(stale_s, LATELY_S)
         self._known: Memo[bytes, _Known] = Memo(remembered)
         # Separate from the good ones, which a flood of bad keys must not push out.
-        self._bad_until: Memo[bytes, float] = Memo(remembered)
+        self._bad: Memo[bytes, tuple[float, str]] = Memo(remembered)
+        """Until when each is refused unasked, and why it is."""
         self._touches: Lookups[str, None] = Lookups()
         self._epoch: _Epoch | None = None
         self._epoch_until = float("-inf")
@@ -106,8 +108,15 @@ class GatewayKeys:
             return known.principal if known.unbounded or known.record.is_usable(self._wall()) else Recall.REFUSED
         if known is not None and now < known.found_at + self._lately_s:
             return Recall.STALE
-        bad_until = self._bad_until.get(key)
-        return Recall.REFUSED if bad_until is not None and now < bad_until else Recall.UNKNOWN
+        bad = self._bad.get(key)
+        return Recall.REFUSED if bad is not None and now < bad[0] else Recall.UNKNOWN
+
+    def why_refused(self, key: bytes) -> str:
+        """Why a key was refused a moment ago, for the audit."""
+        known, bad = self._known.get(key), self._bad.get(key)
+        if known is not None:
+            return known.record.why_unusable(self._wall())
+        return bad[1] if bad is not None else ""
 
     async def look_up(self, key: bytes, secret: Secret) -> Principal | None:
         """The principal from the store; None: the key is bad. Raises StoreUnavailable if the store is away and no answer
@@ -191,12 +200,13 @@ class GatewayKeys:
         found = record if record is not None else _NO_RECORD
         identity = self._identities.get(found.identity)
         is_ours = same_digest(found.digest, wanted)
-        is_usable = found.is_usable(self._wall())
+        why_unusable = found.why_unusable(self._wall())
         # An identity that has become one of another sort admits no key from before.
         of_its_sort = isinstance(identity, WorkloadIdentity) is (found.origin is KeyOrigin.EXCHANGED)
-        if identity is None or not is_ours or not is_usable or not of_its_sort:
+        if identity is None or not is_ours or why_unusable or not of_its_sort:
+            why = why_unusable or f"{found.id} is for {found.identity}, which the configuration no longer has"
             self._known.drop(key)
-            self._bad_until.put(key, now + TTL_S)
+            self._bad.put(key, (now + TTL_S, why if is_ours else _UNKNOWN))
             return None
         if before is not None and _same_holder(before.record, found):
             principal, touched_at = before.principal, before.touched_at
@@ -214,7 +224,7 @@ class GatewayKeys:
         if now - touched_at >= TOUCH_S:
             touched_at = now
             self._touches.start(found.id, lambda: self._touch(found.id))
-        self._bad_until.drop(key)
+        self._bad.drop(key)
         self._known.put(key, _Known(principal, found, now, now + TTL_S, touched_at, epoch, found.is_unbounded))
         return principal
 

@@ -53,7 +53,8 @@ class WorkloadTokens:
         self._wall = wall
         self._monotonic = monotonic
         self._known: Memo[bytes, _Known] = Memo(remembered)
-        self._bad_until: Memo[bytes, float] = Memo(remembered)
+        self._bad: Memo[bytes, tuple[float, str]] = Memo(remembered)
+        """Until when each is refused unasked, and why it is."""
 
     def may_be_token(self, text: str) -> bool:
         """Whether ``text`` may be a workload token. Cheap, and wrong only in that other text may look like one."""
@@ -87,19 +88,26 @@ class WorkloadTokens:
             if self._wall() >= known.valid_until:
                 return Recall.REFUSED
             return known.principal if now < known.fresh_until else Recall.STALE
-        bad_until = self._bad_until.get(key)
-        return Recall.REFUSED if bad_until is not None and now < bad_until else Recall.UNKNOWN
+        bad = self._bad.get(key)
+        return Recall.REFUSED if bad is not None and now < bad[0] else Recall.UNKNOWN
+
+    def why_refused(self, key: bytes) -> str:
+        """Why a token was refused a moment ago, for the audit: claims are named, but not quoted."""
+        bad = self._bad.get(key)
+        return bad[1] if bad is not None else "the workload token has expired"
 
     async def look_up(self, key: bytes, secret: Secret) -> Principal | None:
         """The principal by the issuer's keys; None: the token is bad. Raises NotAnswering if the issuer is silent and its
         known keys cannot tell."""
         text = secret.reveal()
         peeked = peek(text)
-        found = await self._judge(text, peeked) if peeked is not None and peeked.sound else None
+        found = (
+            await self._judge(text, peeked) if peeked is not None and peeked.sound else "it can't be read in one way only"
+        )
         now = self._monotonic()
-        if found is None or peeked is None:
+        if isinstance(found, str) or peeked is None:
             self._known.drop(key)
-            self._bad_until.put(key, now + NEGATIVE_TTL_S)
+            self._bad.put(key, (now + NEGATIVE_TTL_S, f"a workload token: {found}"))
             return None
         principal = Principal(
             id=found.id,
@@ -116,16 +124,23 @@ class WorkloadTokens:
         for issuer in self._issuers.values():
             await issuer.close()
 
-    async def _judge(self, text: str, peeked: UnverifiedToken) -> WorkloadIdentity | None:
-        """The first identity in the order of the file that admits the token. The signature is judged first, so how long a
-        refusal takes says nothing about the claims."""
+    async def _judge(self, text: str, peeked: UnverifiedToken) -> WorkloadIdentity | str:
+        """The first identity in the order of the file that admits the token, or why none does. The signature is judged
+        first, so how long a refusal takes says nothing about the claims."""
         signed: dict[int, bool] = {}
+        nearest: tuple[WorkloadIdentity, list[str]] | None = None
         for identity in self._identities:
             if peeked.claims.get("iss") != identity.requirement.issuer:
                 continue
             issuer = self._issuers[identity.id]
             if id(issuer) not in signed:
                 signed[id(issuer)] = await issuer.has_signed(text, peeked.algorithm, peeked.key_id)
-            if signed[id(issuer)] and identity.requirement.admits(peeked.claims, self._wall()):
-                return identity
-        return None
+            if signed[id(issuer)]:
+                unmet = identity.requirement.unmet(peeked.claims, self._wall())
+                if not unmet:
+                    return identity
+                if nearest is None or len(unmet) < len(nearest[1]):
+                    nearest = identity, unmet
+        if nearest is None:
+            return "none of its issuer's keys has signed it"
+        return f"it fits no identity; nearest is {nearest[0].id}, but for {', '.join(nearest[1])}"

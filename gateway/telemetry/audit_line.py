@@ -57,6 +57,7 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     bytes_in: int
     bytes_out: int
     code: str = ""
+    detail: str = ""
     identity: str = ""
     principal: str = ""
     principal_kind: str = ""
@@ -101,6 +102,7 @@ def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
         x.bytes_in,
         x.bytes_out,
         x.code,
+        _text(x.detail.encode("utf-8", "surrogateescape")) if x.detail else "",
         x.identity,
         x.principal,
         x.principal_kind,

@@ -18,7 +18,8 @@ async def test_what_never_became_a_request_is_answered_and_observed(tmp_path: Pa
         seen = RecordingObserver()
         early = EarlyRefusals()
         early.gateway = Gateway(msgspec.structs.replace(made.made.gateway.stages, observers=(seen,)))
-        for rejection in (bad_request(close=True), Rejection(Code.TARGET_TOO_LONG, 414, "414 Request-URI Too Large")):
+        long = Rejection(Code.TARGET_TOO_LONG, 414, "414 Request-URI Too Large", detail="by far")
+        for rejection in (bad_request(close=True), long):
             head, body = early(rejection, "192.0.2.7")
             assert head.status == rejection.status
             assert first(head.fields, b"x-gateway-error") == rejection.code.value.encode()
@@ -26,9 +27,10 @@ async def test_what_never_became_a_request_is_answered_and_observed(tmp_path: Pa
             assert rejection.message.encode() in body
             x = seen.exchanges[-1]
             assert first(head.fields, b"x-gateway-request-id") == x.request_id.encode()
-            assert (x.status, x.code, x.peer, x.method, x.target) == (
+            assert (x.status, x.code, x.detail, x.peer, x.method, x.target) == (
                 rejection.status,
                 rejection.code.value,
+                rejection.detail,
                 "192.0.2.7",
                 "",
                 b"",

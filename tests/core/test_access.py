@@ -314,7 +314,7 @@ def test_a_rule_in_shadow_decides_nothing_and_is_told() -> None:
     operation, parsed = request("GET", "/api/v4/version")
     with pytest.raises(Rejection) as refused:
         only.authorise(BOT, operation, parsed, "GET")
-    assert refused.value.detail == "shadow=t"
+    assert refused.value.shadow == "t"
     missed = ask(Rules.compile([rule(WRITE), rule(READ, name="t", shadow=True)]), "POST", "/api/v4/projects")
     assert isinstance(missed, Permit)
     assert missed.shadow == ""
@@ -344,7 +344,7 @@ def test_a_refusal_names_its_rule_to_the_operator_alone() -> None:
     operation, parsed = request("GET", "/api/v4/version")
     with pytest.raises(Rejection) as refused:
         rules.authorise(BOT, operation, parsed, "GET")
-    assert refused.value.detail == "rule=d"
+    assert refused.value.rule == "d"
     assert "`" not in refused.value.message
     assert "d" not in refused.value.message.split("Not allowed")[0].replace("Forbidden", "")
 

@@ -38,6 +38,7 @@ def record(**changes: Any) -> KeyRecord:
 def test_live_and_usable(changes: dict[str, float], live: bool, usable: bool) -> None:
     assert (record(**changes).is_live(T), record(**changes).is_usable(T)) == (live, usable)
     assert record(**changes).is_unbounded is not bool(changes)
+    assert bool(record(**changes).why_unusable(T)) is not usable
 
 
 @pytest.mark.parametrize(

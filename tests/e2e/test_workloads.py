@@ -60,7 +60,11 @@ def test_a_job_reads_its_own_project_and_is_refused_another(broker: GatewayProce
 
 
 def test_a_forks_job_is_refused(broker: GatewayProcess, issuer: FakeIssuer) -> None:
-    assert ask(broker.port, "/api/v4/projects/1", job(issuer, job_project_id="666", project_id="1")).status == 401
+    fork = ask(broker.port, "/api/v4/projects/1", job(issuer, job_project_id="666", project_id="1"))
+    assert fork.status == 401
+    why = broker.audited(fork.request_id)["detail"]
+    assert why == "a workload token: it fits no identity; nearest is ci, but for job_project_id"
+    assert b"nearest" not in fork.body
     assert ask(broker.port, "/api/v4/projects/1", job(issuer, ref_protected="false")).status == 401
     assert ask(broker.port, "/api/v4/projects/1", job(issuer, exp=time.time() - 60)).status == 401
 

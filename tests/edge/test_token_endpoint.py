@@ -127,7 +127,7 @@ FAILED = {"error": "invalid_request", "error_description": "the subject token is
 @pytest.mark.parametrize(
     ("refused", "status", "answer", "code"),
     [
-        (unauthenticated(), 400, FAILED, "unauthenticated"),
+        (unauthenticated("a workload token: why"), 400, FAILED, "unauthenticated"),
         (
             Rejection(Code.TOO_MANY_FAILED_LOGINS, 429, "429 Too Many Requests", headers=((b"Retry-After", b"3"),)),
             *(429, LATER, "too_many_failed_logins"),
@@ -145,6 +145,8 @@ async def test_what_is_refused(refused: Exception, status: int, answer: Any, cod
     counter = Counter(refused)
     down = await counter.send()
     assert (down.status, counter.x.code, counter.x.status) == (status, code, status)
+    assert counter.x.detail == (refused.detail if isinstance(refused, Rejection) else str(refused))
+    assert b"why" not in down.written
     assert answer is None or said(down) == answer
     assert b"password" not in down.written
 

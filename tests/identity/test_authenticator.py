@@ -482,9 +482,32 @@ async def test_every_refusal_reads_alike(world: World) -> None:
         Claim(CredentialKind.OPAQUE, Secret("?")),
     ]
     refusals = [await world.refusal(claim) for claim in claims] + [await world.refusal(NOTHING, peer=THERE)]
-    assert {(one.code, one.status, one.message, one.headers, one.detail, one.close) for one in refusals} == {
-        (Code.UNAUTHENTICATED, 401, "401 Unauthorized", (), "", False)
+    assert {(one.code, one.status, one.message, one.headers, one.close) for one in refusals} == {
+        (Code.UNAUTHENTICATED, 401, "401 Unauthorized", (), False)
     }
+
+
+async def test_why_a_login_failed_is_for_the_audit_alone(world: World) -> None:
+    bound, record = await world.issuer.issue("backstage", KeyTerms(cidr=("192.0.2.128/25",)))
+
+    async def why(claim: Claim, peer: str = HERE) -> str:
+        return (await world.refusal(claim, peer=peer)).detail
+
+    assert await why(private(bound.reveal())) == "from outside the networks of this key of backstage"
+    assert await why(private(bound.reveal()), THERE) == "from outside the networks of backstage"
+    await world.issuer.revoke(record.id)
+    world.pass_(2)
+    for _ in range(2):  # looked up, and remembered
+        assert await why(private(bound.reveal())) == f"{record.id} of backstage is revoked"
+    assert await why(private("ggw_typo")) == "no gateway key: mistyped or cut off"
+    for _ in range(2):
+        assert await why(private("unknown")) == "GitLab does not accept this token"
+    assert await why(Claim(CredentialKind.OPAQUE, Secret("?"))) == (
+        "neither an identity nor passthrough is for such a credential here"
+    )
+    assert await why(private("good"), THERE) == "from outside the networks of people"
+    assert await why(NOTHING, THERE) == "from outside the networks of guests"
+    assert (await World(IdentitySettings()).refusal(NOTHING)).detail == "no credential"
 
 
 async def test_after_twenty_failures_a_peer_is_stopped_before_any_lookup(world: World) -> None:

@@ -133,23 +133,24 @@ async def test_a_found_key_is_remembered_for_a_second(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "why"),
     [
-        {"revoked_at": T},
-        {"revoked_at": T + 1e6},
-        {"expires_at": T},
-        {"not_before": T + 1},
-        {"identity": "removed-from-the-configuration"},
-        {"digest": bytes(32)},
+        ({"revoked_at": T}, "is revoked"),
+        ({"revoked_at": T + 1e6}, "is revoked"),
+        ({"expires_at": T}, "has expired"),
+        ({"not_before": T + 1}, "is not valid yet"),
+        ({"identity": "removed"}, "is for removed, which the configuration no longer has"),
+        ({"digest": bytes(32)}, "no such key"),
     ],
     ids=str,
 )
 async def test_what_is_no_usable_key_is_bad_and_asked_again_a_second_later(
-    world: World, changes: dict[str, object]
+    world: World, changes: dict[str, object], why: str
 ) -> None:
     key = await world.issue(**changes)
     assert await world.look_up(key) is None
     assert world.recall(key) is Recall.REFUSED
+    assert why in world.keys.why_refused(key.reveal().encode())
     world.clocks.pass_(TTL_S)
     assert world.recall(key) is Recall.UNKNOWN
 
@@ -215,6 +216,7 @@ async def test_a_remembered_key_ends_on_its_second(world: World) -> None:
     assert isinstance(world.recall(key), Principal)
     world.clocks.pass_(0.1)
     assert world.recall(key) is Recall.REFUSED
+    assert "of backstage has expired" in world.keys.why_refused(key.reveal().encode())
 
 
 async def test_while_the_store_is_away_known_keys_go_on_for_a_bounded_time_and_others_cannot_be_judged(
@@ -298,7 +300,7 @@ async def test_a_flood_of_bad_keys_does_not_push_out_a_good_one() -> None:
     for number in range(100):
         await world.look_up(new_key(number.to_bytes(32, "big")))
     assert isinstance(world.recall(key), Principal)
-    assert len(world.keys._bad_until) == 10
+    assert len(world.keys._bad) == 10
 
 
 async def test_an_exchanged_credential_is_its_workload_and_nobody_else(world: World) -> None:
