@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
 
 import msgspec
 
@@ -50,6 +51,7 @@ class Breaker:
     __slots__ = (
         "_counts",
         "_failures",
+        "_on_change",
         "_opened_at",
         "_probe_at",
         "_settings",
@@ -63,8 +65,10 @@ class Breaker:
         "state",
     )
 
-    def __init__(self, settings: BreakerSettings) -> None:
+    def __init__(self, settings: BreakerSettings, on_change: Callable[[BreakerState], None] = lambda _: None) -> None:
+        """``on_change`` is told each state that is entered."""
         self._settings = settings
+        self._on_change = on_change
         self._step_s = settings.window_s / _SLOTS
         self.state = _CLOSED
         self.epoch = 0
@@ -143,6 +147,7 @@ class Breaker:
         self._opened_at = now
         self._probe_at = None
         self._clear()
+        self._on_change(state)
 
     def _clear(self) -> None:
         self._slots = [[0, 0] for _ in range(_SLOTS)]

@@ -32,7 +32,7 @@ from .whole_body import collect, is_small
 
 log = logging.getLogger("gateway.upstream")
 
-_CLOSED = BreakerState.CLOSED
+_CLOSED, _OPEN = BreakerState.CLOSED, BreakerState.OPEN
 _RETRYABLE = frozenset({"GET", "HEAD", "OPTIONS"})
 # Retries are limited to a tenth of requests: with more, a struggling GitLab would be hit twice. Unused ones are saved, up
 # to as many as the keep-alive connections that a restart may break.
@@ -77,7 +77,10 @@ class HttpUpstream:
         self._settings = settings
         self.origin = parse_origin(settings.url)
         self._tls = tls_context(settings.ca_file) if self.origin.tls else None
-        self._breaker = Breaker(settings.breaker) if settings.breaker is not None else None
+        self._breaker = Breaker(settings.breaker, self._log_change) if settings.breaker is not None else None
+        self._last_failure = Failure.RESET
+        self._failing = False
+        """Whether the log has said that the breaker is open."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool | None = None
         self._dialer: Dialer | None = None
@@ -313,7 +316,18 @@ class HttpUpstream:
         if failure in LOCAL_FAILURES:
             self._breaker.forget(ticket)
         else:
+            self._last_failure = failure
             self._breaker.record(ticket, ok=False, now=now)
+
+    def _log_change(self, state: BreakerState) -> None:
+        """Log that GitLab fails, and that it answers again, once each: a probe that fails is not worth a line."""
+        if state is _OPEN and not self._failing:
+            self._failing = True
+            code = rejection(self._last_failure).code.value
+            log.error("GitLab fails (last with %s): the breaker is open, requests get 503 until a probe succeeds", code)
+        elif state is _CLOSED:
+            self._failing = False
+            log.warning("GitLab answers again: the breaker is closed")
 
     def _reject_unless_retried(self, connection: Connection, ticket: int, failure: UpstreamFailure) -> Rejection | None:
         """The rejection to answer a failed request with; None: the request may be sent once more."""
@@ -328,8 +342,8 @@ class HttpUpstream:
             self._breaker.forget(ticket)
 
     def _on_break(self, ticket: int) -> None:
-        if self._breaker is not None and self._loop is not None:
-            self._breaker.record(ticket, ok=False, now=self._loop.time())
+        if self._loop is not None:
+            self._record_failure(ticket, Failure.INCOMPLETE, self._loop.time())
 
 
 class _Exchange(msgspec.Struct, eq=False):

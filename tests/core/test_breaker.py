@@ -47,6 +47,18 @@ def test_open_refuses_until_its_time() -> None:
     assert not breaker.is_refusing(110.0)
 
 
+def test_each_change_is_told() -> None:
+    told: list[BreakerState] = []
+    breaker = Breaker(SETTINGS, told.append)
+    outcomes(breaker, "++++----", 100.0)
+    breaker.record(breaker.admit(110.0), ok=False, now=110.0)
+    breaker.record(breaker.admit(120.0), ok=True, now=120.0)
+    assert told == [
+        *(BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.OPEN),
+        *(BreakerState.HALF_OPEN, BreakerState.CLOSED),
+    ]
+
+
 def test_one_probe_closes_it() -> None:
     breaker = opened()
     probe = breaker.admit(110.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -536,7 +537,8 @@ async def test_a_full_house_reads_no_body(gitlab: Gitlab, upstream: Make) -> Non
 # The breaker
 
 
-async def test_the_breaker_opens_and_recovers(gitlab: Gitlab, upstream: Make) -> None:
+async def test_the_breaker_opens_and_recovers(gitlab: Gitlab, upstream: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gateway.upstream")
     broken = True
 
     async def script(peer: Peer) -> None:
@@ -559,6 +561,9 @@ async def test_the_breaker_opens_and_recovers(gitlab: Gitlab, upstream: Make) ->
     assert body.reads == 0
     assert gitlab.requests == 3
     assert (client.breaker_state, client.in_flight) == (BreakerState.OPEN, 0)
+    while (refusal := await refused(client)).code is Code.UPSTREAM_BREAKER_OPEN:
+        await asyncio.sleep(0.01)
+    assert refusal.code is Code.UPSTREAM_RESET, "a probe, which fails"
     broken = False
     for _ in range(100):
         try:
@@ -567,6 +572,13 @@ async def test_the_breaker_opens_and_recovers(gitlab: Gitlab, upstream: Make) ->
         except Rejection:
             await asyncio.sleep(0.01)
     assert client.breaker_state is BreakerState.CLOSED
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "ERROR",
+            "GitLab fails (last with upstream_reset): the breaker is open, requests get 503 until a probe succeeds",
+        ),
+        ("WARNING", "GitLab answers again: the breaker is closed"),
+    ]
 
 
 async def test_gitlabs_own_errors_do_not_open_the_breaker(gitlab: Gitlab, upstream: Make) -> None:
