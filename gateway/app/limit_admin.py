@@ -115,7 +115,7 @@ class LimitAdmin:
         self._restore(key)
         until = 0.0
         if change.reset:
-            self._stage.settle([Take(key, limit, -2 * limit.burst)])
+            self._fill(key)
         else:
             until = self._wall() + change.seconds
         stored = StoredChange(change, until)
@@ -180,6 +180,7 @@ class LimitAdmin:
                 wanted[name] = (limit, stored)
         for key in [key for key, change in self._active.items() if change.shared and key not in wanted]:
             self._restore(key)
+            self._fill(key)  # reset elsewhere; but until now, this gateway has cut it down to the burst of the change
         for key, (limit, stored) in wanted.items():
             active = self._active.get(key)
             if active is None or active.stored != stored:
@@ -229,6 +230,11 @@ class LimitAdmin:
         if active is not None:
             active.timer.cancel()
             self._limits.restore(key)
+
+    def _fill(self, key: str) -> None:
+        limit = self._in_force(key)
+        if limit is not None:
+            self._stage.settle([Take(key, limit, -2 * limit.burst)])
 
     def _write_audit(self, who: str, peer: str, what: str) -> None:
         if self._audit is None:

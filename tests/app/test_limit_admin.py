@@ -244,6 +244,21 @@ async def test_other_gateways_apply_the_change_of_one() -> None:
     shared.close()
 
 
+async def test_a_bucket_that_was_reset_is_full_though_others_learn_of_it_later() -> None:
+    shared, buckets = Shared(), MemoryBuckets()
+    for gateway in (shared.one, shared.two):
+        gateway.stage = LimitStage(buckets)
+        gateway.limit_admin = LimitAdmin(gateway.limits, gateway.stage, None, shared.changes, wall=lambda: shared.now)
+    await shared.one.change(factor=0.25)
+    await shared.two.limit_admin.refresh()
+    assert await shared.one.admitted(10) == 1
+    await shared.two.change(reset=True)
+    assert await shared.one.admitted(10) == 1, "it does not know yet, and has cut the bucket down once more"
+    await shared.one.limit_admin.refresh()
+    assert (await shared.one.admitted(4), await shared.two.admitted(4)) == (4, 0)
+    shared.close()
+
+
 async def test_a_change_whose_time_is_over_is_removed_and_changes_nothing() -> None:
     shared = Shared()
     await shared.one.change(factor=2.0, seconds=60.0)
