@@ -16,6 +16,7 @@ from ..config import Config, redacted
 from ..config.vocabulary import CacheMode
 from ..core.admin_permission import Permission
 from ..core.catalogue import Catalogue
+from ..core.exchange import Exchange
 from ..edge.admin import AdminRequest, AdminResponse, Endpoint
 from .admin_keys import key_endpoints
 from .explaining import PASSTHROUGH, Explained, trace
@@ -76,11 +77,18 @@ def admin_endpoints(
         return AdminResponse(redacted(config))
 
     async def explain(request: AdminRequest) -> AdminResponse:
+        past: dict[str, object] = {}
         if recent is not None and "request_id" in request.body:
-            return AdminResponse(_explain_past(config, catalogue, recent, msgspec.convert(request.body, PastRequest)))
-        found = _explain_hypothetical(config, catalogue, msgspec.convert(request.body, Hypothetical))
+            x = _find_past(recent, msgspec.convert(request.body, PastRequest))
+            past = {"request": describe_request(x)}
+            if not x.identity or not x.target:
+                return AdminResponse(past)  # refused before the caller or the target was known
+            asked = Hypothetical(x.identity, x.method, x.target.decode("utf-8", "surrogateescape"), x.principal)
+        else:
+            asked = msgspec.convert(request.body, Hypothetical)
+        found = _explain_hypothetical(config, catalogue, asked)
         now = describe(found, await limits.levels(found)) if found.allowed and limits is not None else []
-        return AdminResponse(_shown(found, now))
+        return AdminResponse(past | _shown(found, now))
 
     endpoints = [Endpoint("GET", "/-/config", show, (Permission.READ,))]
     if config.cache.mode is not CacheMode.SHARED:
@@ -135,22 +143,16 @@ def _explain_hypothetical(config: Config, catalogue: Catalogue, asked: Hypotheti
     return trace(config, asked.identity, asked.method, asked.target, catalogue, caller=asked.caller)
 
 
-def _explain_past(config: Config, catalogue: Catalogue, recent: RecentRequests, past: PastRequest) -> object:
-    """What the gateway did with a request, and what each stage would decide about it now."""
+def _find_past(recent: RecentRequests, past: PastRequest) -> Exchange:
     x = recent.find(past.request_id)
     if x is None:
         raise ValueError(
             f"request_id: is not one of the last {MOST} requests at this gateway; look for older ones in the audit"
         )
-    answer: dict[str, object] = {"request": describe_request(x)}
-    if not x.identity or not x.target:
-        return answer  # refused before the caller or the target was known
-    hypothetical = Hypothetical(x.identity, x.method, x.target.decode("utf-8", "surrogateescape"), x.principal)
-    found = _explain_hypothetical(config, catalogue, hypothetical)
-    return answer | msgspec.to_builtins(_shown(found, []))
+    return x
 
 
-def _shown(found: Explained, now: list[tuple[str, str]]) -> object:
+def _shown(found: Explained, now: list[tuple[str, str]]) -> dict[str, object]:
     answer: dict[str, object] = {"allowed": found.allowed}
     if not found.allowed:
         answer |= {"status": found.status, "code": found.code}

@@ -37,7 +37,7 @@ def describe(x: Exchange) -> dict[str, object]:
         "operation": x.operation,
         "status": x.status,
         "code": x.code,
-        "detail": redact(x.detail.encode()).decode(),
+        "detail": redact(x.detail.encode("utf-8", "surrogateescape")).decode("utf-8", "backslashreplace"),
         "identity": x.identity,
         "principal": x.principal,
         "rule": x.rule,

@@ -99,12 +99,17 @@ async def test_an_explained_request_shows_its_buckets_as_they_are(tmp_path: Path
     stage = LimitStage(MemoryBuckets())
     pacing = PacingStage(stage, wall=lambda: 1_800_000_000.0)
     limit_admin = LimitAdmin(limits, stage, None, pacing=pacing)
-    endpoints = {one.path: one.answer for one in admin_endpoints(config, CATALOGUE, limit_admin, None)}
+    recent = RecentRequests()
+    recent.observe(Exchange("r", 0.0, "GET", "192.0.2.1", b"/api/v4/user", identity="people", principal="user:8"), 0.1)
+    made = admin_endpoints(config, CATALOGUE, limit_admin, None, recent=recent)
+    endpoints = {one.path: one.answer for one in made}
     stage.settle([Take(bucket_key("caller", "reader"), limits.limits[0], 100.0)])
     pacing.learn("sa", ResponseHead(429, ((b"Retry-After", b"17"),)))
 
     async def live(**asked: object) -> list[str]:
         body = {"identity": "reader", "method": "GET", "target": "/api/v4/projects/1", **asked}
+        if "request_id" in asked:
+            body = asked
         answer: Any = msgspec.to_builtins(
             (await endpoints["/-/explain"](AdminRequest("admin:x", "", "POST", body=body))).body
         )
@@ -115,6 +120,7 @@ async def test_an_explained_request_shows_its_buckets_as_they_are(tmp_path: Path
     assert "would refuse, for 5" in bucket
     assert pace == "GitLab throttles `sa`: it is not used for 17 s"
     assert await live(identity="people", caller="user:7") == ["caller of user:7: 50 of 50 left"]
+    assert await live(request_id="r") == ["caller of user:8: 50 of 50 left"]
     assert await live(method="DELETE") == []
     with pytest.raises(ValueError, match="caller"):
         await live(caller="x" * 257)
