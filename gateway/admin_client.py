@@ -56,6 +56,8 @@ def ask(
         return response.status, json.loads(response.read() or b"null")
     except (http.client.HTTPException, json.JSONDecodeError):
         raise OSError(f"{admin} does not answer like an admin port") from None
+    except ConnectionRefusedError as error:
+        raise OSError(f"{admin}: {error.strerror}: no admin port is there; --admin names another") from None
     except OSError as error:
         raise OSError(f"{admin}: {error.strerror or error}") from None
     finally:

@@ -110,7 +110,7 @@ def trace(
         lines.append(("principal", f"lets through: {', '.join(sorted(kinds.intersection(config.passthrough)))}"))
     rules = Rules.compile(compiled.rules(config))
     explanation = rules.explain(principal, operation, parsed, method, claim.sudo, screened=True)
-    lines += _permit(explanation)
+    lines += _permit(explanation, principal)
     try:
         permit = rules.authorise(principal, operation, parsed, method, claim.sudo, screened=True)
         if principal.brokered:
@@ -214,7 +214,7 @@ def _unnamed(principal: Principal, takes: Sequence[Take]) -> frozenset[str]:
     return frozenset([take.key for take in takes if take.limit.by in {Scope.CALLER, Scope.ADDRESS}])
 
 
-def _permit(explanation: Explanation) -> list[tuple[str, str]]:
+def _permit(explanation: Explanation, principal: Principal) -> list[tuple[str, str]]:
     lines = [
         (
             "clause",
@@ -231,6 +231,9 @@ def _permit(explanation: Explanation) -> list[tuple[str, str]]:
         places = ", ".join(f"{lookup.kind.value} {lookup.spelt}" for lookup in explanation.lookups)
         if explanation.verdict is Verdict.ALLOWED:
             lines.append(("unresolved", f"{places}: may have moved: GitLab will be asked where it is now"))
+        elif principal.brokered:
+            why = "GitLab will be asked which one it is; nobody is asked here, so it counts as not allowed"
+            lines.append(("unresolved", f"{places}: spelt differently from the rules: {why}"))
         else:
             lines.append(("unresolved", f"{places}: spelt differently from the rules, which counts as not allowed"))
     return lines

@@ -453,7 +453,7 @@ class Logging(Section, frozen=True):
     """The operator's log, on standard error."""
 
     level: Level = Level.INFO
-    """Minimum severity of the messages. `debug` explains decisions; `warning` is for what somebody must act on."""
+    """Minimum severity of the messages. `warning` is for what somebody must act on; `debug` adds nothing to `info`."""
 
 
 class Config(Section, frozen=True):

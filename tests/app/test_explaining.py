@@ -67,6 +67,23 @@ def test_verdicts(config: Config, identity: str, method: str, target: str, lines
         assert line in text, text
 
 
+@pytest.mark.parametrize(
+    ("identity", "rule", "said"),
+    [
+        ("reader", "for: [reader], use: sa, allow: [{projects: [g/p]}]", "GitLab will be asked which one it is"),
+        ("people", "for: [people], deny: [{projects: [g/p]}]", "which counts as not allowed"),
+    ],
+)
+def test_what_only_gitlab_can_tell(tmp_path: Path, identity: str, rule: str, said: str) -> None:
+    rules = f"rules: [{{id: r, {rule}}}]\n"
+    text = explain(
+        configured(CONFIGURATION.partition("rules:")[0] + rules, tmp_path), identity, "GET", "/api/v4/projects/7"
+    )
+    assert "unresolved  project 7: spelt differently from the rules" in text, text
+    assert said in text
+    assert "404" in text
+
+
 def test_a_list_that_is_filtered(tmp_path: Path) -> None:
     text = CONFIGURATION.replace("identities:", "identities:\n  - {id: lister, key: issued}", 1).replace(
         "rules:",
