@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -245,6 +247,24 @@ async def test_the_revision_after_a_restored_backup_was_nobodys_before(
     assert await store.revision() != before, "key_2 was not revoked before"
     hand.close()
     backup.close()
+
+
+async def test_a_backup_as_the_page_makes_it_has_every_key(store: SqliteKeys, path: Path, tmp_path: Path) -> None:
+    """A copy of the file alone has none of them: they are in the write-ahead log."""
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
+    (command, where) = re.findall(r'sqlite3 /var/lib/gitlab-gateway/keys\.db "(VACUUM INTO \'(\S+)\')"   #', page)[0]
+    await store.put(record(1))
+    copy, backup = tmp_path / "copy.db", tmp_path / "backup.db"
+    shutil.copy(path, copy)
+    hand = sqlite3.connect(path)
+    hand.execute(command.replace(where, str(backup)))
+    hand.close()
+    await store.put(record(2))
+    for found, keys in ((copy, set()), (backup, {"key_1"})):
+        for beside in ("-wal", "-shm"):
+            path.with_name(path.name + beside).unlink(missing_ok=True)
+        found.rename(path)
+        assert {one.id for one in await store.list()} == keys
 
 
 async def test_a_file_from_before_there_were_revisions_gets_one(path: Path) -> None:
