@@ -18,8 +18,9 @@ from ..core.cache_key import INERT, selecting, selects
 from ..core.cache_status import CacheReason, CacheStatus, Stored
 from ..core.cache_tags import ANONYMOUS, partition_tag
 from ..core.caching import conditions, validators
+from ..core.conditional import is_etag, none_match
 from ..core.errors import Code, Rejection, Source
-from ..core.messages import Fields, ResponseHead
+from ..core.messages import Fields, ResponseHead, first
 from ..core.private_caching import (
     PER_ANSWER,
     PrivatePolicy,
@@ -333,6 +334,7 @@ class PrivateFetcher:
         whole = ready.whole
         if whole is not None and len(whole) <= self.max_entry_bytes and promised_length(ready) in {None, len(whole)}:
             await self._commit(pending, whole)
+            ready = _unless_held(ready, job.if_none_match)
         else:
             if ready.whole is None:
                 if flight is not None:
@@ -451,6 +453,16 @@ class PrivateFetcher:
 def _wants_fresh(directives: RequestDirectives | None) -> bool:
     """Whether the client wants a fresh answer: not one to an earlier request, nor one that stands in for it."""
     return directives is not None and (directives.no_cache or directives.max_age_s == 0)
+
+
+def _unless_held(reply: Reply, condition: bytes | None) -> Reply:
+    """GitLab's answer, or a 304 where the client holds the same: GitLab was asked with our validator, or with none."""
+    head = reply.head
+    etag = (first(head.fields, b"etag") or b"").strip()
+    if condition is None or not is_etag(etag) or none_match(condition, etag):
+        return reply
+    head = ResponseHead(304, not_modified(head.fields), b"Not Modified")
+    return Reply(head, b"", None, reply.release, reply.connect_s, reply.first_byte_s)
 
 
 def _void(pending: _PendingAnswer, why: Stored) -> None:

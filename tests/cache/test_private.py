@@ -135,9 +135,30 @@ async def test_with_nothing_stored_the_clients_validator_goes_up_unless_a_lifeti
     origin = Origin(whole(304, (b"ETag", ETAG)))
     status, *_, outcome = await Room().fetch(conditional, origin)
     assert (status, outcome.status, outcome.stored, origin.condition()) == (304, CacheStatus.MISS, Stored.STATUS, ETAG)
-    origin = Origin(json(ETAG))
-    status, *_, outcome = await Room(KEPT).fetch(conditional, origin)
-    assert (outcome.stored, origin.condition()) == (Stored.STORED, None)
+    origin, room = Origin(json(ETAG)), Room(KEPT)
+    status, fields, body, outcome = await room.fetch(conditional, origin)
+    assert (status, body, outcome.stored, origin.condition()) == (304, b"", Stored.STORED, None)
+    assert (first(fields, b"etag"), first(fields, b"content-length")) == (ETAG, None)
+    assert first(fields, b"cache-status") == b"gateway; fwd=uri-miss; fwd-status=200; stored; ttl=30"
+    status, _, body, _ = await room.fetch(get(), origin)
+    assert (status, body) == (200, b"[]")
+
+
+@pytest.mark.parametrize("etag", [OTHER, OTHER.removeprefix(b"W/"), b"*"])
+async def test_who_holds_what_gitlab_sends_instead_of_what_is_stored_is_told_so(etag: bytes) -> None:
+    room = Room()
+    origin = Origin(json(ETAG, body=b"[1]"), json(OTHER, body=b"[2]"))
+    await room.fetch(get(), origin)
+    conditional = get(b"/api/v4/projects/42", (b"If-None-Match", etag))
+    status, fields, body, outcome = await room.fetch(conditional, origin)
+    assert (status, first(fields, b"etag"), body, origin.condition()) == (304, OTHER, b"", ETAG)
+    assert (outcome.status, outcome.upstream_status, outcome.stored) == (CacheStatus.UPDATED, 200, Stored.STORED)
+
+
+async def test_what_is_no_etag_is_nothing_to_hold() -> None:
+    conditional = get(b"/api/v4/projects/42", (b"If-None-Match", b"7"))
+    status, _, body, _ = await Room(KEPT).fetch(conditional, Origin(json(b"7", body=b"[1]")))
+    assert (status, body) == (200, b"[1]")
 
 
 async def test_a_304_about_another_answer_is_asked_again_in_full() -> None:
