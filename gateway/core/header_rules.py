@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .attribution import Attribution
-from .headers import RequestHeaderRules, forwarded_fields
+from .headers import RequestHeaderRules, client_tls, forwarded_fields
 from .messages import Field, Fields, RequestHead, ResponseHead, first
 from .request_validation import AdmittedRequest
 from .response_headers import ResponseHeaderRules
@@ -27,7 +27,7 @@ class HeaderRules:
     Args:
         upstream_host: The Host that GitLab sees; empty: the client's (shared mode).
         external_urls: What GitLab calls itself: addresses at these origins are made to lead back through the gateway.
-        public_url: What clients call the gateway; empty: whatever Host they used.
+        public_url: What clients call the gateway; empty: whatever Host they used, by the scheme that they used.
         prefix: GitLab's relative-URL root, which clients use at the gateway as well.
         bypass: GitLab's throttle-bypass header: ours to send, with every request.
         attribution: The field that tells GitLab who asks, and whether the User-Agent tells it, too.
@@ -118,12 +118,14 @@ class HeaderRules:
         return self._rules(admitted, head).rewritten_url
 
     def _rules(self, admitted: AdmittedRequest, head: RequestHead) -> ResponseHeaderRules:
-        key = (b"", False) if self._public_url or self._shared else (admitted.host, head.tls)
+        if self._public_url or self._shared:
+            key = (b"", False)
+        else:
+            key = (admitted.host, client_tls(head, trusted=admitted.trusted_peer))
         rules = self._down.get(key)
         if rules is None:
-            public = (
-                self._public_url or f"{'https' if head.tls else 'http'}://{admitted.host.decode('latin-1')}{self._prefix}"
-            )
+            host, tls = key
+            public = self._public_url or f"{'https' if tls else 'http'}://{host.decode('latin-1')}{self._prefix}"
             rules = ResponseHeaderRules(external_urls=self._external_urls, public_url=public, shared=self._shared)
             if len(self._down) >= _PUBLIC_BOUND:
                 self._down.clear()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from .credentials import CREDENTIAL_FIELDS
 from .errors import Code, Rejection, bad_request
-from .messages import Field, Fields, lower, values
+from .messages import Field, Fields, RequestHead, lower, values
 
 # RFC 9110 §7.6.1, and what old agents sent instead. `Proxy-*` is matched as a prefix, in `judge`.
 HOP_BY_HOP = frozenset(
@@ -295,9 +295,7 @@ def forwarded_fields(peer: str, host: bytes, *, tls: bool, trusted: bool = False
             said[low] += b", " + value
         elif low.startswith(b"x-forwarded-"):
             said[low] = value
-    proto = said.get(b"x-forwarded-proto", b"").lower()
-    if proto in {b"http", b"https"}:
-        tls = proto == b"https"
+    tls = _is_tls(said.get(b"x-forwarded-proto", b""), otherwise=tls)
     claimed_host = said.get(b"x-forwarded-host", b"")
     if _FORWARDED_HOST.fullmatch(claimed_host):
         host = claimed_host
@@ -310,6 +308,17 @@ def forwarded_fields(peer: str, host: bytes, *, tls: bool, trusted: bool = False
         chain=chain if _ADDRESSES.fullmatch(chain) else b"",
         port=port if port.isdigit() and len(port) <= 5 else b"",
     )
+
+
+def client_tls(head: RequestHead, *, trusted: bool) -> bool:
+    """Whether the client's own connection is TLS: to us, or, where the peer is ``trusted``, to one of our own proxies."""
+    said = values(head.fields, b"x-forwarded-proto") if trusted else []
+    return _is_tls(said[-1], otherwise=head.tls) if said else head.tls
+
+
+def _is_tls(proto: bytes, *, otherwise: bool) -> bool:
+    """Whether an ``X-Forwarded-Proto`` says so; ``otherwise``: where it says neither."""
+    return proto.lower() == b"https" if proto.lower() in {b"http", b"https"} else otherwise
 
 
 def _write_forwarded(peer: str, host: bytes, *, tls: bool, chain: bytes = b"", port: bytes = b"") -> Fields:

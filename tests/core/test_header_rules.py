@@ -108,6 +108,28 @@ def test_gitlabs_own_address_leads_back_here(public_url: str, tls: bool, host: b
         assert (down.status, down.reason) == (302, b"Found")
 
 
+@pytest.mark.parametrize(
+    ("said", "tls", "trusted", "scheme"),
+    [
+        ((b"https",), False, True, b"https"),
+        ((b"HTTPS",), False, True, b"https"),
+        ((b"http",), True, True, b"http"),
+        ((b"http", b"https"), False, True, b"https"),
+        ((b"gopher",), True, True, b"https"),
+        ((), False, True, b"http"),
+        ((b"https",), False, False, b"http"),
+    ],
+)
+def test_addresses_lead_back_by_the_scheme_that_the_client_used(
+    said: tuple[bytes, ...], tls: bool, trusted: bool, scheme: bytes
+) -> None:
+    """As GitLab is told it: behind a proxy that ends TLS, a page's next one must not be fetched in the clear."""
+    request, entered = head(*[(b"X-Forwarded-Proto", one) for one in said], tls=tls), admitted(trusted=trusted)
+    down = HeaderRules(external_urls=(GITLAB,)).response_head(LOCATED, request, entered)
+    assert first(down.fields, b"location") == scheme + b"://git.example.com/x?y"
+    assert values(sent_up(HeaderRules(), request, entered), b"x-forwarded-proto") == [scheme]
+
+
 def test_hosts_are_remembered_up_to_a_bound() -> None:
     """A client may name any host where none is configured: what is compiled for each must not pile up."""
     header_rules = HeaderRules(external_urls=(GITLAB,))
