@@ -88,7 +88,9 @@ def _new(arguments: argparse.Namespace, config: Config) -> int:
 
     async def run() -> tuple[Secret, KeyRecord]:
         async with app.open_key_store(config) as keys:
-            return await keys.key_admin.issue(keys.actor, arguments.identity, _terms(arguments))
+            made = await keys.key_admin.issue(keys.actor, arguments.identity, _terms(arguments))
+            _warn(keys.warning)
+            return made
 
     _require_output()
     key, record = asyncio.run(run())
@@ -102,7 +104,9 @@ def _import(arguments: argparse.Namespace, config: Config) -> int:
 
     async def run() -> str:
         async with app.open_key_store(config) as keys:
-            return (await keys.key_admin.import_key(keys.actor, arguments.identity, arguments.sha256, _terms(arguments))).id
+            record = await keys.key_admin.import_key(keys.actor, arguments.identity, arguments.sha256, _terms(arguments))
+            _warn(keys.warning)
+            return record.id
 
     _say(f"{asyncio.run(run())} is a key for `{arguments.identity}` from now on")
     return OK
@@ -118,6 +122,7 @@ def _rotate(arguments: argparse.Namespace, config: Config) -> int:
                 raise KeyRefused(f"{older} is not a key of `{arguments.identity}`")
             expires_at = None if arguments.expires is None else time.time() + arguments.expires
             key, record = await keys.key_admin.rotate(keys.actor, older, arguments.overlap, expires_at=expires_at)
+            _warn(keys.warning)
             return key, record, older
 
     _require_output()
@@ -237,6 +242,11 @@ def _row(record: KeyRecord) -> dict[str, Any]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _warn(warning: str) -> None:
+    if warning:
+        _say(f"warning: {warning}")
 
 
 # Arguments

@@ -55,6 +55,23 @@ def keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Commands:
     return Commands(tmp_path, capsys)
 
 
+def test_that_redis_would_forget_a_new_key_is_said(keys: Commands, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PEPPER", "KEY", "AUDIT"):
+        monkeypatch.setenv(name, name.lower() * 8)
+    shared = f'stores: {{shared: "{redis_url}"}}\nsecrets: {{pepper: "${{env:PEPPER}}", encryption_key: "${{env:KEY}}", '
+    with Path(keys.file).open("a") as file:
+        file.write(shared + 'audit_key: "${env:AUDIT}"}\n')
+    warning = "warning: Redis keeps no append-only file: new gateway keys and revocations would be lost at its next restart"
+    assert is_well_formed(keys("new", "bot"))
+    assert warning in keys.err
+    assert is_well_formed(keys("rotate", "bot", "--overlap", "0s"))
+    assert warning in keys.err
+    keys("import", "app", hashlib.sha256(new_key(bytes(32)).reveal().encode()).hexdigest())
+    assert warning in keys.err
+    keys("list")
+    assert "warning" not in keys.err
+
+
 def test_keys_live_from_new_to_revoke(keys: Commands) -> None:
     first = keys("new", "bot", "--expires", "90d", "--cidr", "192.0.2.0/24", "--cidr", "2001:db8::/32", "--note", "portal")
     assert is_well_formed(first)

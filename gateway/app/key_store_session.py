@@ -16,8 +16,9 @@ import msgspec
 from ..config import Config
 from ..identity.key_issuer import KeyIssuer
 from ..state_dir import StateRefused, open_state_dir
+from ..stores.redis_durability import durability_warning
 from ..stores.redis_endpoint import HashTag
-from ..stores.redis_link import RedisLink
+from ..stores.redis_link import RedisLink, RedisUnavailable
 from ..telemetry.audit import AuditLog
 from .audit_assembly import open_audit
 from .key_admin import Actor, KeyAdmin
@@ -45,6 +46,8 @@ class KeyStoreSession(msgspec.Struct, frozen=True):
 
     key_admin: KeyAdmin
     actor: Actor
+    warning: str = ""
+    """What endangers new keys in the store, for the operator."""
 
 
 @contextlib.asynccontextmanager
@@ -66,8 +69,11 @@ async def open_key_store(config: Config, use: KeyStoreUse = KeyStoreUse.ISSUE) -
         stack.push_async_callback(register.close)
         if not issues:
             await register.get("")  # a missing store is reported before anything reaches the audit
-        pepper = b""
+        pepper, warning = b"", ""
         if use in {KeyStoreUse.ISSUE, KeyStoreUse.ROTATE}:
+            if link is not None:
+                with contextlib.suppress(RedisUnavailable):  # the store itself says so
+                    warning = await durability_warning(link, "new gateway keys and revocations")
             if pepper_is_missing(config) and (dead := await live_keys(register)):
                 # A running gateway uses the pepper that it read at its start: it would not know keys made with a new one.
                 raise StateRefused(
@@ -80,7 +86,7 @@ async def open_key_store(config: Config, use: KeyStoreUse = KeyStoreUse.ISSUE) -
             stack.callback(audit.close)
         issuer = KeyIssuer(register, pepper=pepper, wall=time.time, random=secrets.token_bytes)
         issued = [identity.id for identity in config.identities if identity.key is not None]
-        yield KeyStoreSession(KeyAdmin(issuer, issued, audit), Actor(f"command:{_user()}", "command"))
+        yield KeyStoreSession(KeyAdmin(issuer, issued, audit), Actor(f"command:{_user()}", "command"), warning)
 
 
 def _audit(config: Config, keyring: Keyring) -> AuditLog:

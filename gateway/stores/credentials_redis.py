@@ -10,6 +10,7 @@ from importlib import resources
 
 from ..ports import StoreUnavailable
 from .credential_vault import SealedRecord, SealedSnapshot
+from .redis_durability import durability_warning
 from .redis_link import RedisError, RedisLink, RedisUnavailable
 
 _RECORDS = "ggw:{credentials}:records"
@@ -55,17 +56,9 @@ class RedisCredentials:
 
     async def durability_warning(self) -> str:
         try:
-            answer = await self._link.execute("INFO")
+            return await durability_warning(self._link, "a rotated token")
         except RedisUnavailable as error:
             raise self._unavailable(error) from error
-        except RedisError:
-            return ""  # an ACL may forbid INFO
-        info = dict(line.split(":", 1) for line in _text(answer).splitlines() if ":" in line)
-        if info.get("aof_enabled") == "0":
-            return "Redis keeps no append-only file: a rotated token would be lost at its next restart"
-        if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "").startswith("allkeys"):
-            return "Redis evicts any key when it is full (`maxmemory-policy`): a rotated token could be lost"
-        return ""
 
     async def close(self) -> None:
         """Does nothing: the link is shared."""
@@ -86,10 +79,6 @@ def _parse_sealed(name: bytes, value: bytes) -> SealedRecord:
     # A value without a version gets version 0, under which nothing was ever sealed: it is reported as broken.
     version, _, octets = value.partition(b":")
     return SealedRecord(name.decode("utf-8", "replace"), _parse_int(version), octets)
-
-
-def _text(answer: object) -> str:
-    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else ""
 
 
 def _parse_int(text: bytes) -> int:
