@@ -31,7 +31,7 @@ def add(commands: Any, add_command: Add) -> None:
         "limits", help="list the hottest callers; change one bucket for a limited time", allow_abbrev=False
     )
     below = limits.add_subparsers(metavar="COMMAND", required=True)
-    top = add_command(below, "top", _top, "list the hottest callers now, with the state of their buckets")
+    top = add_command(below, "top", _top, "list the hottest callers of the last minute, with the state of their buckets")
     top.add_argument("--count", metavar="N", type=int, default=20, help="how many; default: 20")
     top.add_argument("--json", action="store_true")
     change = add_command(below, "set", _set, "raise, lower or pause one bucket for a limited time")
