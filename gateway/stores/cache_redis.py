@@ -195,7 +195,9 @@ class RedisCacheStore:
             if isinstance(at, bytes) and at.isdigit() and len(at) <= _MOST_DIGITS:
                 version = max(version, int(at))
         stored = self._codec.decode(key, value) if isinstance(value, bytes) else None
-        if stored is None or version >= stored[0]:
+        # What Redis's clock has yet to reach was stored before somebody set it back: it would look new for as long, and no
+        # purge until then would count.
+        if stored is None or not version < stored[0] <= stamp:
             return Lookup((), stamp, version)
         return Lookup(_shifted(stored[1], -self._ahead_s), stamp, version)
 

@@ -268,6 +268,18 @@ async def test_a_purge_stays_in_the_past_order_when_the_clock_steps_back(link: R
     assert (await store.get(b"k", (b"t",))).version == before + 10**12 + 1
 
 
+async def test_what_was_stored_before_the_clock_was_set_back_is_not_used(link: RedisLink) -> None:
+    """It would look new for an hour, and a purge within that hour would seem older than it."""
+    store = RedisCacheStore(link, Codec(KEY))
+    stamp = (await store.get(b"k", (b"t",))).stamp
+    ahead = msgspec.structs.replace(ENTRY, received_at=time.time() + 3600)
+    assert await store.put(b"k", (ahead,), 60.0, (b"t",), stamp + 3_600_000_000)
+    lookup = await store.get(b"k", (b"t",))
+    assert (lookup.available, lookup.entries) == (True, ())
+    assert await store.put(b"k", (ENTRY,), 60.0, (b"t",), lookup.stamp)
+    assert (await store.get(b"k", (b"t",))).entries == (ENTRY,)
+
+
 async def test_what_is_too_large_is_not_sent_and_takes_its_predecessor_with_it(link: RedisLink) -> None:
     store = RedisCacheStore(link, Codec(KEY), largest_bytes=500)
     await stored(store)
