@@ -249,6 +249,14 @@ def test_each_gateway_of_the_cluster_is_confined() -> None:
     assert "memory" in container["resources"]["limits"]
 
 
+def test_the_configuration_of_the_cluster_is_checked_as_it_says() -> None:
+    comment = re.findall(
+        r"^#(?: {5}(.*))?$", (KUBERNETES / "gateway.yaml").read_text().partition("version:")[0], re.MULTILINE
+    )
+    checked = run("sh", "-c", "\n".join(comment), cwd=ROOT, env={"PATH": f"{BIN}:{os.environ['PATH']}"})
+    assert (checked.returncode, checked.stderr) == (0, "deploy/kubernetes/gateway.yaml is in order\n")
+
+
 def test_the_configuration_of_the_cluster_is_in_order_and_fits_its_objects() -> None:
     objects = kubernetes()
     pod = objects["Deployment"]["spec"]["template"]["spec"]
