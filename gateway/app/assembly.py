@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +117,8 @@ class Assembly:
         self.exchange: TokenExchange | None = None
         self.links: list[RedisLink] = []
         self.audit: AuditLog
+        self.admin_refusals = Counter[int]()
+        """What the admin port refused, by status."""
         self.recent: RecentRequests | None = None
         """Kept only where there is an admin key with which to ask about them."""
         self.cache_assembly: CacheAssembly

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..core.breaker import BreakerState
-from ..edge.admin import Readiness
+from ..edge.admin import REFUSED, Readiness
 from ..telemetry import logging as operator_log
 from ..telemetry.audit import AuditLog
 from ..telemetry.audit_writer import AuditWriter
@@ -124,6 +124,14 @@ def readings(parts: Assembly, certificates: Certificates | None = None) -> Itera
             link.failures,
             labels={"store": link.name},
             total=True,
+        )
+    for status in REFUSED:
+        yield Reading(
+            "gitlab_gateway_admin_refusals",
+            "Requests that the admin port refused because of who asked.",
+            parts.admin_refusals[status],
+            total=True,
+            labels={"status": str(status)},
         )
     yield Reading(
         "gitlab_gateway_log_dropped",

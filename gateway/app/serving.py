@@ -273,6 +273,7 @@ async def serving(config: Config, slot: WorkerSlot | None = None) -> AsyncIterat
             metrics_type=CONTENT_TYPE,
             readiness=reports.readiness,
             endpoints=endpoints if slot is None else fan_out(endpoints, slot.siblings),
+            refusals=parts.admin_refusals,
         )
         admin_server = AdminServer(port)
         parts.stack.push_async_callback(admin_server.close)

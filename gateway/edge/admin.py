@@ -14,6 +14,7 @@ import logging
 import math
 import socket
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
@@ -35,7 +36,9 @@ SHUTDOWN_TIMEOUT_S = 5.0
 """How long requests in progress may go on when the port closes. aiohttp waits that long twice; its own default, a minute,
 outlasts the patience of service managers."""
 _LOG_EVERY_S = 60.0
-"""How often it is logged that one key is refused one endpoint: whatever asks again and again would fill the log."""
+"""How often it is logged that one key is refused one endpoint, or strangers any; each refusal would fill the log."""
+REFUSED = (401, 403, 421, 429)
+"""The statuses of those who may not ask: without a valid key, without the permission, under a foreign Host, too often."""
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -126,6 +129,7 @@ class Admin:
         metrics_type: The exposition's media type.
         readiness: Asks the gateway's parts whether they are ready.
         endpoints: The routes behind the admin key.
+        refusals: Is counted up by status, for each of ``REFUSED``.
         monotonic: Seconds.
         body_s: Takes the place of ``BODY_TIMEOUT_S``.
     """
@@ -138,6 +142,7 @@ class Admin:
         metrics_type: str,
         readiness: Callable[[], Awaitable[Readiness]],
         endpoints: Iterable[Endpoint] = (),
+        refusals: Counter[int] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         body_s: float = BODY_TIMEOUT_S,
     ) -> None:
@@ -147,9 +152,11 @@ class Admin:
         self._metrics_type = metrics_type
         self._readiness = readiness
         self._endpoints = tuple(endpoints)
+        self._refusals = Counter[int]() if refusals is None else refusals
         self._guard = PeerGuard()
         self._monotonic = monotonic
         self._logged_at: dict[tuple[str, str], float] = {}
+        self._strangers_logged_at = -math.inf
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._check_access], client_max_size=_MAX_BODY_BYTES)
@@ -163,6 +170,12 @@ class Admin:
 
     @web.middleware
     async def _check_access(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await self._respond(request, handler)
+        if response.status in REFUSED:
+            self._refusals[response.status] += 1
+        return response
+
+    async def _respond(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if not self._host_allowed(request):
             return _refuse(421, "Misdirected Request")
         if request.path.startswith("/-/") and self._settings.keys:
@@ -190,6 +203,9 @@ class Admin:
             response.headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
             return response
         self._guard.note_failure(peer, now)
+        if self._guard.wait_s(peer, now) > 0 and now - self._strangers_logged_at >= _LOG_EVERY_S:
+            self._strangers_logged_at = now
+            log.warning("%s asks the admin port again and again without a valid key, and gets 429", peer)
         response = _refuse(401, "401 Unauthorized")
         response.headers["WWW-Authenticate"] = 'Bearer realm="gateway admin"'
         return response

@@ -40,10 +40,12 @@ async def test_readings_say_what_is(tmp_path: Path) -> None:
         parts.alarm("sa", False)
         parts.gateway.active = 3
         parts.server.slow_heads = 2
+        parts.admin_refusals[401] += 4
         after = figures(parts)
     assert after["gitlab_gateway_credential_refused sa"] == 1
     assert after["gitlab_gateway_requests_in_flight"] == 3
     assert after["gitlab_gateway_slow_heads"] == 2
+    assert (after["gitlab_gateway_admin_refusals 401"], after["gitlab_gateway_admin_refusals 403"]) == (4, 0)
     breaker = {name: value for name, value in after.items() if name.startswith("gitlab_gateway_upstream_breaker")}
     assert sum(breaker.values()) == 1, "in one state at a time"
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -46,6 +47,7 @@ def admin(
     exposition: bytes | AdminRefused = b"gitlab_gateway_up 1\n",
     body_s: float = BODY_TIMEOUT_S,
     monotonic: Callable[[], float] = lambda: 50.0,
+    refusals: Counter[int] | None = None,
 ) -> Admin:
     async def metrics() -> bytes:
         if isinstance(exposition, AdminRefused):
@@ -65,6 +67,7 @@ def admin(
             Endpoint("POST", "/-/things/{id}", change, (Permission.KEYS,)),
             Endpoint("DELETE", "/-/things/{id}", forget, (Permission.KEYS,)),
         ),
+        refusals=refusals,
         monotonic=monotonic,
         body_s=body_s,
     )
@@ -290,8 +293,11 @@ async def test_an_endpoint_has_its_methods_and_no_others(ask: Ask) -> None:
     assert (status, response.headers["Allow"]) == (405, "DELETE,POST")
 
 
-async def test_wrong_keys_are_limited_by_address_and_the_right_one_never(aiohttp_client: AiohttpClient) -> None:
-    client = await aiohttp_client(admin().application())
+async def test_wrong_keys_are_limited_by_address_and_the_right_one_never(
+    aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals, now = Counter[int](), [0.0]
+    client = await aiohttp_client(admin(refusals=refusals, monotonic=lambda: now[0]).application())
     got = []
     for _ in range(22):
         async with client.get("/-/config", headers={"Authorization": "Bearer wrong"}) as response:
@@ -302,6 +308,24 @@ async def test_wrong_keys_are_limited_by_address_and_the_right_one_never(aiohttp
         assert response.status == 200
     async with client.get("/livez") as response:
         assert response.status == 200
+    assert refusals == {401: 20, 429: 2}
+    for _ in range(9):  # one guess every three seconds is let through
+        now[0] += 3.0
+        async with client.get("/-/config", headers={"Authorization": "Bearer wrong"}) as response:
+            assert response.status == 401
+    (line,) = caplog.messages
+    assert line == "127.0.0.1 asks the admin port again and again without a valid key, and gets 429"
+
+
+async def test_who_may_not_ask_is_counted(aiohttp_client: AiohttpClient) -> None:
+    refusals = Counter[int]()
+    client = await aiohttp_client(admin(keys=keys_of(Permission.LIMITS), refusals=refusals).application())
+    for headers in ({"PRIVATE-TOKEN": KEY}, {}, {"Host": "evil.example"}):
+        async with client.get("/-/config", headers=headers):
+            pass
+    async with client.get("/-/nothing", headers={"PRIVATE-TOKEN": KEY}) as response:
+        assert response.status == 404
+    assert refusals == {403: 1, 401: 1, 421: 1}, "what else goes wrong is no question of who asks"
 
 
 # Permissions
