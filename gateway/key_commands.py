@@ -80,6 +80,8 @@ def add(commands: Any, add_command: Add, load_config: LoadConfig) -> list[argpar
     every = [permission.value for permission in Permission]
     words = f"what it may do: {', '.join(every)}; can be given several times; default: everything"
     admin.add_argument("--may", metavar="PERMISSION", action="append", default=[], choices=every, help=words)
+    words = "an identity whose gateway keys it is for; can be given several times; default: all of them"
+    admin.add_argument("--identity", metavar="IDENTITY", type=_identifier, action="append", default=[], help=words)
     return [new, importing, rotate, listing, revoke]
 
 
@@ -211,8 +213,10 @@ def _admin(arguments: argparse.Namespace) -> int:
     _require_output()
     key, digest = new_admin_key()
     _say("Put this into the configuration; the key itself is shown this once:")
-    may = f", may: [{', '.join(arguments.may)}]" if arguments.may else ""
-    _say(f'admin:\n  keys:\n    - {{id: "{arguments.id}", sha256: "{digest}"{may}}}')
+    more = f", may: [{', '.join(arguments.may)}]" if arguments.may else ""
+    if arguments.identity:
+        more += ", identities: [{}]".format(", ".join(f'"{one}"' for one in arguments.identity))
+    _say(f'admin:\n  keys:\n    - {{id: "{arguments.id}", sha256: "{digest}"{more}}}')
     print(key)
     return OK
 

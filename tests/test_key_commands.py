@@ -274,6 +274,10 @@ def test_an_admin_key_is_for_what_it_was_asked_for(tmp_path: Path, capsys: pytes
     (key,) = yaml.safe_load(lines)["admin"]["keys"]
     assert key["may"] == ["read", "limits"]
     assert main(["check", "--config", write(tmp_path, f"version: 1\nupstream: {{url: https://g}}\n{lines}")]) == OK
+    assert main(["keys", "admin", "portal", "--may", "keys", "--identity", "no", "--identity", "bots"]) == OK
+    lines = capsys.readouterr().err.partition("\n")[2]
+    (key,) = yaml.safe_load(lines)["admin"]["keys"]
+    assert (key["may"], key["identities"]) == (["keys"], ["no", "bots"])
     assert main(["keys", "admin", "wall", "--may", "all"]) == REFUSED
     assert "choose from" in capsys.readouterr().err
 

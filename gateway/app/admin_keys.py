@@ -107,7 +107,8 @@ async def _list(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
     state = request.query.get("state")
     if state is not None and state not in _STATES:
         raise ValueError(f"state: must be one of {', '.join(_STATES)}")
-    shown = [_shown(record) for record in await key_admin.list(request.query.get("identity"))]
+    records = await key_admin.list(request.query.get("identity"))
+    shown = [_shown(record) for record in records if _is_for(request, record.identity)]
     if state is not None:
         shown = [one for one in shown if one.state == state]
     here = shown[(page - 1) * per_page : page * per_page]
@@ -116,17 +117,19 @@ async def _list(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
 
 
 async def _get(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
-    return AdminResponse(_shown(await key_admin.get(request.names["id"])))
+    return AdminResponse(_shown(await _find(key_admin, request)))
 
 
 async def _create(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
     requested = msgspec.convert(request.body, NewKey)
+    _refuse_others(request, requested.identity)
     key, record = await key_admin.issue(_actor(request), requested.identity, _terms(requested))
     return AdminResponse(msgspec.structs.replace(_shown(record), key=key.reveal()), 201)
 
 
 async def _import(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
     requested = msgspec.convert(request.body, ImportedKey)
+    _refuse_others(request, requested.identity)
     return AdminResponse(
         _shown(await key_admin.import_key(_actor(request), requested.identity, requested.sha256, _terms(requested))), 201
     )
@@ -135,13 +138,37 @@ async def _import(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
 async def _rotate(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
     requested = msgspec.convert(request.body, Rotation)
     expires_at = _seconds(requested.expires_at)
+    await _refuse_foreign(key_admin, request)
     key, record = await key_admin.rotate(_actor(request), request.names["id"], requested.overlap_s, expires_at=expires_at)
     return AdminResponse(msgspec.structs.replace(_shown(record), key=key.reveal()), 201)
 
 
 async def _revoke(key_admin: KeyAdmin, request: AdminRequest) -> AdminResponse:
+    await _refuse_foreign(key_admin, request)
     await key_admin.revoke(_actor(request), request.names["id"])
     return AdminResponse(None, 204)
+
+
+async def _refuse_foreign(key_admin: KeyAdmin, request: AdminRequest) -> None:
+    if request.identities is not None:  # nothing is read before a key ends, unless it has to be
+        await _find(key_admin, request)
+
+
+def _is_for(request: AdminRequest, identity: str) -> bool:
+    return request.identities is None or identity in request.identities
+
+
+def _refuse_others(request: AdminRequest, identity: str) -> None:
+    if not _is_for(request, identity):
+        raise AdminRefused(403, f"403 Forbidden: the admin key is not for keys of `{identity}` (`admin.keys[].identities`)")
+
+
+async def _find(key_admin: KeyAdmin, request: AdminRequest) -> KeyRecord:
+    """The key that the path names. Raises NoSuchKey, also for one that the admin key is not for."""
+    record = await key_admin.get(request.names["id"])
+    if not _is_for(request, record.identity):
+        raise NoSuchKey(f"no key has the id {record.id}")
+    return record
 
 
 def _terms(requested: NewKey) -> KeyTerms:

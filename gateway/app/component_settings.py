@@ -9,6 +9,7 @@ from ..core.breaker import BreakerSettings
 from ..core.client_address import TrustedPeers
 from ..core.header_rules import HeaderRules
 from ..core.request_validation import ValidationSettings
+from ..edge.admin import AdminKey, AdminSettings
 from ..edge.settings import EdgeSettings
 from ..hardening import most_connections
 from ..upstream.admission import AdmissionSettings
@@ -66,6 +67,19 @@ def edge_settings(config: Config, peers: TrustedPeers) -> EdgeSettings:
         uncounted_peer=peers.trusts,
         sets_correlation_aside=config.cache.mode is not CacheMode.SHARED,  # any field may be named in ``Vary`` there
     )
+
+
+def admin_settings(config: Config) -> AdminSettings:
+    keys = [
+        AdminKey(
+            key.id,
+            bytes.fromhex(key.sha256),
+            frozenset(key.may),
+            None if key.identities is None else frozenset(key.identities),
+        )
+        for key in config.admin.keys
+    ]
+    return AdminSettings(tuple(keys), frozenset({config.listen.admin.host.lower()}))
 
 
 def upstream_host(config: Config) -> bytes:

@@ -17,7 +17,7 @@ import uvloop
 from ..broker.static import CredentialsRefused
 from ..config import Config
 from ..edge.acceptor import Acceptor
-from ..edge.admin import Admin, AdminKey, AdminServer, AdminSettings, Readiness
+from ..edge.admin import Admin, AdminServer, Readiness
 from ..edge.connection import Connection
 from ..edge.parsing import require_c_parser
 from ..edge.tls import ListenerTls
@@ -29,6 +29,7 @@ from .admin_api import admin_endpoints
 from .all_workers import AllWorkers
 from .assembly import Assembly, assemble
 from .certificates import Certificates
+from .component_settings import admin_settings
 from .fan_out import fan_out
 from .readings import readiness, readings
 from .store_watch import StoreWatch
@@ -265,10 +266,7 @@ async def serving(config: Config, slot: WorkerSlot | None = None) -> AsyncIterat
         )
         reports = _SingleProcess(parts, certificates) if slot is None else _all_workers(parts, certificates, slot)
         port = Admin(
-            AdminSettings(
-                tuple(AdminKey(key.id, bytes.fromhex(key.sha256), frozenset(key.may)) for key in config.admin.keys),
-                frozenset({config.listen.admin.host.lower()}),
-            ),
+            admin_settings(config),
             metrics=reports.metrics,
             metrics_type=CONTENT_TYPE,
             readiness=reports.readiness,

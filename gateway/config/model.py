@@ -11,11 +11,11 @@ from typing import Annotated
 import msgspec
 
 from ..core.access import PrincipalKind, Priority
-from ..core.admin_permission import Permission
 from ..core.catalogue import Access, Surface
 from ..core.rule_match import Lists
 from ..core.secret import Secret
 from ..identity.settings import Passthrough
+from .admin_model import Admin
 from .credential_model import Attribution, Credential
 from .limit_model import CostEntry, LimitEntry
 from .oidc_model import Oidc, Session
@@ -45,7 +45,6 @@ from .vocabulary import (
     Path,
     Project,
     Route,
-    Sha256,
     Sink,
     Size,
     Store,
@@ -193,7 +192,7 @@ class Listen(Section, frozen=True):
         return max(self.limits.idle, self.limits.request_head)
 
 
-# secrets, admin, stores
+# secrets, stores
 
 
 class Secrets(Section, frozen=True):
@@ -208,24 +207,6 @@ class Secrets(Section, frozen=True):
     """Further keys that decrypt rotated tokens while `encryption_key` is being changed; nothing is encrypted with them."""
     audit_key: Secret | None = None
     """Key of the credential fingerprints in logs and audit, and of `audit.chain`. Changing it changes all fingerprints."""
-
-
-class AdminKey(Section, frozen=True):
-    """One operator's key to the admin port."""
-
-    id: Id
-    """Name of the operator to whom the key belongs."""
-    sha256: Sha256
-    """SHA-256 of the key, in hex; `gitlab-gateway keys admin` makes the key and this hash."""
-    may: tuple[Permission, ...] = tuple(Permission)
-    """What the key may do on the admin port; if absent, everything."""
-
-
-class Admin(Section, frozen=True):
-    """Who may use the admin port for more than probes and metrics."""
-
-    keys: tuple[AdminKey, ...] = ()
-    """Operators' keys. Without any, `/-/config` and the other endpoints that need one do not exist."""
 
 
 class OnError(Section, frozen=True):

@@ -36,7 +36,7 @@ def descriptions() -> dict[str, dict[str, str]]:
     package = importlib.resources.files(__package__)
     sources = [
         ast.parse(package.joinpath(name).read_text("utf-8"))
-        for name in ("model.py", "limit_model.py", "credential_model.py", "oidc_model.py")
+        for name in ("model.py", "admin_model.py", "limit_model.py", "credential_model.py", "oidc_model.py")
     ]
     found: dict[str, dict[str, str]] = {}
     for statement in (statement for source in sources for statement in source.body):

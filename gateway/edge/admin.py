@@ -61,6 +61,8 @@ class AdminRequest(msgspec.Struct, frozen=True):
     """The variable parts of the path, by name."""
     query: dict[str, str] = {}
     body: dict[str, object] = {}
+    identities: frozenset[str] | None = None
+    """Whose gateway keys the admin key is for; None: every identity's."""
 
 
 class AdminResponse(msgspec.Struct, frozen=True):
@@ -101,6 +103,8 @@ class AdminKey(msgspec.Struct, frozen=True):
     id: str
     sha256: bytes
     may: frozenset[Permission]
+    identities: frozenset[str] | None = None
+    """See ``AdminRequest.identities``."""
 
     @property
     def who(self) -> str:
@@ -286,7 +290,7 @@ class Admin:
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     return _refuse(400, "the body is not a JSON object")
             names, query = dict(request.match_info), dict(request.query)
-            admin_request = AdminRequest(key.who, peer, endpoint.method, names, query, body)
+            admin_request = AdminRequest(key.who, peer, endpoint.method, names, query, body, key.identities)
             try:
                 answer = await endpoint.answer(admin_request)
             except AdminRefused as refused:

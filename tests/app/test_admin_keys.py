@@ -27,6 +27,8 @@ from tests.fakes.sink import MemorySink
 
 KEY = "an-admin-key-of-some-length"
 HASH = hashlib.sha256(KEY.encode()).digest()
+PORTAL = "an-admin-key-of-a-portal"
+PORTAL_HASH = hashlib.sha256(PORTAL.encode()).digest()
 
 
 class Store(MemoryKeys):
@@ -45,6 +47,7 @@ class Store(MemoryKeys):
 
 class Port:
     def __init__(self) -> None:
+        self.admin_key = KEY
         self.store, self.lines, self.ended = Store(), MemorySink(), list[str]()
         self.now = datetime.datetime.now(datetime.UTC).timestamp()
         self.issuer = KeyIssuer(self.store, pepper=b"pepper", wall=lambda: self.now, random=secrets.token_bytes)
@@ -53,7 +56,9 @@ class Port:
         self.client: Any = None
 
     async def __call__(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        fields = {"Authorization": f"Bearer {KEY}"} | ({"Content-Type": "application/json"} if body is not None else {})
+        fields = {"Authorization": f"Bearer {self.admin_key}"} | (
+            {"Content-Type": "application/json"} if body is not None else {}
+        )
         data = json.dumps(body).encode() if body is not None else None
         async with self.client.request(method, path, headers=fields, data=data) as response:
             text = await response.text()
@@ -75,7 +80,12 @@ async def port(aiohttp_client: AiohttpClient) -> AsyncIterator[Port]:
         return Readiness(True, {})
 
     admin = Admin(
-        AdminSettings((AdminKey("ops", HASH, frozenset(Permission)),)),
+        AdminSettings(
+            (
+                AdminKey("ops", HASH, frozenset(Permission)),
+                AdminKey("portal", PORTAL_HASH, frozenset({Permission.KEYS}), frozenset({"bot"})),
+            )
+        ),
         metrics=metrics,
         metrics_type="text/plain",
         readiness=readiness,
@@ -215,3 +225,50 @@ async def test_what_the_store_did_not_do_is_reported_in_its_words(port: Port) ->
     assert status == 503
     assert "keys.db: database or disk is full: nothing was changed" in json.dumps(answer)
     assert port.audited() == []
+
+
+# A key for some identities
+
+
+async def test_a_portal_handles_the_keys_of_its_identities_alone(port: Port) -> None:
+    _, theirs = await port("POST", "/-/keys", {"identity": "app"})
+    port.admin_key = PORTAL
+    status, ours = await port("POST", "/-/keys", {"identity": "bot"})
+    assert status == 201
+    assert [one["id"] for one in (await port("GET", "/-/keys"))[1]["keys"]] == [ours["id"]]
+    assert await port("GET", "/-/keys?identity=app") == (200, {"keys": []})
+    assert (await port("GET", f"/-/keys/{ours['id']}"))[0] == 200
+    assert (await port("POST", f"/-/keys/{ours['id']}/rotate", {}))[0] == 201
+    assert (await port("DELETE", f"/-/keys/{ours['id']}"))[0] == 204
+    port.admin_key = KEY
+    assert (await port("GET", f"/-/keys/{theirs['id']}"))[1]["state"] == "live"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("GET", "", None), ("POST", "/rotate", {}), ("DELETE", "", None)],
+    ids=["get", "rotate", "end"],
+)
+async def test_for_a_portal_the_keys_of_others_do_not_exist(port: Port, method: str, path: str, body: object) -> None:
+    _, theirs = await port("POST", "/-/keys", {"identity": "app"})
+    port.admin_key = PORTAL
+    foreign = await port(method, f"/-/keys/{theirs['id']}{path}", body)
+    unknown = await port(method, f"/-/keys/key_0123456789ab{path}", body)
+    assert foreign[0] == unknown[0] == 404
+    assert foreign[1]["message"].replace(theirs["id"], "key_0123456789ab") == unknown[1]["message"]
+    port.admin_key = KEY
+    assert (await port("GET", f"/-/keys/{theirs['id']}"))[1] == {name: theirs[name] for name in theirs if name != "key"}
+
+
+@pytest.mark.parametrize("identity", ["app", "no-such"])
+async def test_a_portal_makes_no_keys_of_others(port: Port, identity: str) -> None:
+    """Whether there is such an identity is not told either."""
+    port.admin_key = PORTAL
+    for path, more in (("/-/keys", {}), ("/-/keys/import", {"sha256": "0" * 64})):
+        status, answer = await port("POST", path, {"identity": identity, **more})
+        assert (status, answer["message"]) == (
+            403,
+            f"403 Forbidden: the admin key is not for keys of `{identity}` (`admin.keys[].identities`)",
+        )
+    port.admin_key = KEY
+    assert await port("GET", "/-/keys") == (200, {"keys": []})

@@ -248,6 +248,7 @@ async def test_an_endpoint_hears_who_asks_for_what(ask: Ask) -> None:
         "names": {"id": "a/b"},
         "query": {},
         "body": {"wish": [1]},
+        "identities": None,
     }
 
 
