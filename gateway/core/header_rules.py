@@ -10,13 +10,14 @@ from collections.abc import Callable
 
 from .attribution import Attribution
 from .headers import RequestHeaderRules, client_tls, forwarded_fields
-from .messages import Field, Fields, RequestHead, ResponseHead, first
+from .messages import Field, Fields, RequestHead, ResponseHead, first, without
 from .request_validation import AdmittedRequest
 from .response_headers import ResponseHeaderRules
 
 RETRY_AFTER: Field = (b"Retry-After", b"10")
 """Added to a 503 that has none (a maintenance page, a load balancer in front of GitLab): clients left to themselves retry
 within a tenth of a second."""
+_LENGTH = frozenset({b"content-length"})
 _PUBLIC_BOUND = 64
 _REPEATED_BOUND = 4096
 
@@ -97,6 +98,8 @@ class HeaderRules:
     def response_head(self, reply: ResponseHead, head: RequestHead, admitted: AdmittedRequest) -> ResponseHead:
         """The head of GitLab's answer as the client may see it. Raises Rejection UPSTREAM_PROTOCOL."""
         rules = self._rules(admitted, head)
+        if reply.status == 204:  # RFC 9110 §8.6: no length at all; a client may wait for octets that nobody sends
+            reply = ResponseHead(204, without(reply.fields, _LENGTH), reply.reason)
         if reply.status not in {503, 101}:
             passed = rules.passed(reply)
             if passed is not None:

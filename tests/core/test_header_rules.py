@@ -108,6 +108,15 @@ def test_gitlabs_own_address_leads_back_here(public_url: str, tls: bool, host: b
         assert (down.status, down.reason) == (302, b"Found")
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("length", [b"0", b"5"])
+def test_a_204_has_no_length(length: bytes, shared: bool) -> None:
+    reply = ResponseHead(204, ((b"content-Length", length), (b"X-Total", b"1")), b"No Content")
+    down = HeaderRules(external_urls=(GITLAB,), shared=shared).response_head(reply, head(), admitted())
+    assert down.fields == ((b"X-Total", b"1"), (b"Via", b"1.1 gateway"))
+    assert (down.status, down.reason) == (204, b"No Content")
+
+
 @pytest.mark.parametrize(
     ("said", "tls", "trusted", "scheme"),
     [

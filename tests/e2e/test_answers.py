@@ -174,6 +174,11 @@ def test_r21_bodyless_statuses_have_no_body_and_no_length(passage: Passage, stat
             assert not {"content-length", "transfer-encoding"} & reply.names
 
 
+def test_r21_a_length_that_a_204_must_not_have_does_not_pass(passage: Passage) -> None:
+    reply, _ = passage("/api/v4/projects/1/x", method="DELETE", answer=response(204, b"", ("Content-Length", "5")))
+    assert (reply.status, reply.value("Content-Length"), reply.body) == (204, None, b"")
+
+
 def test_r22_deletes_are_gitlabs_alone(gateway: GatewayProcess, passage: Passage) -> None:
     target = "/api/v4/projects/platform%2Fapi/issues"
     made = ask(gateway.port, f"{target}?title=x", method="POST", body=b"", token=TOKENS.ada)
