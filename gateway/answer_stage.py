@@ -73,25 +73,30 @@ class AnswerStage:
     ) -> Reply:
         """Rewrite the answer to an operation that ``may_need_body`` is true of. Raises Rejection if its body must be read
         and can't be."""
-        if head.method == "HEAD" or reply.head.status in {204, 304}:
+        if reply.head.status in {204, 304}:
             return reply
         media = first(reply.head.fields, b"content-type")
         coded = (first(reply.head.fields, b"content-encoding") or b"identity").lower() != b"identity"
+        if head.method == "HEAD":
+            return _of_another_body(reply) if self._may_turn(reply, media, coded=coded) else reply
         if is_conan_login(admitted.operation):
             return _logged_in(reply, claim, coded=coded) if principal.brokered else reply
         if is_batch(admitted.operation):
             return await self._batch(reply, head, admitted, claim, principal, media, coded)
-        # A partial answer stays as it is: with longer or shorter addresses it would be another part of another whole.
-        if self._addresses is None or coded or not is_json(media) or reply.head.status == 206:
-            return reply
-        length = promised_length(reply)
-        if length is not None and length > self._max_bytes:
+        if self._addresses is None or not self._may_turn(reply, media, coded=coded):
             return reply
         reply = await read_ahead(reply, self._max_bytes)
         if reply.whole is None:
             return reply
         body = self._addresses.turned(reply.whole)
         return reply if body is reply.whole or body == reply.whole else _with_body(reply, body)
+
+    def _may_turn(self, reply: Reply, media: bytes | None, *, coded: bool) -> bool:
+        """Whether addresses in the answer's body are turned, if there are any."""
+        # A partial answer stays as it is: with longer or shorter addresses it would be another part of another whole.
+        if self._addresses is None or coded or not is_json(media) or reply.head.status == 206:
+            return False
+        return (promised_length(reply) or 0) <= self._max_bytes
 
     async def _batch(
         self,
@@ -134,13 +139,20 @@ def _logged_in(reply: Reply, claim: Claim, *, coded: bool) -> Reply:
     return _with_body(reply, claim.secret.reveal().encode("utf-8", "surrogateescape"))
 
 
-def _with_body(reply: Reply, body: bytes) -> Reply:
-    """``reply`` with another body. A strong validator was the old body's, and is made a weak one."""
+def _of_another_body(reply: Reply) -> Reply:
+    """``reply`` without what its head says of the octets of its body: those that go down are others, or may be. A strong
+    validator was theirs, and is made a weak one."""
     fields: list[Field] = []
     for name, value in without(reply.head.fields, _REWRITTEN_FIELDS):
         if name.lower() == b"etag" and value[:1] == b'"':
             value = b"W/" + value  # noqa: PLW2901
         fields.append((name, value))
-    fields.append((b"Content-Length", b"%d" % len(body)))
     head = ResponseHead(reply.head.status, tuple(fields), reply.head.reason)
+    return Reply(head, reply.whole, reply.chunks, reply.release, reply.connect_s, reply.first_byte_s)
+
+
+def _with_body(reply: Reply, body: bytes) -> Reply:
+    """``reply`` with another body."""
+    head = _of_another_body(reply).head
+    head = ResponseHead(head.status, (*head.fields, (b"Content-Length", b"%d" % len(body))), head.reason)
     return Reply(head, body, None, reply.release, reply.connect_s, reply.first_byte_s)

@@ -131,6 +131,16 @@ async def test_other_answers_pass_as_they_are(found: Reply) -> None:
     assert await rewrite(ADDRESSES, found, PROJECT, OWN) is found
 
 
+async def test_a_head_says_nothing_of_octets_that_a_get_would_not_bring() -> None:
+    length, other = (b"Content-Length", b"26"), (b"X-Total", b"1")
+    found = reply(b"", JSON, length, (b"Content-MD5", b"x"), (b"ETag", b'"x"'), other)
+    turned = await rewrite(ADDRESSES, found, PROJECT, OWN, "HEAD")
+    assert turned.head.fields == (JSON, (b"ETag", b'W/"x"'), other)
+    assert await rewrite(STAGE, found, PROJECT, OWN, "HEAD") is found
+    for same in (reply(b"", JSON, (b"Content-Length", b"101")), reply(b"", (b"Content-Type", b"text/plain"), length)):
+        assert await rewrite(ADDRESSES, same, PROJECT, OWN, "HEAD") is same
+
+
 async def test_json_that_turns_out_too_long_streams_on() -> None:
     async def long() -> AsyncIterator[bytes]:
         yield b'{"web_url":"https://in/a",'
