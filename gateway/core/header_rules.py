@@ -124,7 +124,7 @@ class HeaderRules:
         if self._public_url or self._shared:
             key = (b"", False)
         else:
-            key = (admitted.host, client_tls(head, trusted=admitted.trusted_peer))
+            key = (admitted.host, client_tls(head) if admitted.trusted_peer else head.tls)
         rules = self._down.get(key)
         if rules is None:
             host, tls = key

@@ -310,9 +310,9 @@ def forwarded_fields(peer: str, host: bytes, *, tls: bool, trusted: bool = False
     )
 
 
-def client_tls(head: RequestHead, *, trusted: bool) -> bool:
-    """Whether the client's own connection is TLS: to us, or, where the peer is ``trusted``, to one of our own proxies."""
-    said = values(head.fields, b"x-forwarded-proto") if trusted else []
+def client_tls(head: RequestHead) -> bool:
+    """Whether the client of a trusted proxy, which sent ``head``, came to that by TLS."""
+    said = values(head.fields, b"x-forwarded-proto")
     return _is_tls(said[-1], otherwise=head.tls) if said else head.tls
 
 
