@@ -225,6 +225,21 @@ async def test_what_it_stored_is_a_hit(at: LiveWorld) -> None:
     assert second[1][b"Etag"] == ETAG
 
 
+@pytest.mark.parametrize(("condition", "expected"), [(ETAG.decode(), 304), ("*", 304), ('"another"', 200)])
+async def test_who_holds_what_gitlab_sends_is_told_so(at: LiveWorld, condition: str, expected: int) -> None:
+    """GitLab is asked on behalf of all, without this client's condition: its answer may be what the client holds."""
+    for page in range(3):  # the first teaches the lane
+        status, fields, body = await at.ask(PAGES % page, f"If-None-Match: {condition}", caller="reader")
+        assert (status, fields[b"Etag"], body) == (expected, ETAG, b"" if expected == 304 else b"[]")
+        assert b"If-None-Match" not in dict(at.made.up.requests[-1].fields)
+        assert (at.made.last.upstream_status, at.made.last.cache_stored) == (200, "stored")
+    assert "upstream.send_soon" in at.made.calls
+    assert at.forwarded is (expected == 200), "the rest is the road's"
+    assert (await at.ask(PAGES % 2, caller="reader"))[2] == b"[]"
+    assert at.made.last.cache_status == "hit"
+    assert quiet(at)
+
+
 async def test_who_asks_the_same_meanwhile_waits_for_the_answer(at: LiveWorld) -> None:
     arrived, go = asyncio.Event(), asyncio.Event()
 

@@ -208,8 +208,6 @@ class PrivateCache:
         if not lookup.entries:
             if profile.client_conditions:
                 return PrivateConditional(self._status_writer, profile, lookup, profile.version)
-            if profile.if_none_match is not None:
-                return None  # GitLab is asked for all, and its answer may be what the client holds
             flight = self._flights.lead(flight_key)
             if flight is None:
                 return None

@@ -455,13 +455,17 @@ def _wants_fresh(directives: RequestDirectives | None) -> bool:
     return directives is not None and (directives.no_cache or directives.max_age_s == 0)
 
 
+def client_holds(head: ResponseHead, condition: bytes) -> bool:
+    """Whether a client whose ``If-None-Match`` is ``condition`` holds GitLab's answer already."""
+    etag = (first(head.fields, b"etag") or b"").strip()
+    return is_etag(etag) and not none_match(condition, etag)
+
+
 def _unless_held(reply: Reply, condition: bytes | None) -> Reply:
     """GitLab's answer, or a 304 where the client holds the same: GitLab was asked with our validator, or with none."""
-    head = reply.head
-    etag = (first(head.fields, b"etag") or b"").strip()
-    if condition is None or not is_etag(etag) or none_match(condition, etag):
+    if condition is None or not client_holds(reply.head, condition):
         return reply
-    head = ResponseHead(304, not_modified(head.fields), b"Not Modified")
+    head = ResponseHead(304, not_modified(reply.head.fields), b"Not Modified")
     return Reply(head, b"", None, reply.release, reply.connect_s, reply.first_byte_s)
 
 

@@ -17,7 +17,7 @@ from ..ports import Cancellable, Lookup
 from ..reply import Reply
 from .contract import CacheOutcome, CacheProfile, PriorLookup
 from .entry_template import EntryTemplate, FormTemplate, MissOutcome, storage_fields
-from .private_fetcher import AnswerFlight, FlightResult, PrivateFetcher
+from .private_fetcher import AnswerFlight, FlightResult, PrivateFetcher, client_holds
 
 
 class NoWaitStore(Protocol):
@@ -79,6 +79,9 @@ class PrivateMiss(msgspec.Struct, eq=False):  # a struct is made in a third of t
         return PriorLookup(self._lookup, self._version)
 
     def answered(self, head: ResponseHead, whole: bytes) -> MissOutcome | None:
+        condition = self._profile.if_none_match
+        if condition is not None and client_holds(head, condition):
+            return None  # GitLab was asked on behalf of all: the ``fetch`` tells this client that nothing is new
         template = self._template(head)
         if template is None or len(whole) > self._fetcher.max_entry_bytes:
             return None
@@ -92,6 +95,8 @@ class PrivateMiss(msgspec.Struct, eq=False):  # a struct is made in a third of t
         return self._put_answer(template, fresh)
 
     def form_template(self, placeholders: HeadPlaceholders, head: ResponseHead) -> FormTemplate | None:
+        if self._profile.if_none_match is not None:
+            return None  # each answer's ETag has to be looked at
         template = self._template(head)
         return FormTemplate(template, self._profile.reuse_s, placeholders, head) if template is not None else None
 

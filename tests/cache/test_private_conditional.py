@@ -56,10 +56,3 @@ async def test_all_else_is_for_a_fetch(lane: Lane) -> None:
 async def test_what_is_stored_is_asked_about_instead(lane: Lane) -> None:
     await lane.fetch(get(TARGET), Origin(json(ETAG)))
     assert not isinstance(lane.lead(), PrivateConditional)
-
-
-async def test_where_all_would_reuse_the_answer_it_is_for_a_fetch() -> None:
-    """GitLab is asked for the whole answer, which may be what this client holds."""
-    lane = Lane(PrivatePolicy(ttl_s=30.0))
-    await lane.learn(get(b"/api/v4/projects/42", CONDITION))
-    assert lane.lead() is None

@@ -62,6 +62,16 @@ async def test_what_it_stores_is_a_hit_for_the_next(lane: Lane) -> None:
     assert lane.lead() is None, "it is there"
 
 
+@pytest.mark.parametrize(("condition", "holds"), [(OTHER, True), (b"*", True), (ETAG, False), (b"no tag", False)])
+async def test_who_holds_the_answer_is_for_a_fetch(condition: bytes, holds: bool) -> None:
+    lane = Lane()
+    await lane.learn(get(b"/api/v4/projects/42", (b"If-None-Match", condition)))
+    leader = lane.lead()
+    assert leader is not None
+    assert leader.form_template({}, answer()[0]) is None, "each has to be looked at"  # type: ignore[arg-type]
+    assert (leader.answered(*answer()) is None) is holds
+
+
 async def test_who_asks_the_same_meanwhile_waits_for_it(lane: Lane) -> None:
     leader = lane.lead()
     assert leader is not None
