@@ -108,11 +108,24 @@ def _check(arguments: argparse.Namespace) -> int:
 
     for problem in catalogue_warnings(config, _catalogue(), source):
         _say(str(problem))
+    if arguments.ask_gitlab and not _credentials_are_taken(config):
+        return FAILED
     if arguments.show:
         _print_document(redacted(config), arguments.show)
     else:
         _say(f"{arguments.config or 'the embedded default'} is in order")
     return OK
+
+
+def _credentials_are_taken(config: Config) -> bool:
+    from . import app
+
+    found = app.ask_gitlab(config)
+    for problem in found.problems:
+        _say(problem)
+    for warning in found.warnings:
+        _say(f"warning: {warning}")
+    return found.complete and not found.problems
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -319,6 +332,9 @@ def _parser() -> argparse.ArgumentParser:
 
     check = _command(commands, "check", _check, "report everything that is wrong with a configuration")
     _config_options(check)
+    check.add_argument(
+        "--ask-gitlab", action="store_true", help="also ask GitLab about each credential; exit code 1 unless it takes all"
+    )
     check.add_argument("--show", choices=["yaml", "json"], help="print what would be in force, without secrets")
 
     explain = _command(commands, "explain", _explain, "show what each stage would decide about a request; nothing is sent")

@@ -77,6 +77,7 @@ async def _main(end: socket.socket, on_signal: OnSignal) -> int:
         turns=begin.turns,
         counts=ConnectionCounts(begin.counts).for_worker(begin.worker_id, begin.group),
         siblings=Siblings(channel, begin.worker_id),
+        new_tokens=frozenset(begin.new_tokens),
     )
     listener = _SupervisorListener(channel, stop_request, slot.siblings)
     listening = asyncio.get_running_loop().create_task(listener.listen(), name="line")

@@ -82,12 +82,12 @@ class StaticTokenSource:
         self.look_for_successor: Callable[[], Awaitable[None]] | None = None
         """Finds out whether another gateway has replaced a refused token."""
 
-    async def verify_at_start(self, unsure: Collection[str] = ()) -> list[str]:
-        """Ask GitLab about each credential. Returns warnings for those that could not be checked yet; that is done later.
+    async def verify_at_start(self, required: Collection[str] = ()) -> list[str]:
+        """Ask GitLab about each credential. Returns warnings for those that GitLab does not take, and those that could not
+        be checked yet; both are asked about again later.
 
-        Raises CredentialsRefused for those that GitLab does not take, and for those with sudo or admin scope that are not
-        marked ``sudo: true``. A dead member of a pool with others is only a warning; so is a dead token of ``unsure``,
-        which may have a successor that could not be looked up.
+        Raises CredentialsRefused for those with sudo or admin scope that are not marked ``sudo: true``, and for those of
+        ``required`` that GitLab does not take, unless it takes another member of their pool.
         """
         warnings: list[str] = []
         problems: list[str] = []
@@ -98,7 +98,8 @@ class StaticTokenSource:
             if silence:
                 warnings.append(f"credential `{name}` is not checked yet: {silence}")
             elif one.reason:
-                spared = one.trusted or (not one.overpowered and (name in unsure or self._has_working_sibling(one)))
+                needed = name in required and not self._has_working_sibling(one)
+                spared = one.trusted or not (one.overpowered or needed)
                 (warnings if spared else problems).append(f"credential `{name}` {one.reason}")
         if problems:
             raise CredentialsRefused(problems)

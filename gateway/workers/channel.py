@@ -44,6 +44,8 @@ class Begin(Message, frozen=True):
     """An empty file whose lock says whose turn it is to write the audit."""
     counts: int
     """A file that says how many connections each worker has (``connection_counts``)."""
+    new_tokens: tuple[str, ...] = ()
+    """Ids of credentials whose tokens the configuration in force does not have."""
 
     @property
     def group(self) -> range:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from ..config import Config
+from ..config.compile import credentials
 from ..config.source import ConfigSource
 from .channel import (
     AllAnswers,
@@ -133,6 +134,7 @@ class WorkerGroup:
         self.code = 0
         """The exit code of the group as a whole, once all have left."""
         self.begun = False
+        self._new_tokens = _new_tokens(replaces.config, config) if replaces is not None else ()
         self._leaving = asyncio.Event()
         self._final_message: Message = Leave()
         """What is sent to a worker that is ready only after all were told to leave."""
@@ -259,7 +261,8 @@ class WorkerGroup:
             raise
         of = len(self._workers)
         files = (resources.traffic, resources.admin, resources.turns, resources.counts.file)
-        channel.send(Begin(number, of, worker.worker_id, self.source, resources.key, *files))
+        new_tokens = () if self.begun else self._new_tokens
+        channel.send(Begin(number, of, worker.worker_id, self.source, resources.key, *files, new_tokens))
         try:
             while (message := await channel.receive()) is not None:
                 self._handle(worker, channel, message)
@@ -387,3 +390,9 @@ def _signal(process: asyncio.subprocess.Process | None, number: int) -> None:
     if process is not None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
+
+
+def _new_tokens(before: Config, config: Config) -> tuple[str, ...]:
+    """The credentials of ``config`` whose tokens ``before`` has not."""
+    known = {one.id: one.token for one in credentials(before)}
+    return tuple(one.id for one in credentials(config) if known.get(one.id) != one.token)

@@ -149,7 +149,7 @@ class Life:
 
     async def start(self) -> Life:
         await self.rotator.load()
-        await self.tokens.verify_at_start(self.rotator.unsure)
+        await self.tokens.verify_at_start()
         return self
 
     async def run(self, rounds: int = 6) -> None:

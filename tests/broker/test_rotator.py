@@ -163,7 +163,7 @@ async def test_a_store_away_at_start_makes_all_of_them_unsure(tmp_path: Path) ->
         again = Life(made, "unstarted", Fate())
         await again.rotator.load()
         assert again.rotator.unsure == ("bot",)
-        assert await again.tokens.verify_at_start(again.rotator.unsure) == ["credential `bot` is not accepted by GitLab"]
+        assert await again.tokens.verify_at_start() == ["credential `bot` is not accepted by GitLab"]
         assert made.works(life)
 
 

@@ -217,11 +217,24 @@ async def test_a_withdrawn_one_is_checked_once_before_its_next_use_however_many_
 async def test_at_start_all_problems_are_told_at_once(world: World) -> None:
     world.gitlab.scopes = {"two": ("api", "sudo", "admin_mode")}
     with pytest.raises(CredentialsRefused) as refused:
-        await world.source.verify_at_start()
+        await world.source.verify_at_start(["sa-one"])
     assert refused.value.problems == [
         "credential `sa-one` is not accepted by GitLab",
         "credential `sa-two` has the scope admin_mode, sudo but is not marked `sudo: true`",
     ]
+
+
+async def test_a_dead_one_that_is_not_new_stops_no_start_and_comes_back(world: World) -> None:
+    """Somebody's revoked token must not keep a gateway that is restarted, for whatever reason, from serving the others."""
+    kept = world.gitlab.scopes.pop("one")
+    assert await world.source.verify_at_start(["sa-two"]) == ["credential `sa-one` is not accepted by GitLab"]
+    assert world.alarms == [("sa-one", False)]
+    assert (await world.refusal()).status == 502
+    await world.get("sa-two")
+    world.gitlab.scopes["one"] = kept
+    world.monotonic += 30
+    await world.get()
+    assert world.alarms == [("sa-one", False), ("sa-one", True)]
 
 
 async def test_a_powerful_credential_passes_when_its_owner_knows() -> None:
@@ -434,10 +447,11 @@ async def test_a_member_that_dies_while_it_is_used_is_left_out() -> None:
     assert {(await world.get("pool")).id for _ in range(4)} == {"pool/1"}
 
 
-async def test_a_pool_of_dead_members_stops_the_start_and_so_does_one_with_undeclared_power() -> None:
+async def test_a_new_pool_of_dead_members_is_refused_and_so_is_one_with_undeclared_power() -> None:
     with pytest.raises(CredentialsRefused) as refused:
-        await pooled("dead", "gone").source.verify_at_start()
+        await pooled("dead", "gone").source.verify_at_start(["pool/1", "pool/2"])
     assert len(refused.value.problems) == 2
+    assert len(await pooled("one", "gone").source.verify_at_start(["pool/1", "pool/2"])) == 1
     world = pooled("one", "two")
     world.gitlab.scopes["two"] = ("api", "sudo")
     with pytest.raises(CredentialsRefused, match="scope sudo"):
@@ -451,11 +465,6 @@ async def test_a_pool_without_a_living_member_is_502() -> None:
     for member in ("pool/1", "pool/2"):
         assert await world.refused(member)
     assert (await world.refusal("pool")).status == 502
-
-
-async def test_one_whose_successor_could_not_be_looked_up_does_not_stop_the_start(world: World) -> None:
-    world.gitlab.scopes = {"two": ("api",)}
-    assert await world.source.verify_at_start(["sa-one"]) == ["credential `sa-one` is not accepted by GitLab"]
 
 
 async def test_a_switched_token_goes_up_from_the_next_request_on(world: World) -> None:
@@ -512,7 +521,7 @@ async def test_switching_makes_a_refused_one_good_again(world: World) -> None:
 async def test_a_token_read_at_start_is_checked_like_any_other(world: World) -> None:
     world.source.switch("sa-one", Secret("stale"), None, checked=False)
     with pytest.raises(CredentialsRefused, match="`sa-one` is not accepted"):
-        await world.source.verify_at_start()
+        await world.source.verify_at_start(["sa-one"])
 
 
 async def test_before_a_refusal_is_believed_others_are_asked_whether_they_replaced_the_token(world: World) -> None:

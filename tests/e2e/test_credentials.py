@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -423,3 +424,35 @@ def test_x23_a_brokers_dead_token_is_not_the_callers_401(
     finally:
         demo.state.tokens[TOKENS.bot].revoked = False
         assert process.stop() == 0
+
+
+def test_a_dead_token_stops_no_start_and_a_check_tells_of_it(
+    demo: DemoGitLab, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = {
+        "upstream": {"url": demo.url},
+        "identities": [{"id": "bot", "key": "issued"}, {"id": "people", "gitlab_token": True}],
+        "credentials": [{"id": "sa", "token": "${env:SA}"}],
+        "rules": [{"id": "writes", "for": ["bot"], "use": "sa", "allow": [{"access": "write"}]}],
+        "stores": {"keys": "sqlite:///" + str(tmp_path_factory.mktemp("keys") / "keys.db")},
+    }
+    demo.state.tokens[TOKENS.bot].revoked = True
+    try:
+        process = GatewayProcess(config, tmp_path_factory.mktemp("dead"), {"SA": TOKENS.bot})
+        try:
+            reply = ask(process.port, "/api/v4/user", token=process.new_key("bot"))
+            assert (reply.status, reply.value("X-Gateway-Error")) == (502, "broker_credential_refused")
+            assert ask(process.port, "/api/v4/user", token=TOKENS.ada).status == 200
+            ready = json.loads(ask(process.admin_port, "/readyz").body)
+            assert (ready["ready"], ready["checks"]["credential sa"]) == (True, "degraded: GitLab refuses it")
+            with pytest.raises(subprocess.CalledProcessError) as failed:
+                process.command("check", "--ask-gitlab")
+            assert failed.value.returncode == 1
+            assert "credential `sa` is not accepted by GitLab" in failed.value.stderr
+            assert "in order" not in failed.value.stderr
+            demo.state.tokens[TOKENS.bot].revoked = False
+            assert "is in order" in process.command("check", "--ask-gitlab").stderr
+        finally:
+            assert process.stop() == 0
+    finally:
+        demo.state.tokens[TOKENS.bot].revoked = False

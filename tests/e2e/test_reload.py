@@ -261,6 +261,23 @@ def test_workers_that_cannot_start_take_nobodys_place(start: Start, tmp_path: Pa
     gateway.log.find(lambda line: "the new configuration is not applied" in line or None)
 
 
+def test_a_token_that_was_dead_before_stops_no_reload(demo: DemoGitLab, start: Start) -> None:
+    """Nor does it keep a worker that ended from being started again."""
+    gateway = start(limits=limited(200_001))
+    demo.state.tokens[TOKENS.root_sudo].revoked = True
+    try:
+        gateway.change(limits=limited(200_002))
+        gateway.reloaded()
+        assert told_rate(gateway) == 200_002
+        gateway.settled()
+        before = gateway.workers
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: len(set(gateway.workers) - set(before)) == 1 and gateway.checks()["workers"] == "ok", SOON_S)
+        assert gateway.checks()["credential root"] == "degraded: GitLab refuses it"
+    finally:
+        demo.state.tokens[TOKENS.root_sudo].revoked = False
+
+
 def test_signals_that_come_together_are_one_reload_or_two(start: Start) -> None:
     gateway = start(limits=limited(200_001))
     gateway.change(limits=limited(200_002))

@@ -15,7 +15,7 @@ import pytest
 from gateway.config.source import ConfigSource
 from gateway.workers.channel import GroupStatus, Reloads
 from gateway.workers.question_relay import QuestionRelay
-from gateway.workers.worker_group import FAILED, RunResources, WorkerGroup, _exit_reason, next_pause
+from gateway.workers.worker_group import FAILED, RunResources, WorkerGroup, _exit_reason, _new_tokens, next_pause
 from tests.fakes.scripted_supervisor import TEXT, ScriptedSupervisor
 
 
@@ -28,6 +28,30 @@ def unstarted(relay: QuestionRelay) -> WorkerGroup:
     return WorkerGroup(
         config, ConfigSource(""), resources, itertools.count(), group_status=lambda: group_status, failed=lambda _: None
     )
+
+
+CREDENTIALS = """version: 1
+upstream: {url: 'http://127.0.0.1:9'}
+identities: [{id: bot, key: issued}]
+credentials: [{id: sa, token: '${env:SA}'}, {id: sb, pool: [{token: '${env:SB}'}, {token: '${env:SC}'}]}]
+rules:
+- {id: reads, for: [bot], use: sa, allow: [{access: read}]}
+- {id: writes, for: [bot], use: sb, allow: [{access: write}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "new"),
+    [({}, ()), ({"SA": "z"}, ("sa",)), ({"SC": "z"}, ("sb/2",)), ({"SA": "y", "SB": "z"}, ("sa", "sb/1"))],
+)
+def test_which_tokens_a_configuration_brings(changed: dict[str, str], new: tuple[str, ...]) -> None:
+    before, after = (
+        ConfigSource(CREDENTIALS).load({name: f"glpat-{value}" for name, value in tokens.items()}, lambda path: path).config
+        for tokens in ({"SA": "a", "SB": "b", "SC": "c"}, {"SA": "a", "SB": "b", "SC": "c"} | changed)
+    )
+    assert before is not None
+    assert after is not None
+    assert _new_tokens(before, after) == new
 
 
 async def test_what_the_first_can_not_the_others_do_not_try(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
