@@ -206,6 +206,7 @@ class Gateway:
         progress.principal = principal
         x.principal, x.principal_kind, x.identity = principal.id, principal.kind.value, principal.identity
         x.team, x.credential_fingerprint = principal.team, principal.fingerprint
+        x.credential_id, x.credential_subject = principal.credential_id, principal.credential_subject
 
         weight = 1
         if is_decided_by_body(operation):

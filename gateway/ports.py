@@ -465,6 +465,9 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     scopes: tuple[str, ...] | None = None
     """None: GitLab did not say."""
     expires_at: float | None = None
+    credential_id: str = ""
+    """GitLab's name for the token: ``token:5`` (personal, of a group or a project), ``job:8``, ``application:UID`` for
+    OAuth; empty: GitLab did not say."""
 
 
 class NotAnswering(Exception):  # noqa: N818 — a state of the world the caller acts on

@@ -34,7 +34,6 @@ VARYING_FACTS = {
     "bytes_out",
     "limit_remaining",
     "observer_memo",
-    "credential_fingerprint",
 }
 
 
@@ -66,6 +65,7 @@ async def said(at: LiveWorld, page: int, caller: str = "reader") -> bytes:
 def facts(at: LiveWorld) -> list[dict[str, Any]]:
     return [
         {name: getattr(x, name) for name in x.__struct_fields__ if name not in VARYING_FACTS}
+        | {name: bool(getattr(x, name)) for name in ("credential_fingerprint", "credential_id")}
         for x in at.made.seen.exchanges
     ]
 

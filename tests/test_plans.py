@@ -61,7 +61,8 @@ def facts(at: LiveWorld) -> list[dict[str, Any]]:
             "observer_memo",
         ):
             del told[-1][varying]
-        told[-1]["credential_fingerprint"] = bool(x.credential_fingerprint)  # each world has its own key
+        for of_its_world in ("credential_fingerprint", "credential_id"):  # each world has its own keys
+            told[-1][of_its_world] = bool(getattr(x, of_its_world))
     return told
 
 

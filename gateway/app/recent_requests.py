@@ -33,13 +33,15 @@ def describe(x: Exchange) -> dict[str, object]:
     facts: dict[str, object] = {
         "request_id": x.request_id,
         "method": x.method,
-        "target": redact(x.target).decode("utf-8", "backslashreplace"),
+        "target": _without_secrets(x.target),
         "operation": x.operation,
         "status": x.status,
         "code": x.code,
-        "detail": redact(x.detail.encode("utf-8", "surrogateescape")).decode("utf-8", "backslashreplace"),
+        "detail": _without_secrets(x.detail),
         "identity": x.identity,
         "principal": x.principal,
+        "credential_id": _without_secrets(x.credential_id),
+        "credential_subject": _without_secrets(x.credential_subject),
         "rule": x.rule,
         "upstream_credential": x.permit_use,
         "limit": x.limit_id,
@@ -48,3 +50,8 @@ def describe(x: Exchange) -> dict[str, object]:
         "upstream_status": x.upstream_status,
     }
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def _without_secrets(words: bytes | str) -> str:
+    octets = words if isinstance(words, bytes) else words.encode("utf-8", "surrogateescape")
+    return redact(octets).decode("utf-8", "backslashreplace")

@@ -186,6 +186,8 @@ def _oidc(oidc: Oidc, path: Path) -> Iterator[Finding]:
             yield error((*path, "claims", name), "is checked already, by `issuer`, `audience` and the clock")
         elif not pattern.strip("*"):
             yield warning((*path, "claims", name), "matches any value")
+    if "sub" in (oidc.audit_claims or ()):
+        yield warning((*path, "audit_claims"), "names `sub`, which the audit shows in any case")
     if oidc.preset is not None:
         project = oidc.claims.get("job_project_id")
         if project is None:

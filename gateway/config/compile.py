@@ -116,6 +116,7 @@ def _workload(identity: Identity, oidc: Oidc, networks: Networks) -> WorkloadIde
         tuple(algorithm.value for algorithm in oidc.algorithms),
         oidc.ca_file,
         (identity.session or Session()).ttl,
+        oidc.audited,
     )
 
 

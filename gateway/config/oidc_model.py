@@ -19,6 +19,9 @@ class Oidc(Section, frozen=True):
     preset: OidcPreset | None = None
     """`gitlab_ci`: `claims` must pin `job_project_id` by its number, which no fork can borrow, and `ref_protected` must be
     `"true"` unless `claims` say otherwise."""
+    audit_claims: tuple[str, ...] | None = None
+    """Claims that the audit shows beside `sub`, to tell the bearers of such tokens from one another; if absent, with the
+    preset, `job_id` and `user_login`."""
     jwks_uri: WebUrl | None = None
     """URL of the issuer's keys; if absent, it is found by discovery."""
     algorithms: tuple[Algorithm, ...] = tuple(Algorithm)
@@ -32,6 +35,13 @@ class Oidc(Section, frozen=True):
     def pins(self) -> dict[str, str]:
         """``claims``, with those that the preset adds."""
         return {"ref_protected": "true", **self.claims} if self.preset is not None else dict(self.claims)
+
+    @property
+    def audited(self) -> tuple[str, ...]:
+        """``audit_claims``, or those of the preset."""
+        if self.audit_claims is not None:
+            return self.audit_claims
+        return ("job_id", "user_login") if self.preset is not None else ()
 
 
 class Session(Section, frozen=True):

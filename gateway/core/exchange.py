@@ -35,6 +35,8 @@ class Exchange(msgspec.Struct, gc=False):
     """Of W3C Trace Context, in hex."""
     credential_kind: str = ""
     credential_fingerprint: str = ""
+    credential_id: str = ""
+    credential_subject: str = ""
     principal: str = ""
     principal_kind: str = ""
     identity: str = ""

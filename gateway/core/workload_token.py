@@ -171,6 +171,42 @@ def _is_for(audience: object, wanted: str) -> bool:
     return audience == wanted
 
 
+# What the audit says of the bearer
+
+_LONGEST_SUBJECT = 200
+"""Characters: as many as the note of a key may have, which holds the subject after an exchange."""
+_LONGEST_VALUE = 64
+
+
+def token_id(claims: dict[str, Any]) -> str:
+    """The token's ``jti`` (RFC 7519 §4.1.7), if it has a usable one."""
+    value = claims.get("jti")
+    return value if isinstance(value, str) and len(value) <= _LONGEST_VALUE and value.isprintable() else ""
+
+
+def describe_bearer(claims: dict[str, Any], names: tuple[str, ...]) -> str:
+    """``sub``, then ``name=value`` for each of ``names`` that the claims have, in printable characters. Where it would be
+    too long, ``sub`` is cut: the other claims are what tells one bearer from another."""
+    said = "".join(f" {name}={value[:_LONGEST_VALUE]}" for name in names if (value := _word(claims.get(name))))
+    said = _printable(said[:_LONGEST_SUBJECT])
+    subject = claims.get("sub")
+    text = _printable(subject) if isinstance(subject, str) else ""
+    return (text[: _LONGEST_SUBJECT - len(said)] + said).strip()
+
+
+def _word(value: object) -> str:
+    """A claim's value without spaces; empty for what is neither text, nor a whole number, nor a boolean."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value) if value.bit_length() <= _LONGEST_VALUE else ""
+    return _printable(value).replace(" ", "?") if isinstance(value, str) else ""
+
+
+def _printable(text: str) -> str:
+    return "".join([letter if letter.isprintable() else "?" for letter in text])
+
+
 def _instant(value: object) -> float | None:
     """A NumericDate (§2): a finite number, not a boolean. None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):

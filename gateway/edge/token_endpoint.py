@@ -137,7 +137,8 @@ class TokenEndpoint:
             return _answer_rejection(rejection)
         x.principal, x.principal_kind = granted.principal.id, granted.principal.kind.value
         x.identity, x.team = granted.principal.identity, granted.principal.team
-        x.credential_fingerprint = granted.principal.fingerprint
+        x.credential_fingerprint, x.credential_id = granted.principal.fingerprint, granted.principal.credential_id
+        x.credential_subject = granted.principal.credential_subject
         x.target = PATH + f"?id={granted.key_id}&expires_in={granted.lifetime_s:.0f}".encode("ascii")
         body = {
             "access_token": granted.key.reveal(),

@@ -105,6 +105,7 @@ class GitlabTokens:
             kind=PrincipalKind.GITLAB_TOKEN,
             identity=self._identity.id,
             fingerprint=fingerprint(self._fingerprint_key, secret),
+            credential_id=verified.credential_id,
             team=self._identity.team,
             token_hash=keyed_hash(self._partition_key, f"{presented.value} {secret.reveal()}"),
             priority=self._identity.priority,

@@ -216,6 +216,8 @@ class GatewayKeys:
                 kind=PrincipalKind.KEY if found.origin is not KeyOrigin.EXCHANGED else PrincipalKind.OIDC,
                 identity=identity.id,
                 fingerprint=fingerprint(self._fingerprint_key, secret),
+                credential_id=found.id,
+                credential_subject=found.note if found.origin is KeyOrigin.EXCHANGED else "",
                 team=identity.team,
                 priority=identity.priority,
                 cidr=found.cidr,
@@ -234,6 +236,12 @@ class GatewayKeys:
 
 
 def _same_holder(one: KeyRecord, other: KeyRecord) -> bool:
-    """Whether the same principal is made of both: a restored backup or a hand may give a key to another, or other
-    networks."""
-    return one.identity == other.identity and one.cidr == other.cidr and one.origin is other.origin
+    """Whether the same principal is made of both: a restored backup or a hand may give a key to another, another name or
+    other networks."""
+    return (
+        one.identity == other.identity
+        and one.id == other.id
+        and one.cidr == other.cidr
+        and one.origin is other.origin
+        and one.note == other.note
+    )

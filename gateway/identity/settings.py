@@ -86,6 +86,8 @@ class WorkloadIdentity(msgspec.Struct, frozen=True):
     ca_file: str | None = None
     session_s: float = 900.0
     """How long, at most, a credential given in exchange lives."""
+    audit_claims: tuple[str, ...] = ()
+    """Claims that say, beside ``sub``, whose token it is."""
 
 
 class TokenIdentity(msgspec.Struct, frozen=True):

@@ -11,16 +11,13 @@ from collections.abc import Callable, Iterable
 
 from ..core.errors import Code, Rejection
 from ..core.peer_guard import PeerGuard, subject
-from ..core.secret import Secret
 from ..core.token_request import TokenGrant, TokenRequest
-from ..core.workload_token import peek
 from .authenticator import PrincipalAuthenticator
 from .key_issuer import KeyIssuer, KeyTerms
 from .settings import WorkloadIdentity
 
 MOST_PER_MINUTE = 120
 """How many credentials one address may get per minute: a runner's host starts many jobs, but not two per second."""
-_LONGEST_NOTE = 200
 
 
 class TokenExchange:
@@ -54,7 +51,7 @@ class TokenExchange:
         self._issued.note_failure(client, self._monotonic())
         longest_s = self._session_s[principal.identity]
         lifetime_s = longest_s if request.lifetime_s is None else min(request.lifetime_s, longest_s)
-        terms = KeyTerms(expires_at=self._wall() + lifetime_s, note=_subject_of(request.subject))
+        terms = KeyTerms(expires_at=self._wall() + lifetime_s, note=principal.credential_subject)
         key, record = await self._issuer.issue_exchanged(principal.identity, terms)
         return TokenGrant(key, record.id, principal, lifetime_s)
 
@@ -63,11 +60,3 @@ class TokenExchange:
         if wait_s > 0:
             retry_after = str(max(1, math.ceil(wait_s))).encode("ascii")
             raise Rejection(Code.RATE_LIMITED, 429, "429 Too Many Requests", headers=((b"Retry-After", retry_after),))
-
-
-def _subject_of(token: Secret) -> str:
-    """The ``sub`` of a verified token, for people who read the list of keys."""
-    peeked = peek(token.reveal())
-    said = peeked.claims.get("sub") if peeked is not None else None
-    text = said if isinstance(said, str) else ""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:_LONGEST_NOTE]

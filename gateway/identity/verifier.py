@@ -35,6 +35,7 @@ _NAME = re.compile(r"[!-9;-~]{1,255}", re.ASCII)  # a colon ends the name in Bas
 
 class _PersonalToken(msgspec.Struct):
     user_id: int
+    id: int | None = None
     active: bool = True
     revoked: bool = False
     scopes: tuple[str, ...] = ()
@@ -130,7 +131,8 @@ class GitlabVerifier:
         found = _decode_reply(_decode_personal, _require_200(status, body))
         if found.revoked or not found.active:
             return None
-        return Verified(f"user:{found.user_id}", found.scopes, _expiry_instant(found.expires_at))
+        name = f"token:{found.id}" if found.id is not None else ""
+        return Verified(f"user:{found.user_id}", found.scopes, _expiry_instant(found.expires_at), name)
 
     async def _oauth(self, bearer: tuple[bytes, bytes]) -> Verified | None:
         status, body = await self._get(_TOKEN_INFO, bearer)
@@ -138,10 +140,11 @@ class GitlabVerifier:
             return None
         found = _decode_reply(_decode_oauth, _require_200(status, body))
         expires_at = None if found.expires_in is None else self._wall() + found.expires_in
+        application = f"application:{found.application.uid}" if found.application and found.application.uid else ""
         if found.resource_owner_id is not None:
-            return Verified(f"user:{found.resource_owner_id}", found.scope, expires_at)
-        if found.application is not None and found.application.uid:
-            return Verified(f"application:{found.application.uid}", found.scope, expires_at)
+            return Verified(f"user:{found.resource_owner_id}", found.scope, expires_at, application)
+        if application:
+            return Verified(application, found.scope, expires_at, application)
         raise NotAnswering("GitLab named no owner of an OAuth token", offered=False)
 
     async def _job(self, field: tuple[bytes, bytes]) -> Verified | None:
@@ -150,7 +153,7 @@ class GitlabVerifier:
             return None
         found = _decode_reply(_decode_job, _require_200(status, body))
         # A job acts as the person who pushed, but is not that person: its traffic must not use up that person's limits.
-        return Verified(f"job-project:{found.pipeline.project_id}")
+        return Verified(f"job-project:{found.pipeline.project_id}", credential_id=f"job:{found.id}")
 
     async def _get(self, path: bytes, credential: tuple[bytes, bytes]) -> tuple[int, bytes]:
         request = UpstreamRequest("GET", self._prefix + path, (*self._fields, credential), 0, self._timeout_s)

@@ -12,7 +12,7 @@ import msgspec
 
 from ..core.access import Principal, PrincipalKind
 from ..core.secret import Secret, fingerprint
-from ..core.workload_token import MAX_LENGTH, UnverifiedToken, find_jwts, looks_like_jwt, peek
+from ..core.workload_token import MAX_LENGTH, UnverifiedToken, describe_bearer, find_jwts, looks_like_jwt, peek, token_id
 from .lookups import Memo, Recall
 from .oidc_issuer import Issuer
 from .settings import WorkloadIdentity
@@ -114,6 +114,8 @@ class WorkloadTokens:
             kind=PrincipalKind.OIDC,
             identity=found.id,
             fingerprint=fingerprint(self._fingerprint_key, secret),
+            credential_id=token_id(peeked.claims),
+            credential_subject=describe_bearer(peeked.claims, found.audit_claims),
             team=found.team,
             priority=found.priority,
         )

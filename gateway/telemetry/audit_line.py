@@ -29,6 +29,11 @@ def _text(value: bytes) -> str:
     return "".join([letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text])
 
 
+def _safe(words: str) -> str:
+    """Words that others chose, without secrets and control characters."""
+    return _text(words.encode("utf-8", "surrogateescape")) if words else ""
+
+
 @functools.lru_cache(2048)
 def _encoded(path: bytes) -> bytes:
     return encode(_text(path))
@@ -64,6 +69,8 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     team: str = ""
     credential_kind: str = ""
     credential_fingerprint: str = ""
+    credential_id: str = ""
+    credential_subject: str = ""
     rule: str = ""
     rule_shadow: str = ""
     limit_shadow: str = ""
@@ -102,13 +109,15 @@ def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
         x.bytes_in,
         x.bytes_out,
         x.code,
-        _text(x.detail.encode("utf-8", "surrogateescape")) if x.detail else "",
+        _safe(x.detail),
         x.identity,
         x.principal,
         x.principal_kind,
         x.team,
         x.credential_kind,
         x.credential_fingerprint,
+        _safe(x.credential_id),
+        _safe(x.credential_subject),
         x.rule,
         x.rule_shadow,
         x.limit_shadow,
@@ -117,7 +126,7 @@ def line_of(x: Exchange, at: float, duration_s: float) -> AuditLine:
         x.cache_stored,
         x.aborted,
         # The caller's own words, like the target: a name, or a token put in the wrong field.
-        _text(x.sudo.encode("utf-8", "surrogateescape")) if x.sudo else "",
+        _safe(x.sudo),
         x.permit_use,
         x.limit_id,
         rounded(x.limit_remaining) if x.limit_id else unset,

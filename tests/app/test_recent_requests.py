@@ -39,4 +39,8 @@ def test_of_several_by_one_id_the_last() -> None:
 
 
 def test_a_token_in_the_wrong_place_is_not_reported() -> None:
-    assert "glpat-" not in str(describe(seen("r", b"/api/v4/projects?x=glpat-0123456789abcdefghij")))
+    x = seen("r", b"/api/v4/projects?x=glpat-0123456789abcdefghij")
+    x.credential_id, x.credential_subject = "token:5", "ref:glpat-0123456789abcdefghij"
+    told = describe(x)
+    assert "glpat-" not in str(told)
+    assert (told["credential_id"], told["credential_subject"]) == ("token:5", "ref:[redacted]")

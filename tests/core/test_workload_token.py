@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.workload_token import MAX_LENGTH, Pattern, Requirement, find_jwts, looks_like_jwt, peek
+from gateway.core.workload_token import (
+    MAX_LENGTH,
+    Pattern,
+    Requirement,
+    describe_bearer,
+    find_jwts,
+    looks_like_jwt,
+    peek,
+    token_id,
+)
 from tests.fakes.issuer import segment
 
 T = 1_800_000_000.0
@@ -199,3 +208,36 @@ def test_it_is_over_when_it_would_be_refused() -> None:
     assert WANTED.unmet(CLAIMS, valid_until - 1) == []
     assert WANTED.unmet(CLAIMS, valid_until) == ["exp, nbf or iat"]
     assert WANTED.valid_until({}) == 30.0
+
+
+NAMES = ("job_id", "user_login")
+
+
+@pytest.mark.parametrize(
+    ("claims", "said"),
+    [
+        ({}, ""),
+        ({"sub": "project_path:g/p:ref:main"}, "project_path:g/p:ref:main"),
+        ({"sub": "s", "user_login": "ada", "job_id": "81"}, "s job_id=81 user_login=ada"),
+        ({"job_id": 81, "user_login": True}, "job_id=81 user_login=true"),
+        ({"sub": 7, "job_id": ["81"], "user_login": None}, ""),
+        ({"sub": "a\nb\u202ec", "user_login": "ada user_login=root\x1b"}, "a?b?c user_login=ada?user_login=root?"),
+        ({"sub": "x" * 500, "job_id": "81"}, "x" * 190 + " job_id=81"),
+        ({"sub": "s", "job_id": "8" * 500}, "s job_id=" + "8" * 64),
+        ({"sub": "s", "job_id": 10**100}, "s"),
+    ],
+)
+def test_a_bearer_is_described_by_its_subject_and_the_claims_that_were_asked_for(claims: dict[str, Any], said: str) -> None:
+    assert describe_bearer(claims, NAMES) == said
+
+
+@given(st.text(), st.text(), st.lists(st.text(min_size=1), max_size=5))
+def test_a_description_fits_into_a_keys_note(subject: str, value: str, names: list[str]) -> None:
+    said = describe_bearer({"sub": subject, **dict.fromkeys(names, value)}, tuple(names))
+    assert len(said) <= 200
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize(("jti", "wanted"), [("5f0b", "5f0b"), (7, ""), ("a\nb", ""), ("x" * 65, ""), (None, "")])
+def test_a_tokens_own_id_is_its_jti(jti: object, wanted: str) -> None:
+    assert token_id({"jti": jti}) == wanted

@@ -43,7 +43,7 @@ def brokers(
 ) -> Iterator[Pair]:
     config = shared_config(demo.url)
     config["admin"] = {"keys": [{"id": "ops", "sha256": hashlib.sha256(ADMIN_KEY.encode()).hexdigest()}]}
-    oidc = {"issuer": issuer.url, "audience": "gateway", "claims": {"job_project_id": "1", "ref_protected": "true"}}
+    oidc = {"issuer": issuer.url, "audience": "gateway", "claims": {"job_project_id": "1"}, "preset": "gitlab_ci"}
     config["identities"].append({"id": "ci", "oidc": oidc, "session": {"ttl": "5m"}})
     config["rules"].append({"id": "ci", "for": ["ci"], "use": "ada", "allow": [{"access": "read", "projects": ["1"]}]})
     secrets = {**DEMO_SECRETS, **SHARED_SECRETS, "REDIS_URL": session_redis.url}
@@ -58,7 +58,14 @@ def brokers(
 
 def job(issuer: FakeIssuer, **change: Any) -> str:
     now = time.time()
-    claims = {"iss": issuer.url, "aud": "gateway", "exp": now + 300, "iat": now, "sub": "project_path:platform/api"}
+    claims = {
+        "iss": issuer.url,
+        "aud": "gateway",
+        "exp": now + 300,
+        "iat": now,
+        "sub": "project_path:platform/api",
+        "job_id": "81",
+    }
     return issuer.sign({**claims, "job_project_id": "1", "ref_protected": "true", **change})
 
 
@@ -86,11 +93,14 @@ def test_a_job_exchanges_its_token_and_reads_its_project_at_another_gateway(brok
         assert used.status == 200
         line = second.audited(used.request_id)
         assert (line["identity"], line["principal_kind"], line["rule"]) == ("ci", "oidc", "ci")
+        assert f"id={line['credential_id']}&" in first.audited(reply.request_id)["target"]
+        assert line["credential_subject"] == "project_path:platform/api job_id=81"
         refused = ask(second.port, "/api/v4/projects/2", field.format(given["access_token"]))
         assert refused.status in {403, 404}
     line = first.audited(reply.request_id)
     assert (line["operation"], line["identity"], line["status"]) == ("token exchange", "ci", 200)
     assert "expires_in=300" in line["target"]
+    assert line["credential_subject"] == "project_path:platform/api job_id=81"
     for process in brokers:
         written = "".join([*process.audit.all, *process.log.all])
         assert token not in written
@@ -107,7 +117,7 @@ def test_what_was_given_is_listed_and_its_revocation_reaches_the_other_gateway(b
         assert ask(process.port, "/api/v4/projects/1", token=token).status == 200
     shown = json.loads(admin(second, "GET", f"/-/keys/{key_id}").body)
     assert (shown["identity"], shown["origin"], shown["state"]) == ("ci", "exchanged", "live")
-    assert shown["note"] == "project_path:platform/api"
+    assert shown["note"] == "project_path:platform/api job_id=81"
     assert admin(first, "DELETE", f"/-/keys/{key_id}").status == 204
     assert ask(first.port, "/api/v4/projects/1", token=token, source=source).status == 401
     until(lambda: ask(second.port, "/api/v4/projects/1", token=token, source=source).status == 401, REVOKED_WITHIN_S)

@@ -306,10 +306,12 @@ async def test_a_flood_of_bad_keys_does_not_push_out_a_good_one() -> None:
 async def test_an_exchanged_credential_is_its_workload_and_nobody_else(world: World) -> None:
     workload = WorkloadIdentity("ci", Requirement("https://issuer.example.com", "gateway", ()), team="platform")
     world.keys = world.knowing([workload, KeyIdentity("backstage")])
-    exchanged = await world.issue("ci", origin=KeyOrigin.EXCHANGED, expires_at=T + 60)
+    exchanged = await world.issue("ci", origin=KeyOrigin.EXCHANGED, expires_at=T + 60, note="project_path:g/p job_id=81")
     principal = await world.look_up(exchanged)
     assert principal is not None
     assert (principal.identity, principal.kind, principal.team) == ("ci", PrincipalKind.OIDC, "platform")
+    [record] = await world.store.list()
+    assert (principal.credential_id, principal.credential_subject) == (record.id, "project_path:g/p job_id=81")
     # Of an identity that was of the other sort when the key was made:
     assert await world.look_up(await world.issue("ci")) is None
     assert await world.look_up(await world.issue("backstage", origin=KeyOrigin.EXCHANGED)) is None
@@ -322,7 +324,9 @@ async def test_a_keys_own_networks_go_with_its_principal(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"identity": "renovate"}, {"cidr": ("192.0.2.0/25",)}, {"cidr": ()}], ids=["identity", "narrower", "wider"]
+    "change",
+    [{"identity": "renovate"}, {"cidr": ("192.0.2.0/25",)}, {"cidr": ()}, {"id": "key_other"}],
+    ids=["identity", "narrower", "wider", "id"],
 )
 async def test_a_key_that_changes_hands_takes_its_former_principal_nowhere(world: World, change: dict[str, Any]) -> None:
     """As where a backup was restored, or the key imported once more."""
@@ -335,6 +339,7 @@ async def test_a_key_that_changes_hands_takes_its_former_principal_nowhere(world
     after = await world.look_up(key)
     assert after is not None
     assert after is not before
+    assert after.credential_id == change.get("id", record.id)
     assert (after.id, after.identity, after.cidr) == (
         change.get("identity", "backstage"),
         change.get("identity", "backstage"),

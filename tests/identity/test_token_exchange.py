@@ -61,6 +61,13 @@ async def test_a_workload_gets_a_credential_of_its_identity(world: Exchange) -> 
     assert record.note == "project_path:g/p:ref:main?"
 
 
+async def test_what_the_token_said_of_its_bearer_is_kept_with_the_credential(world: Exchange) -> None:
+    token = world.token(ref_protected="true", sub="project_path:g/p", job_id="81", jti="5f0b")
+    given = await world.give(token)
+    assert (given.principal.credential_id, given.principal.credential_subject) == ("5f0b", "project_path:g/p job_id=81")
+    assert (await world.record(given)).note == "project_path:g/p job_id=81"
+
+
 @pytest.mark.parametrize(("asked", "given"), [(None, 900.0), (60.0, 60.0), (9e9, 900.0)])
 async def test_it_never_lives_longer_than_configured(world: Exchange, asked: float | None, given: float) -> None:
     granted = await world.give(world.token(), lifetime_s=asked)

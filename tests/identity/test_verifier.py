@@ -16,7 +16,7 @@ from gateway.reply import Reply
 
 SELF, INFO, JOB = "/api/v4/personal_access_tokens/self", "/oauth/token/info", "/api/v4/job"
 T = 1_800_000_000.0
-PERSONAL = {"user_id": 42, "active": True, "revoked": False, "scopes": ["api"], "expires_at": None}
+PERSONAL = {"id": 5, "user_id": 42, "active": True, "revoked": False, "scopes": ["api"], "expires_at": None}
 OAUTH = {"resource_owner_id": 7, "scope": ["read_api"], "expires_in": 7200, "application": {"uid": "app"}}
 JOB_OBJECT = {"id": 9, "pipeline": {"id": 3, "project_id": 11}, "user": {"id": 42}}
 
@@ -65,7 +65,7 @@ async def verify(gitlab: Gitlab, shown: Presentation, token: str = "t0ken", **mo
 async def test_a_personal_token_is_its_user(chunked: bool) -> None:
     gitlab = Gitlab({SELF: (200, {**PERSONAL, "expires_at": "2030-01-02", "more": [1]})})
     gitlab.chunked = chunked
-    assert await verify(gitlab, Presentation.PRIVATE) == Verified("user:42", ("api",), 1_893_542_400.0)
+    assert await verify(gitlab, Presentation.PRIVATE) == Verified("user:42", ("api",), 1_893_542_400.0, "token:5")
     assert gitlab.asked[0][1][b"PRIVATE-TOKEN"] == b"t0ken"
     assert gitlab.released == 1
 
@@ -73,37 +73,47 @@ async def test_a_personal_token_is_its_user(chunked: bool) -> None:
 @pytest.mark.parametrize(
     ("script", "shown", "may_be_job", "verified"),
     [
-        pytest.param({SELF: (200, PERSONAL)}, "bearer", False, Verified("user:42", ("api",)), id="personal as bearer"),
+        pytest.param(
+            {SELF: (200, PERSONAL)},
+            "bearer",
+            False,
+            Verified("user:42", ("api",), None, "token:5"),
+            id="personal as bearer",
+        ),
         pytest.param(
             {SELF: (400, b"{}"), INFO: (200, OAUTH)},
             "bearer",
             False,
-            Verified("user:7", ("read_api",), T + 7200),
+            Verified("user:7", ("read_api",), T + 7200, "application:app"),
             id="oauth",
         ),
         pytest.param(
             {SELF: (400, b"{}"), INFO: (200, OAUTH)},
             "bearer",
             True,
-            Verified("user:7", ("read_api",), T + 7200),
+            Verified("user:7", ("read_api",), T + 7200, "application:app"),
             id="oauth where it may be a job's",
         ),
         pytest.param(
             {SELF: (400, b"{}"), INFO: (200, {**OAUTH, "resource_owner_id": None})},
             "bearer",
             False,
-            Verified("application:app", ("read_api",), T + 7200),
+            Verified("application:app", ("read_api",), T + 7200, "application:app"),
             id="client credentials",
         ),
-        pytest.param({JOB: (200, JOB_OBJECT)}, "job", False, Verified("job-project:11"), id="job"),
+        pytest.param({JOB: (200, JOB_OBJECT)}, "job", False, Verified("job-project:11", credential_id="job:9"), id="job"),
         pytest.param(
-            {SELF: (401, b""), JOB: (200, JOB_OBJECT)}, "bearer", True, Verified("job-project:11"), id="job as bearer"
+            {SELF: (401, b""), JOB: (200, JOB_OBJECT)},
+            "bearer",
+            True,
+            Verified("job-project:11", credential_id="job:9"),
+            id="job as bearer",
         ),
         pytest.param(
             {SELF: (400, b""), INFO: (401, b""), JOB: (200, JOB_OBJECT)},
             "bearer",
             True,
-            Verified("job-project:11"),
+            Verified("job-project:11", credential_id="job:9"),
             id="job as bearer, by way of oauth",
         ),
         pytest.param({SELF: (403, b"")}, "private", True, None, id="forbidden"),
@@ -201,7 +211,7 @@ async def test_a_relative_url_root_and_further_fields_go_along() -> None:
 @pytest.mark.parametrize("date", ["soon", "", "2030-13-01"])
 async def test_an_expiry_that_is_no_date_is_left_to_gitlab(date: str) -> None:
     assert await verify(Gitlab({SELF: (200, {**PERSONAL, "expires_at": date})}), Presentation.PRIVATE) == Verified(
-        "user:42", ("api",)
+        "user:42", ("api",), None, "token:5"
     )
 
 

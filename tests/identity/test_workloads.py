@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.core.access import Principal, PrincipalKind
@@ -55,7 +56,7 @@ class World:
             )
 
         identities = (
-            of("main", job_project_id="7", ref_protected="true"),
+            msgspec.structs.replace(of("main", job_project_id="7", ref_protected="true"), audit_claims=("job_id",)),
             of("any", job_project_id="7"),
             of("inside", "192.0.2.0/24", job_project_id="8"),
             WorkloadIdentity("second", Requirement(self.second.url, "gateway", ())),
@@ -126,6 +127,14 @@ async def test_a_workload_is_its_identity_whatever_carries_the_token(
     assert principal.brokered
     assert principal.fingerprint.startswith("tok:")
     assert world.gitlab.asked == []
+
+
+async def test_a_principal_says_whose_token_it_was(world: World) -> None:
+    said = {"sub": "project_path:g/p:ref:main", "job_id": 81, "jti": "5f0b"}
+    principal = await world.ask(world.token(**said))
+    assert (principal.credential_id, principal.credential_subject) == ("5f0b", "project_path:g/p:ref:main")
+    principal = await world.ask(world.token(ref_protected="true", **said))
+    assert principal.credential_subject == "project_path:g/p:ref:main job_id=81"
 
 
 async def test_a_token_where_gitlab_would_see_it_is_refused(world: World) -> None:
