@@ -110,8 +110,8 @@ class StaticTokenSource:
         return any(not other.refused_until for other in self._pools.get(held.credential.pool, ()))
 
     def gitlab_answered(self) -> None:
-        self.has_unchecked = False
         if self._recheck is None and self._monotonic() >= self._recheck_at:
+            self.has_unchecked = False
             self._recheck_at = self._monotonic() + _DOUBT_S
             self._start_check()
 

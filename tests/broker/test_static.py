@@ -273,6 +273,21 @@ async def test_one_that_still_does_not_answer_stays_unchecked(world: World) -> N
     await world.source.close()
 
 
+async def test_answers_that_come_too_early_for_the_next_check_do_not_end_the_checks(world: World) -> None:
+    world.gitlab.silence = NotAnswering("silent")
+    await world.source.verify_at_start()
+    for _ in range(2):
+        world.source.gitlab_answered()
+        await world.checked()
+        assert world.source.has_unchecked
+    assert world.gitlab.asked == 4
+    world.gitlab.silence = None
+    world.monotonic += 5
+    world.source.gitlab_answered()
+    await world.checked()
+    assert (world.source.has_unchecked, world.gitlab.asked) == (False, 6)
+
+
 async def test_closing_ends_a_check_under_way(world: World) -> None:
     world.gitlab.gate.clear()
     world.source.gitlab_answered()
