@@ -9,7 +9,6 @@ is unmistakably GitLab's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterable
 
 import msgspec
@@ -110,28 +109,33 @@ class StaticTokenSource:
         return any(not other.refused_until for other in self._pools.get(held.credential.pool, ()))
 
     def gitlab_answered(self) -> None:
-        if self._recheck is None and self._monotonic() >= self._recheck_at:
+        if self._may_start_check():
             self.has_unchecked = False
-            self._recheck_at = self._monotonic() + _DOUBT_S
             self._start_check()
 
     def recheck_refused(self) -> None:
-        """Ask again about refused members of pools when their time is over: no request waits for them."""
+        """Ask again about refused ones when their time is over: no request waits for them, and of one that nobody uses
+        nothing else would tell that GitLab takes it again."""
         now = self._monotonic()
-        due = (held for members in self._pools.values() for held in members if 0 < held.refused_until <= now)
-        if self._recheck is None and any(due):
+        if any(0 < held.refused_until <= now for held in self._held.values()) and self._may_start_check():
             self._start_check()
 
+    def _may_start_check(self) -> bool:
+        return self._recheck is None and self._monotonic() >= self._recheck_at
+
     def _start_check(self) -> None:
+        self._recheck_at = self._monotonic() + _DOUBT_S
         self._recheck = asyncio.get_running_loop().create_task(self._check_the_unchecked(), name="credential check")
 
     async def _check_the_unchecked(self) -> None:
         try:
             for held in self._held.values():
-                with contextlib.suppress(NotAnswering, TimeoutError):
-                    async with held.lock:
-                        if not held.checked or 0 < held.refused_until <= self._monotonic():
+                async with held.lock:
+                    if not held.checked or 0 < held.refused_until <= self._monotonic():
+                        try:
                             await self._check(held)
+                        except (NotAnswering, TimeoutError) as error:  # callers that wait for the lock do not ask again
+                            held.unanswered, held.silence = held.unanswered + 1, _reason(error)
         finally:
             self._recheck = None
             self.has_unchecked = any(not held.checked for held in self._held.values())

@@ -237,6 +237,44 @@ async def test_a_dead_one_that_is_not_new_stops_no_start_and_comes_back(world: W
     assert world.alarms == [("sa-one", False), ("sa-one", True)]
 
 
+async def test_a_refused_one_that_nobody_uses_is_asked_about_again(world: World) -> None:
+    """Readiness and an alert speak of it: they must not do so for ever."""
+    kept = world.gitlab.scopes.pop("one")
+    await world.source.verify_at_start()
+    world.monotonic += 29.9
+    world.source.recheck_refused()
+    await world.checked()
+    assert world.gitlab.asked == 2
+    world.gitlab.scopes["one"] = kept
+    world.monotonic += 0.1
+    world.source.recheck_refused()
+    await world.checked()
+    assert world.alarms == [("sa-one", False), ("sa-one", True)]
+    assert world.gitlab.asked == 3
+
+
+async def test_a_silent_gitlab_is_not_asked_again_at_once_nor_by_those_who_wait(world: World) -> None:
+    del world.gitlab.scopes["one"]
+    await world.source.verify_at_start()
+    world.monotonic += 30
+    world.gitlab.silence = NotAnswering("silent")
+    world.gitlab.gate.clear()
+    world.source.recheck_refused()
+    await asyncio.sleep(0)
+    waiting = [asyncio.ensure_future(world.refusal()) for _ in range(3)]
+    await asyncio.sleep(0)
+    world.gitlab.gate.set()
+    assert {(await one).status for one in waiting} == {503}
+    for _ in range(2):
+        world.source.recheck_refused()
+        await world.checked()
+        assert world.gitlab.asked == 3
+    world.monotonic += 5
+    world.source.recheck_refused()
+    await world.checked()
+    assert world.gitlab.asked == 4
+
+
 async def test_a_powerful_credential_passes_when_its_owner_knows() -> None:
     world = World(StaticCredential("root", Secret("one"), sudo=True))
     world.gitlab.scopes["one"] = ("api", "sudo")
