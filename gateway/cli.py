@@ -125,7 +125,7 @@ def _credentials_are_taken(config: Config) -> bool:
         _say(problem)
     for warning in found.warnings:
         _say(f"warning: {warning}")
-    return found.complete and not found.problems
+    return found.complete
 
 
 def _explain(arguments: argparse.Namespace) -> int:

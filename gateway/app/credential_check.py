@@ -21,7 +21,7 @@ class CredentialCheck(msgspec.Struct, frozen=True):
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     complete: bool = True
-    """Whether GitLab has answered about each that was asked about."""
+    """Whether GitLab takes each that was asked about, and could say what it may do."""
 
 
 def ask_gitlab(config: Config) -> CredentialCheck:
@@ -54,8 +54,8 @@ async def _ask(config: Config) -> CredentialCheck:
             alarm=lambda _id, _healthy: None,
         )
         warnings = await tokens.verify_at_start([one.id for one in asked])
-        return CredentialCheck((), (*warnings, *left_out), not tokens.has_unchecked)
+        return CredentialCheck((), (*warnings, *left_out), complete=not warnings)
     except CredentialsRefused as refused:
-        return CredentialCheck(tuple(refused.problems), tuple(left_out))
+        return CredentialCheck(tuple(refused.problems), (*refused.warnings, *left_out), complete=False)
     finally:
         await upstream.close()

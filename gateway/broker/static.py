@@ -30,11 +30,12 @@ _POWERFUL = frozenset({"sudo", "admin_mode"})
 
 
 class CredentialsRefused(Exception):  # noqa: N818 — a decision, told to the operator at start
-    """``problems``: one line for each credential that must not be used, without a secret."""
+    """``problems``: one line for each credential that must not be used, without a secret; ``warnings``: of the others."""
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], warnings: Collection[str] = ()) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+        self.warnings = tuple(warnings)
 
 
 class StaticTokenSource:
@@ -101,7 +102,7 @@ class StaticTokenSource:
                 spared = one.trusted or not (one.overpowered or needed)
                 (warnings if spared else problems).append(f"credential `{name}` {one.reason}")
         if problems:
-            raise CredentialsRefused(problems)
+            raise CredentialsRefused(problems, warnings)
         self.has_unchecked = any(not held.checked for held in self._held.values())
         return warnings
 

@@ -58,10 +58,19 @@ async def test_every_problem_is_told_and_no_secret(gitlab: DemoGitLab, check: Ch
     assert "glpat" not in repr(found)
 
 
-async def test_a_pool_with_a_dead_member_works(gitlab: DemoGitLab, check: Check) -> None:
+async def test_a_dead_member_of_a_pool_that_works_is_told(gitlab: DemoGitLab, check: Check) -> None:
     pool = "{id: sa, pool: [{token: '${env:ONE}'}, {token: '${env:TWO}'}]}"
     found = await check(gitlab.url, pool, ONE=TOKENS.bot, TWO="glpat-nobody-knows-this")
-    assert found == CredentialCheck(warnings=("credential `sa/2` is not accepted by GitLab",))
+    assert found == CredentialCheck(warnings=("credential `sa/2` is not accepted by GitLab",), complete=False)
+    found = await check(gitlab.url, pool + ", {id: sb, token: '${env:THREE}'}", THREE="glpat-nor-this-one")
+    assert found.problems == ("credential `sb` is not accepted by GitLab",)
+    assert found.warnings == ("credential `sa/2` is not accepted by GitLab",)
+
+
+async def test_what_is_not_gitlab_has_not_taken_any(gitlab: DemoGitLab, check: Check) -> None:
+    found = await check(f"{gitlab.url}/elsewhere", "{id: sa, token: '${env:ONE}'}", ONE=TOKENS.bot)
+    assert (found.problems, found.complete) == ((), False)
+    assert "can't be asked about tokens" in found.warnings[0]
 
 
 async def test_a_gitlab_that_is_away_has_not_taken_any(check: Check) -> None:
