@@ -29,8 +29,8 @@ class WorkerSlot(msgspec.Struct, frozen=True):
     """Where this worker publishes its number of connections, and reads the others'."""
     siblings: Siblings
     new_tokens: frozenset[str] = frozenset()
-    """Credentials whose tokens come with this configuration: if GitLab refuses one, the configuration before it stays in
-    force. What was refused before stops nothing."""
+    """Credentials whose tokens, or GitLab, come with this configuration: if GitLab refuses one, the configuration before it
+    stays in force. What was refused before stops nothing."""
 
     def __repr__(self) -> str:
         return f"WorkerSlot({self.number} of {self.of})"

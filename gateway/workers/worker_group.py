@@ -393,6 +393,7 @@ def _signal(process: asyncio.subprocess.Process | None, number: int) -> None:
 
 
 def _new_tokens(before: Config, config: Config) -> tuple[str, ...]:
-    """The credentials of ``config`` whose tokens ``before`` has not."""
-    known = {one.id: one.token for one in credentials(before)}
+    """The credentials of ``config`` whose tokens ``before`` has not under their names: all of them, if it has another
+    GitLab."""
+    known = {one.id: one.token for one in credentials(before)} if before.upstream.url == config.upstream.url else {}
     return tuple(one.id for one in credentials(config) if known.get(one.id) != one.token)

@@ -54,6 +54,17 @@ def test_which_tokens_a_configuration_brings(changed: dict[str, str], new: tuple
     assert _new_tokens(before, after) == new
 
 
+def test_every_token_is_new_to_another_gitlab() -> None:
+    tokens = {name: f"glpat-{name}" for name in ("SA", "SB", "SC")}
+    before, after = (
+        ConfigSource(text).load(tokens, lambda path: path).config
+        for text in (CREDENTIALS, CREDENTIALS.replace("127.0.0.1:9", "127.0.0.1:8"))
+    )
+    assert before is not None
+    assert after is not None
+    assert _new_tokens(before, after) == ("sa", "sb/1", "sb/2")
+
+
 async def test_what_the_first_can_not_the_others_do_not_try(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     scripted = ScriptedSupervisor(tmp_path, "fail", "serve")
     assert await scripted.code() == FAILED
