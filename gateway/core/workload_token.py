@@ -185,13 +185,18 @@ def token_id(claims: dict[str, Any]) -> str:
 
 
 def describe_bearer(claims: dict[str, Any], names: tuple[str, ...]) -> str:
-    """``sub``, then ``name=value`` for each of ``names`` that the claims have, in printable characters. Where it would be
-    too long, ``sub`` is cut: the other claims are what tells one bearer from another."""
-    said = "".join(f" {name}={value[:_LONGEST_VALUE]}" for name in names if (value := _word(claims.get(name))))
-    said = _printable(said[:_LONGEST_SUBJECT])
+    """``sub``, then ``name=value`` for each of ``names`` that the claims have, in printable characters and without other
+    blanks: nobody's name may pass for a further claim. Where it would be too long, ``sub`` is cut: the other claims are
+    what tells one bearer from another. What is cut says so: the start of a number is somebody else's number."""
+    said = "".join(f" {name}={_cut(value, _LONGEST_VALUE)}" for name in names if (value := _word(claims.get(name))))
+    said = _printable(_cut(said, _LONGEST_SUBJECT))
     subject = claims.get("sub")
-    text = _printable(subject) if isinstance(subject, str) else ""
-    return (text[: _LONGEST_SUBJECT - len(said)] + said).strip()
+    text = _word(subject) if isinstance(subject, str) else ""
+    return (_cut(text, _LONGEST_SUBJECT - len(said)) + said).strip()
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…" if most > 0 else ""
 
 
 def _word(value: object) -> str:

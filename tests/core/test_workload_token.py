@@ -222,13 +222,22 @@ NAMES = ("job_id", "user_login")
         ({"job_id": 81, "user_login": True}, "job_id=81 user_login=true"),
         ({"sub": 7, "job_id": ["81"], "user_login": None}, ""),
         ({"sub": "a\nb\u202ec", "user_login": "ada user_login=root\x1b"}, "a?b?c user_login=ada?user_login=root?"),
-        ({"sub": "x" * 500, "job_id": "81"}, "x" * 190 + " job_id=81"),
-        ({"sub": "s", "job_id": "8" * 500}, "s job_id=" + "8" * 64),
+        ({"sub": "environment:prod user_login=root"}, "environment:prod?user_login=root"),
+        ({"sub": "x" * 500, "job_id": "81"}, "x" * 189 + "… job_id=81"),
+        ({"sub": "s", "job_id": "8" * 500}, "s job_id=" + "8" * 63 + "…"),
         ({"sub": "s", "job_id": 10**100}, "s"),
     ],
 )
 def test_a_bearer_is_described_by_its_subject_and_the_claims_that_were_asked_for(claims: dict[str, Any], said: str) -> None:
     assert describe_bearer(claims, NAMES) == said
+
+
+def test_the_start_of_a_number_does_not_pass_for_the_number() -> None:
+    """Whoever may choose the claims before it may choose where it is cut."""
+    claims = {"sub": "s", "ref": "r" * 64, "environment": "e" * 64, "mail": "m" * 37, "job_id": "81234"}
+    said = describe_bearer(claims, ("ref", "environment", "mail", "job_id"))
+    assert said.endswith("m job_id=81…")
+    assert len(said) == 199
 
 
 @given(st.text(), st.text(), st.lists(st.text(min_size=1), max_size=5))
