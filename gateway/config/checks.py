@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from ..core.access import PrincipalKind
 from ..core.catalogue import Access
 from ..core.headers import is_free
+from ..core.redaction import MASK, redact
 from ..core.rule_findings import suggestion
+from ..core.workload_token import LONGEST_SUBJECT
 from .admin_checks import admin_findings
 from .cache_checks import cache_findings
 from .credential_checks import credential_findings, managers
@@ -175,6 +177,20 @@ def _identities(config: Config) -> Iterator[Finding]:
         single.setdefault(identity.kind, identity.id)
 
 
+def _audit_claims(names: Sequence[str], path: Path) -> Iterator[Finding]:
+    for index, name in enumerate(names):
+        if name == "sub":
+            yield warning((*path, index), "is `sub`, which the audit shows in any case")
+        elif not name.isprintable() or " " in name:
+            yield error((*path, index), "holds a blank or a character that can't be shown: it would look like two claims")
+        elif name in names[:index]:
+            yield error((*path, index), "is given twice")
+        elif redact(b"?" + name.encode() + b"=x").endswith(MASK):
+            yield warning((*path, index), "is named like a secret: the audit and the list of keys would show it")
+    if sum(len(name) + 3 for name in names) > LONGEST_SUBJECT:
+        yield error(path, f"is too long: the audit shows {LONGEST_SUBJECT} characters of names and values")
+
+
 def _oidc(oidc: Oidc, path: Path) -> Iterator[Finding]:
     for key, url in ("issuer", oidc.issuer), ("jwks_uri", oidc.jwks_uri):
         if url is not None and url.startswith("http:") and not _is_loopback(_host_of(url)):
@@ -186,8 +202,7 @@ def _oidc(oidc: Oidc, path: Path) -> Iterator[Finding]:
             yield error((*path, "claims", name), "is checked already, by `issuer`, `audience` and the clock")
         elif not pattern.strip("*"):
             yield warning((*path, "claims", name), "matches any value")
-    if "sub" in (oidc.audit_claims or ()):
-        yield warning((*path, "audit_claims"), "names `sub`, which the audit shows in any case")
+    yield from _audit_claims(oidc.audit_claims or (), (*path, "audit_claims"))
     if oidc.preset is not None:
         project = oidc.claims.get("job_project_id")
         if project is None:

@@ -173,7 +173,7 @@ def _is_for(audience: object, wanted: str) -> bool:
 
 # What the audit says of the bearer
 
-_LONGEST_SUBJECT = 200
+LONGEST_SUBJECT = 200
 """Characters: as many as the note of a key may have, which holds the subject after an exchange."""
 _LONGEST_VALUE = 64
 
@@ -189,10 +189,10 @@ def describe_bearer(claims: dict[str, Any], names: tuple[str, ...]) -> str:
     blanks: nobody's name may pass for a further claim. Where it would be too long, ``sub`` is cut: the other claims are
     what tells one bearer from another. What is cut says so: the start of a number is somebody else's number."""
     said = "".join(f" {name}={_cut(value, _LONGEST_VALUE)}" for name in names if (value := _word(claims.get(name))))
-    said = _printable(_cut(said, _LONGEST_SUBJECT))
+    said = _printable(_cut(said, LONGEST_SUBJECT))
     subject = claims.get("sub")
     text = _word(subject) if isinstance(subject, str) else ""
-    return (_cut(text, _LONGEST_SUBJECT - len(said)) + said).strip()
+    return (_cut(text, LONGEST_SUBJECT - len(said)) + said).strip()
 
 
 def _cut(text: str, most: int) -> str:
