@@ -289,7 +289,8 @@ async def _start_broker(parts: Assembly, verifier: GitlabVerifier, token_api: To
     parts.stack.push_async_callback(assembly.close)
     unsure = await assembly.load()  # they may have successors that are not known yet
     required = parts.slot.new_tokens.difference(unsure) if parts.slot is not None else ()
-    for warning in await tokens.verify_at_start(required):
+    serves_on = parts.slot is not None and parts.slot.restarted
+    for warning in await tokens.verify_at_start(required, serves_on=serves_on):
         log.warning("%s", warning)
     assembly.rotator.start()
     return tokens

@@ -78,6 +78,7 @@ async def _main(end: socket.socket, on_signal: OnSignal) -> int:
         counts=ConnectionCounts(begin.counts).for_worker(begin.worker_id, begin.group),
         siblings=Siblings(channel, begin.worker_id),
         new_tokens=frozenset(begin.new_tokens),
+        restarted=begin.restarted,
     )
     listener = _SupervisorListener(channel, stop_request, slot.siblings)
     listening = asyncio.get_running_loop().create_task(listener.listen(), name="line")

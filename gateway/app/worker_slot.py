@@ -31,6 +31,8 @@ class WorkerSlot(msgspec.Struct, frozen=True):
     new_tokens: frozenset[str] = frozenset()
     """Credentials whose tokens, or GitLab, come with this configuration: if GitLab refuses one, the configuration before it
     stays in force. What was refused before stops nothing."""
+    restarted: bool = False
+    """Its configuration is in force, and others serve it already: no credential stops it."""
 
     def __repr__(self) -> str:
         return f"WorkerSlot({self.number} of {self.of})"

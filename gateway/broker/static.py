@@ -82,12 +82,13 @@ class StaticTokenSource:
         self.look_for_successor: Callable[[], Awaitable[None]] | None = None
         """Finds out whether another gateway has replaced a refused token."""
 
-    async def verify_at_start(self, required: Collection[str] = ()) -> list[str]:
+    async def verify_at_start(self, required: Collection[str] = (), *, serves_on: bool = False) -> list[str]:
         """Ask GitLab about each credential. Returns warnings for those that GitLab does not take, and those that could not
         be checked yet; both are asked about again later.
 
         Raises CredentialsRefused for those with sudo or admin scope that are not marked ``sudo: true``, and for those of
-        ``required`` that GitLab does not take, unless it takes another member of their pool.
+        ``required`` that GitLab does not take, unless it takes another member of their pool; never where the gateway
+        ``serves_on``, whatever becomes of them: they are not given out.
         """
         warnings: list[str] = []
         problems: list[str] = []
@@ -99,7 +100,7 @@ class StaticTokenSource:
                 warnings.append(f"credential `{name}` is not checked yet: {silence}")
             elif one.reason:
                 needed = name in required and not self._has_working_sibling(one)
-                spared = one.trusted or not (one.overpowered or needed)
+                spared = one.trusted or serves_on or not (one.overpowered or needed)
                 (warnings if spared else problems).append(f"credential `{name}` {one.reason}")
         if problems:
             raise CredentialsRefused(problems, warnings)

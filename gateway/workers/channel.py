@@ -46,6 +46,8 @@ class Begin(Message, frozen=True):
     """A file that says how many connections each worker has (``connection_counts``)."""
     new_tokens: tuple[str, ...] = ()
     """Ids of credentials whose tokens the configuration in force does not have."""
+    restarted: bool = False
+    """It takes the place of a worker of a group that serves."""
 
     @property
     def group(self) -> range:

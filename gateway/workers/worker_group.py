@@ -261,8 +261,8 @@ class WorkerGroup:
             raise
         of = len(self._workers)
         files = (resources.traffic, resources.admin, resources.turns, resources.counts.file)
-        new_tokens = () if self.begun else self._new_tokens
-        channel.send(Begin(number, of, worker.worker_id, self.source, resources.key, *files, new_tokens))
+        judged = (self._new_tokens, self.begun)
+        channel.send(Begin(number, of, worker.worker_id, self.source, resources.key, *files, *judged))
         try:
             while (message := await channel.receive()) is not None:
                 self._handle(worker, channel, message)

@@ -275,6 +275,16 @@ async def test_a_silent_gitlab_is_not_asked_again_at_once_nor_by_those_who_wait(
     assert world.gitlab.asked == 4
 
 
+async def test_nothing_stops_a_worker_in_a_gateway_that_serves_on(world: World) -> None:
+    """GitLab was away when the others started, so they could not know either."""
+    world.gitlab.scopes = {"two": ("api", "sudo")}
+    assert await world.source.verify_at_start(["sa-one"], serves_on=True) == [
+        "credential `sa-one` is not accepted by GitLab",
+        "credential `sa-two` has the scope sudo but is not marked `sudo: true`",
+    ]
+    assert [(await world.refusal(name)).status for name in ("sa-one", "sa-two")] == [502, 502]
+
+
 async def test_a_powerful_credential_passes_when_its_owner_knows() -> None:
     world = World(StaticCredential("root", Secret("one"), sudo=True))
     world.gitlab.scopes["one"] = ("api", "sudo")

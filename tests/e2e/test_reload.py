@@ -278,6 +278,20 @@ def test_a_token_that_was_dead_before_stops_no_reload(demo: DemoGitLab, start: S
         demo.state.tokens[TOKENS.root_sudo].revoked = False
 
 
+def test_a_token_of_undeclared_power_keeps_no_worker_from_being_started_again(demo: DemoGitLab, start: Start) -> None:
+    """As one that could not be asked about when the gateway started: the others serve on, without it."""
+    gateway = start(limits=limited(200_001))
+    token = demo.state.tokens[TOKENS.ada]
+    scopes, token.scopes = token.scopes, (*token.scopes, "sudo")
+    try:
+        before = gateway.workers
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: len(set(gateway.workers) - set(before)) == 1 and gateway.checks()["workers"] == "ok", 15)
+        assert "credential ada" in gateway.checks()
+    finally:
+        token.scopes = scopes
+
+
 def test_signals_that_come_together_are_one_reload_or_two(start: Start) -> None:
     gateway = start(limits=limited(200_001))
     gateway.change(limits=limited(200_002))

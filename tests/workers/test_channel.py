@@ -42,6 +42,7 @@ BEGIN = Begin(
     5,
     6,
     ("sa",),
+    True,
 )
 
 
