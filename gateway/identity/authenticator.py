@@ -234,9 +234,9 @@ class PrincipalAuthenticator:
         if not isinstance(found, Principal):
             raise self._failure(peer, self._keys.why_refused(key) or "no gateway key: mistyped or cut off")
         if peer not in self._networks[found.identity]:
-            raise self._failure(peer, _elsewhere(found.identity))
+            raise self._failure(peer, _elsewhere(found.identity, found.credential_id))
         if found.cidr and peer not in self._networks_for(found.cidr):
-            raise self._failure(peer, f"from outside the networks of this key of {found.identity}")
+            raise self._failure(peer, _elsewhere(f"this key of {found.identity}", found.credential_id))
         return found
 
     def _key_lookup(self, key: bytes, claim: Claim) -> _Lookup:
@@ -308,7 +308,8 @@ class PrincipalAuthenticator:
             return found
         if not isinstance(found, Principal) and may_be_deploy:
             return self._pass_through(claim, peer)
-        raise self._failure(peer, _elsewhere(found.identity) if isinstance(found, Principal) else _NOT_ACCEPTED)
+        why = _elsewhere(found.identity, found.credential_id) if isinstance(found, Principal) else _NOT_ACCEPTED
+        raise self._failure(peer, why)
 
     def _pass_through(self, claim: Claim, peer: str) -> Principal:
         return Principal(
@@ -397,8 +398,8 @@ class PrincipalAuthenticator:
         return unauthenticated(why)
 
 
-def _elsewhere(identity: str) -> str:
-    return f"from outside the networks of {identity}"
+def _elsewhere(whose: str, credential_id: str = "") -> str:
+    return f"{credential_id} from outside the networks of {whose}".lstrip()
 
 
 def _raise_not_answering() -> None:

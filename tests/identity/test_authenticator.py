@@ -72,7 +72,7 @@ class Gitlab:
         if self.silent:
             raise NotAnswering("silent")
         subject = self.good.get(token.reveal())
-        return None if subject is None else Verified(subject)
+        return None if subject is None else Verified(subject, credential_id="token:5")
 
 
 class Store(MemoryKeys):
@@ -493,8 +493,8 @@ async def test_why_a_login_failed_is_for_the_audit_alone(world: World) -> None:
     async def why(claim: Claim, peer: str = HERE) -> str:
         return (await world.refusal(claim, peer=peer)).detail
 
-    assert await why(private(bound.reveal())) == "from outside the networks of this key of backstage"
-    assert await why(private(bound.reveal()), THERE) == "from outside the networks of backstage"
+    assert await why(private(bound.reveal())) == f"{record.id} from outside the networks of this key of backstage"
+    assert await why(private(bound.reveal()), THERE) == f"{record.id} from outside the networks of backstage"
     await world.issuer.revoke(record.id)
     world.pass_(2)
     for _ in range(2):  # looked up, and remembered
@@ -505,7 +505,7 @@ async def test_why_a_login_failed_is_for_the_audit_alone(world: World) -> None:
     assert await why(Claim(CredentialKind.OPAQUE, Secret("?"))) == (
         "neither an identity nor passthrough is for such a credential here"
     )
-    assert await why(private("good"), THERE) == "from outside the networks of people"
+    assert await why(private("good"), THERE) == "token:5 from outside the networks of people"
     assert await why(NOTHING, THERE) == "from outside the networks of guests"
     assert (await World(IdentitySettings()).refusal(NOTHING)).detail == "no credential"
 
