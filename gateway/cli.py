@@ -109,6 +109,7 @@ def _check(arguments: argparse.Namespace) -> int:
     for problem in catalogue_warnings(config, _catalogue(), source):
         _say(str(problem))
     if arguments.ask_gitlab and not _credentials_are_taken(config):
+        _say("failed: GitLab has not taken every token")
         return FAILED
     if arguments.show:
         _print_document(redacted(config), arguments.show)
