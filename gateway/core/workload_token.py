@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from .globs import Glob
+from .redaction import redact
 
 MAX_LENGTH = 16_384
 """The most characters of a token; GitLab's own have some two thousand."""
@@ -200,12 +201,16 @@ def _cut(text: str, most: int) -> str:
 
 
 def _word(value: object) -> str:
-    """A claim's value without spaces; empty for what is neither text, nor a whole number, nor a boolean."""
+    """A claim's value without spaces and tokens; empty for what is neither text, nor a whole number, nor a boolean."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value) if value.bit_length() <= _LONGEST_VALUE else ""
-    return _printable(value).replace(" ", "?") if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    # Here, before it is cut: the list of keys shows it, too, and half a token has no token's form.
+    clean = redact(value.encode("utf-8", "replace")).decode("utf-8", "replace")
+    return _printable(clean).replace(" ", "?")
 
 
 def _printable(text: str) -> str:

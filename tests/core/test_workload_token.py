@@ -222,6 +222,11 @@ NAMES = ("job_id", "user_login")
         ({"job_id": 81, "user_login": True}, "job_id=81 user_login=true"),
         ({"sub": 7, "job_id": ["81"], "user_login": None}, ""),
         ({"sub": "a\nb\u202ec", "user_login": "ada user_login=root\x1b"}, "a?b?c user_login=ada?user_login=root?"),
+        (
+            {"sub": "ref:glpat-" + "x" * 20, "job_id": "y" * 52 + " glpat-" + "x" * 20},
+            f"ref:[redacted] job_id={'y' * 52}?[redacted]",
+        ),
+        ({"sub": "a\ud800b"}, "a?b"),
         ({"sub": "environment:prod user_login=root"}, "environment:prod?user_login=root"),
         ({"sub": "x" * 500, "job_id": "81"}, "x" * 189 + "… job_id=81"),
         ({"sub": "s", "job_id": "8" * 500}, "s job_id=" + "8" * 63 + "…"),
