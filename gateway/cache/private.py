@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-from ..core.cache_control import parse_request_cache_control
+from ..core.cache_control import parse_request_cache_control, request_directives
 from ..core.cache_entry import Entry
 from ..core.cache_key import RequestReader, private_key
 from ..core.cache_status import CacheReason, CacheStatus
@@ -281,6 +281,9 @@ class PrivateCache:
     # Bypassing the cache
 
     async def _bypass(self, request: CacheRequest, forward: Forward, reason: CacheReason) -> tuple[Reply, CacheOutcome]:
+        # RFC 9111 §4: an unsafe request must be written through.
+        if request.method in SAFE_METHODS and request_directives(request.fields).only_if_cached:
+            raise self._status_writer.only_if_cached(reason)
         outcome = CacheOutcome(CacheStatus.BYPASS, reason)
         reply = await forward(conditions(request.fields))
         outcome.upstream_status = reply.head.status

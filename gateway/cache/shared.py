@@ -192,6 +192,9 @@ class SharedCache:
     # Bypassing the cache
 
     async def _bypass(self, request: CacheRequest, forward: Forward, reason: CacheReason) -> tuple[Reply, CacheOutcome]:
+        # RFC 9111 §4: an unsafe request must be written through.
+        if request.method in SAFE_METHODS and request_directives(request.fields).only_if_cached:
+            raise self._status_writer.only_if_cached(reason)
         outcome = CacheOutcome(CacheStatus.BYPASS, reason)
         reply = await forward(self._fetcher.as_surrogate(conditions(request.fields)))
         outcome.upstream_status = reply.head.status

@@ -20,6 +20,8 @@ from gateway.reply import Reply
 from .origin import ISSUES, NEW_ISSUE, Clock, Origin, drain, get, json, whole
 from .private_room import AWAY, DOWN, ETAG, KEPT, OTHER, Room
 
+ONLY_IF_CACHED = (b"Cache-Control", b"only-if-cached")
+
 
 class Unavailable:
     """A store that never answers in time."""
@@ -451,6 +453,44 @@ async def test_the_clients_directives_are_honoured() -> None:
     assert outcome.status is CacheStatus.HIT
     *_, outcome = await room.fetch(get(b"/api/v4/projects/42", (b"Cache-Control", b"no-cache")), origin)
     assert (outcome.status, outcome.reason) == (CacheStatus.REVALIDATED, CacheReason.REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (get(b"/x", (b"Range", b"bytes=0-1"), ONLY_IF_CACHED), CacheReason.RANGE),
+        (get(b"/x", (b"If-Modified-Since", b"x"), ONLY_IF_CACHED), CacheReason.CONDITIONAL),
+        (get(b"/x", (b"Cache-Control", b"no-store, only-if-cached")), CacheReason.REQUEST),
+        (get(b"/x", ONLY_IF_CACHED, partition=b""), CacheReason.NO_PARTITION),
+        (msgspec.structs.replace(get(b"/x", ONLY_IF_CACHED), has_body=True), CacheReason.BODY),
+        (msgspec.structs.replace(get(b"/x", ONLY_IF_CACHED), method="HEAD"), CacheReason.METHOD),
+    ],
+)
+async def test_who_wants_a_stored_answer_or_none_is_not_led_past_the_cache(
+    asked: CacheRequest, reason: CacheReason
+) -> None:
+    room, origin = Room(KEPT), Origin()
+    with pytest.raises(Rejection) as refused:
+        await room.fetch(asked, origin)
+    assert (refused.value.status, refused.value.code) == (504, Code.ONLY_IF_CACHED)
+    said = first(refused.value.headers, b"cache-status") or b""
+    assert reason.value.encode() in said
+
+
+async def test_who_wants_a_stored_answer_or_none_gets_none_while_the_store_is_away() -> None:
+    cache = PrivateCache(Unavailable(), KEPT)
+    with pytest.raises(Rejection) as refused:
+        await cache.fetch(get(b"/x", ONLY_IF_CACHED), Origin(), Clock())
+    assert refused.value.code is Code.ONLY_IF_CACHED
+
+
+async def test_a_write_goes_up_whatever_it_says_of_the_cache() -> None:
+    """RFC 9111 §4: a cache must write unsafe requests through."""
+    written = msgspec.structs.replace(
+        get(b"/api/v4/projects/42/issues", ONLY_IF_CACHED), method="POST", operation=NEW_ISSUE
+    )
+    status, *_ = await Room(KEPT).fetch(written, Origin(whole(201)))
+    assert status == 201
 
 
 async def test_vary_on_a_field_outside_the_key_is_honoured() -> None:

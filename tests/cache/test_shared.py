@@ -15,6 +15,8 @@ from gateway.reply import Reply
 from .origin import Clock, Origin, drain, streamed, whole
 from .shared_room import CAPABILITY, DOWN, FRESH, Room, ask
 
+ONLY_IF_CACHED = (b"Cache-Control", b"only-if-cached")
+
 
 async def test_a_fresh_answer_is_reused_for_everybody() -> None:
     room, origin = Room(), Origin(whole(200, FRESH, (b"A", b"1"), body=b"x"))
@@ -96,13 +98,36 @@ async def test_a_store_that_is_away_is_a_bypass_at_every_step() -> None:
 
 async def test_only_if_cached() -> None:
     room, origin = Room(), Origin(whole(200, FRESH))
-    asked = ask((b"Cache-Control", b"only-if-cached"))
+    asked = ask(ONLY_IF_CACHED)
     with pytest.raises(Rejection) as refused:
         await room.fetch(asked, origin)
     assert refused.value.status == 504
     assert refused.value.headers == ((b"Cache-Status", b"gateway; fwd=uri-miss"),)
     await room.fetch(ask(), origin)
     assert (await room.fetch(asked, origin))[3].status is CacheStatus.HIT
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ask(ONLY_IF_CACHED, body=True),
+        ask(ONLY_IF_CACHED, (b"If-Match", b"*")),
+        ask(ONLY_IF_CACHED, method="OPTIONS"),
+        ask(ONLY_IF_CACHED, method="HEAD"),
+    ],
+)
+async def test_only_if_cached_where_the_cache_has_no_part(asked: CacheRequest) -> None:
+    with pytest.raises(Rejection) as refused:
+        await Room().fetch(asked, Origin())
+    assert refused.value.status == 504
+    with pytest.raises(Rejection) as refused:
+        await SharedCache(Away(), SharedPolicy()).fetch(asked, Origin(), Clock())
+    assert refused.value.status == 504
+
+
+async def test_a_post_goes_up_whatever_it_says_of_the_cache() -> None:
+    """RFC 9111 §4: a cache must write unsafe requests through."""
+    assert (await Room().fetch(ask(ONLY_IF_CACHED, method="POST"), Origin(whole(201))))[0] == 201
 
 
 @pytest.mark.parametrize("own", [(b"Range", b"bytes=0-1"), (b"If-None-Match", b'"a"')])
