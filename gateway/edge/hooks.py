@@ -19,13 +19,15 @@ from ..core.hook_events import HookEvent, read_event
 from ..core.hook_verifier import Deliveries, HookVerifier
 from ..core.messages import ResponseHead
 from ..core.project_names import ProjectNames
-from ..ports import CacheStore, Downstream
+from ..ports import DRAINED, CacheStore, Downstream
 
 MAX_BODY_BYTES = 2 << 20
 OPERATION = "hook"
 """The name of the operation in audit lines and metrics."""
 
 _JSON = (b"Content-Type", b"application/json")
+_LATER = (b"Retry-After", b"5")
+_DRAINED = b'{"message":"the gateway is shutting down: send it again"}'
 
 
 class ExchangeRecorder(Protocol):
@@ -94,8 +96,14 @@ class HookReceiver:
             x.status, body, unread = await self._receive(down, x)
             fields = (_JSON, (b"Allow", b"POST")) if x.status == 405 else (_JSON,)
             await down.respond(ResponseHead(x.status, fields, b""), body, close=unread)
-        except (ConnectionError, asyncio.CancelledError):
-            x.status, x.aborted = 499, "client"
+        except (ConnectionError, asyncio.CancelledError) as gone:
+            if gone.args != (DRAINED,):
+                x.status, x.aborted = 499, "client"
+            elif down.started:
+                x.code, x.aborted = Code.DRAINING.value, "gateway"
+            else:
+                x.status, x.code = 503, Code.DRAINING.value
+                await down.respond(ResponseHead(503, (_JSON, _LATER), b""), _DRAINED, close=True)
             raise
         except Exception:
             x.status, x.code = 500, Code.INTERNAL.value  # our own fault, which ends the connection

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -16,7 +17,7 @@ from gateway.core.messages import Fields, ResponseHead
 from gateway.core.project_names import ProjectNames
 from gateway.core.secret import Secret
 from gateway.edge.hooks import MAX_BODY_BYTES, HookReceiver
-from gateway.ports import Downstream
+from gateway.ports import DRAINED, Downstream
 from gateway.stores.cache_memory import MemoryCacheStore
 from tests.fakes.world import FakeDownstream
 from tests.stores.cache_contract import ENTRY
@@ -195,6 +196,40 @@ async def test_a_sender_that_leaves_is_written_down() -> None:
     with pytest.raises(ConnectionError):
         await world.receiver.handle(down)
     assert (world.recorder.exchanges[0].status, world.recorder.exchanges[0].aborted) == (499, "client")
+
+
+async def test_a_delivery_that_the_gateways_end_cuts_off_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GitLab shows it among its recent deliveries, from where it can be sent again."""
+    world, begun = World(), asyncio.Event()
+
+    async def purge(tags: tuple[bytes, ...], hold_s: float = 0.0) -> bool:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(world.store, "purge", purge)
+    down = FakeDownstream("POST", "/-/gateway/hooks", (TOKEN,), (PUSH,))
+    serving = asyncio.ensure_future(world.receiver.handle(down))
+    await begun.wait()
+    serving.cancel(DRAINED)
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert (down.status, down.field("Retry-After"), down.closed) == (503, "5", True)
+    (x,) = world.recorder.exchanges
+    assert (x.status, x.code, x.aborted) == (503, "draining", "")
+
+
+async def test_an_answer_that_the_gateways_end_cuts_is_laid_at_its_door() -> None:
+    world = World()
+    down = FakeDownstream("POST", "/-/gateway/hooks", (TOKEN,), (PUSH,))
+    serving = asyncio.ensure_future(world.receiver.handle(down))
+    while not down.started:
+        await asyncio.sleep(0)
+    serving.cancel(DRAINED)
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    (x,) = world.recorder.exchanges
+    assert (x.status, x.code, x.aborted) == (200, "draining", "gateway")
 
 
 async def test_a_fault_is_ours_and_not_the_senders(monkeypatch: pytest.MonkeyPatch) -> None:
