@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from .core.access import Priority
+
 T = TypeVar("T")
 
 
@@ -25,6 +27,11 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
     landed: bool = False
     on_end: Callable[[], None] | None = None
     """Called once, when the flight has landed or was abandoned."""
+    gives_way: Callable[[Priority], bool] | None = None
+    """Whether at present one of this priority should rather ask itself than wait for the leader; None: it should not."""
+    overtakes: bool = False
+    """Whether it is led beside another that gave way. That one goes on, for those who wait for it already."""
+    overtaken: bool = False
 
     __repr__ = object.__repr__
 
@@ -37,7 +44,8 @@ class Flight(msgspec.Struct, Generic[T], eq=False):
         if self.landed:
             return
         self.landed = True
-        del self._table[self._key]  # nobody else takes it out
+        if not self.overtaken:
+            del self._table[self._key]  # nobody else takes it out
         if self.waiters:
             waiters, self.waiters = self.waiters, []
             for waiter in waiters:
@@ -76,10 +84,23 @@ class Flights(Generic[T]):
     def __len__(self) -> int:
         return len(self._table)
 
-    def join(self, key: bytes) -> tuple[bool, Flight[T]]:
-        """(leads, flight). The leader must ``land`` or ``abandon`` it on every path."""
-        flight = self.lead(key)
-        return (False, self._table[key]) if flight is None else (True, flight)
+    def join(
+        self, key: bytes, priority: Priority = Priority.INTERACTIVE, gives_way: Callable[[Priority], bool] | None = None
+    ) -> tuple[bool, Flight[T]]:
+        """(leads, flight). The leader must ``land`` or ``abandon`` it on every path.
+
+        Args:
+            key: What is asked.
+            priority: With which it is asked.
+            gives_way: See ``Flight``, where the caller leads.
+        """
+        other = self._table.get(key)
+        if other is not None:
+            if other.gives_way is None or not other.gives_way(priority):
+                return False, other
+            other.overtaken = True
+        flight = self._table[key] = Flight(self._table, key, gives_way=gives_way, overtakes=other is not None)
+        return True, flight
 
     def lead(self, key: bytes) -> Flight[T] | None:
         """As ``join``, for a caller that can't wait: the flight that it leads; None: somebody else leads it."""

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from .cache import CacheProfile, CacheRequest, PriorLookup
-from .core.access import Permit, Principal, PrincipalKind
+from .core.access import Permit, Principal, PrincipalKind, Priority
 from .core.answer_shape import shape_of_head
 from .core.cache_tags import ANONYMOUS
 from .core.caching import CONDITIONS
@@ -19,6 +19,7 @@ from .core.cost import Usage
 from .core.credentials import Claim, CredentialKind, credential_fields
 from .core.errors import Code, Rejection, Source
 from .core.exchange import Exchange, ObserverMemo
+from .core.fair_queue import SHARES
 from .core.limits import Takes
 from .core.messages import Fields, RequestHead, joined, without
 from .core.pacing import PACE_FIELDS
@@ -173,8 +174,19 @@ class UpstreamCall:
     def cache_request(self) -> CacheRequest:
         """Who may see the answer, and everything that could change it."""
         return _cache_request(
-            self._head, self._authorised, self._template, profile=self._template.profile, prior_lookup=self.prior_lookup
+            self._head,
+            self._authorised,
+            self._template,
+            profile=self._template.profile,
+            prior_lookup=self.prior_lookup,
+            gives_way=self._gives_way,
         )
+
+    def _gives_way(self, priority: Priority) -> bool:
+        """See ``CacheRequest``: one that goes first must not wait with this one for a place at GitLab."""
+        if self._waiting_since or self._x.upstream_status:
+            return False
+        return SHARES[priority] > SHARES[self._principal.priority]
 
     def _request(self, conditions: Fields) -> UpstreamRequest:
         """The request that goes up to GitLab."""
@@ -301,6 +313,7 @@ def _cache_request(
     *,
     profile: CacheProfile | None = None,
     prior_lookup: PriorLookup | None = None,
+    gives_way: Callable[[Priority], bool] | None = None,
 ) -> CacheRequest:
     return CacheRequest(
         head.method,
@@ -314,6 +327,8 @@ def _cache_request(
         reached_as=template.reached_as,
         profile=profile,
         prior_lookup=prior_lookup,
+        priority=authorised.principal.priority,
+        gives_way=gives_way,
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from gateway.core.access import Priority
 from gateway.singleflight import Flight, Flights
 
 
@@ -111,3 +112,28 @@ async def test_who_wants_to_know_is_told_once_that_it_is_over() -> None:
     flight.land(7)
     flight.abandon()
     assert told == [1]
+
+
+async def test_one_that_goes_first_leads_beside_a_leader_that_gives_way() -> None:
+    flights: Flights[int] = Flights()
+    _, slow = flights.join(b"k", Priority.BACKGROUND, lambda priority: priority is Priority.CRITICAL)
+    assert flights.join(b"k", Priority.INTERACTIVE) == (False, slow)
+    waiting = await gathered(slow, 1)
+    leads, fast = flights.join(b"k", Priority.CRITICAL)
+    assert (leads, fast.overtakes, slow.overtakes) == (True, True, False)
+    assert flights.join(b"k", Priority.BACKGROUND) == (False, fast)
+    slow.land(1)
+    assert await waiting == [(True, 1)]
+    assert flights.join(b"k") == (False, fast), "it is under way as before"
+    fast.land(2)
+    assert len(flights) == 0
+    assert not flights.join(b"k")[1].overtakes
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_flights_of_one_key_end_in_any_order(first: int) -> None:
+    flights: Flights[int] = Flights()
+    both = [flights.join(b"k", gives_way=lambda _: True)[1] for _ in range(2)]
+    both[first].abandon()
+    both[1 - first].land(3)
+    assert len(flights) == 0

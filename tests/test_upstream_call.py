@@ -183,3 +183,49 @@ async def test_a_poll_that_waits_for_a_job_is_no_work_of_gitlabs(
         with contextlib.suppress(asyncio.CancelledError):
             await one.forward(())
         assert one.spent(0).runtime_s == seconds
+
+
+PRIORITIES = """\
+version: 1
+upstream: {url: "http://gitlab.test", max_in_flight: 10, adaptive: false}
+cache: {mode: private}
+identities:
+  - {id: batch, key: issued, priority: background}
+  - {id: page, key: issued, priority: critical}
+credentials: [{id: sa, token: "${env:SA}"}]
+rules: [{id: reads, for: [batch, page], use: sa, allow: [{access: read}], sudo: never}]
+"""
+
+
+async def test_who_goes_first_does_not_wait_for_one_that_waits_for_a_place(tmp_path: Path) -> None:
+    """Both would get the same answer. Once the request that asks for it has gone up, it is as good as one's own."""
+    answered = asyncio.Event()
+
+    async def answer(request: UpstreamRequest, body: bytes) -> Reply:
+        await answered.wait()
+        fields = ((b"Content-Type", b"application/json"), (b"ETag", b'W/"1"'))
+        return Reply(ResponseHead(200, fields), whole=b"[]")
+
+    async with world(tmp_path, PRIORITIES, answer) as made:
+        asked: list[asyncio.Task[None]] = []
+        flights = made.made.cache_assembly.cache._fetcher.flights  # type: ignore[attr-defined]
+
+        async def ask(caller: str, *projects: int) -> int:
+            """How many requests are at GitLab, once each of all is there, or waits for a place or for another."""
+            downs = [made.down("GET", f"/api/v4/projects/{project}", caller=caller) for project in projects]
+            asked.extend(asyncio.ensure_future(made.gateway.handle(down)) for down in downs)
+            async with asyncio.timeout(30):
+                while True:
+                    at_gitlab, waiting = len(made.up.requests), made.made.admitting_upstream.waiting
+                    if at_gitlab + waiting + sum(len(one.waiters) for one in flights._table.values()) == len(asked):
+                        return at_gitlab
+                    await asyncio.sleep(0.001)
+
+        assert await ask("batch", 1, 2, 3, 4, 5, 6, 7, 8) == 7, "the eighth waits"
+        assert await ask("page", 1, 1) == 7, "it is asked for"
+        assert await ask("page", 8, 8) == 8, "one of them asks, the other waits for it"
+        assert await ask("batch", 8) == 8
+        answered.set()
+        await asyncio.gather(*asked)
+        assert [x.status for x in made.seen.exchanges] == [200] * 13
+        assert [x.cache_status for x in made.seen.exchanges if x.principal == "page"].count("miss") == 1

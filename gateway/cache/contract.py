@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from ..core.access import Priority
 from ..core.answer_shape import Shape, shape_of_head
 from ..core.cache_control import RequestDirectives
 from ..core.cache_entry import replace_fields
@@ -89,6 +90,9 @@ class CacheRequest(msgspec.Struct, frozen=True, gc=False):
     """Shared by all requests of its kind, where there are others."""
     prior_lookup: PriorLookup | None = None
     """What the store held, where it was asked already."""
+    priority: Priority = Priority.INTERACTIVE
+    gives_way: Callable[[Priority], bool] | None = None
+    """Whether at present one of this priority that asks the same should not wait for this one's answer."""
 
     @property
     def has_authorization(self) -> bool:

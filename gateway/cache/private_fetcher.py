@@ -130,10 +130,11 @@ class PrivateFetcher:
         if reason is _REQUEST or (entry is None and upstream_conditions) or _wants_fresh(job.directives):
             return self._lead(job, lookup, entry, reason, upstream_conditions, None)
         # The version is part of the key: whoever asks after a write must not get what was asked for before it.
-        leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, job.key))
+        request = job.request
+        leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, job.key), request.priority, request.gives_way)
         if not leads:
             return self._follow(job, lookup, entry, reason, flight)
-        if self._leases is not None and job.reuse_s > 0:
+        if self._leases is not None and job.reuse_s > 0 and not flight.overtakes:
             return self._lead_all(job, lookup, entry, reason, flight, self._leases)
         return self._lead(job, lookup, entry, reason, upstream_conditions, flight)
 
@@ -162,8 +163,8 @@ class PrivateFetcher:
             upstream_conditions = self._upstream_conditions(job, entry)
             if reason is _REQUEST or (entry is None and upstream_conditions):
                 return await self._lead(job, lookup, entry, reason, upstream_conditions, None)
-            leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, job.key))
-            if leads and self._leases is not None and job.reuse_s > 0:
+            leads, flight = self.flights.join(b"%d\n%b" % (lookup.version, job.key), request.priority, request.gives_way)
+            if leads and self._leases is not None and job.reuse_s > 0 and not flight.overtakes:
                 return await self._lead_all(job, lookup, entry, reason, flight, self._leases)
             if leads:
                 return await self._lead(job, lookup, entry, reason, upstream_conditions, flight)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from gateway.cache import CacheOutcome, CacheRequest, PrivateCache
 from gateway.cache.private_fetcher import judge_lookup
+from gateway.core.access import Priority
 from gateway.core.cache_status import CacheReason, CacheStatus, Stored
 from gateway.core.errors import Rejection
 from gateway.core.messages import Fields, first
@@ -312,6 +314,18 @@ async def test_several_gateways_ask_once() -> None:
     assert [body for _, body, _ in said] == [b"[1]"] * 3
     assert [outcome.status for *_, outcome in said] == [CacheStatus.MISS, CacheStatus.COLLAPSED, CacheStatus.COLLAPSED]
     assert first(said[1][0].fields, b"cache-status") == b"gateway; fwd=uri-miss; collapsed; ttl=30"
+    assert not world.table.taken
+
+
+async def test_one_that_overtakes_waits_for_no_lease_of_its_own_gateway() -> None:
+    world = World()
+    del world.gateways[1:]
+    waiting = msgspec.structs.replace(get(), gives_way=lambda priority: priority is Priority.CRITICAL)
+    tasks = await world.all_ask(json(ETAG), json(ETAG), request=waiting)
+    tasks += await world.all_ask(json(ETAG), request=msgspec.structs.replace(get(), priority=Priority.CRITICAL))
+    assert (world.asked, world.table.followers) == (2, 0)
+    world.open.set()
+    assert [(await drain(await task))[2].status for task in tasks] == [CacheStatus.MISS] * 2
     assert not world.table.taken
 
 
