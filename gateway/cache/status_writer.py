@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..core.cache_status import CacheReason, CacheStatus, Stored, cache_status_field
 from ..core.errors import Code, Rejection, Source
+from ..core.structured_fields import serialise_name
 from ..reply import Reply
 from .contract import CacheOutcome, with_status
 
@@ -58,8 +59,9 @@ class CacheStatusWriter:
         return outcome.cache_status_field
 
     def only_if_cached(self, reason: CacheReason) -> Rejection:
-        """The refusal for a client that wants a stored answer or none (RFC 9111 §5.2.1.7)."""
-        member = cache_status_field(self.name, CacheStatus.MISS, reason)
+        """The refusal for a client that wants a stored answer or none (RFC 9111 §5.2.1.7). Its member has no
+        ``fwd``, which would say that the request went up (RFC 9211 §2.2)."""
+        member = serialise_name(self.name).encode("ascii") + b"; detail=" + reason.value.encode("ascii")
         return Rejection(
             Code.ONLY_IF_CACHED, 504, "504 Gateway Timeout", headers=((b"Cache-Status", member),), source=Source.DOWNSTREAM
         )

@@ -102,7 +102,7 @@ async def test_only_if_cached() -> None:
     with pytest.raises(Rejection) as refused:
         await room.fetch(asked, origin)
     assert refused.value.status == 504
-    assert refused.value.headers == ((b"Cache-Status", b"gateway; fwd=uri-miss"),)
+    assert refused.value.headers == ((b"Cache-Status", b"gateway; detail=uri-miss"),)
     await room.fetch(ask(), origin)
     assert (await room.fetch(asked, origin))[3].status is CacheStatus.HIT
 

@@ -44,4 +44,4 @@ def test_a_stored_answer_tells_how_it_came_about() -> None:
 def test_who_wants_a_stored_answer_or_none_gets_none() -> None:
     refused = WRITER.only_if_cached(CacheReason.URI_MISS)
     assert (refused.code, refused.status) == (Code.ONLY_IF_CACHED, 504)
-    assert refused.headers == ((b"Cache-Status", b"gateway; fwd=uri-miss"),)
+    assert refused.headers == ((b"Cache-Status", b"gateway; detail=uri-miss"),), "nothing was forwarded"
