@@ -163,14 +163,15 @@ def judge(
     entry = next((candidate for candidate in chosen if _covers(candidate, wanted, fields)), None)
     if entry is None:
         return ReuseVerdict(Use.MISS, CacheReason.PARTIAL, chosen[0])
-    if asked.no_cache:
-        return ReuseVerdict(Use.VALIDATE, CacheReason.REQUEST, entry)
-    if entry.no_cache:
-        return ReuseVerdict(Use.VALIDATE, CacheReason.NO_CACHE, entry)
     age = entry.age_s(now)
     left = entry.lifetime_s - age
+    as_asked = CacheReason.REQUEST if left > 0 else CacheReason.STALE  # RFC 9211 §2.2: `request` is for fresh answers
+    if asked.no_cache:
+        return ReuseVerdict(Use.VALIDATE, as_asked, entry)
+    if entry.no_cache:
+        return ReuseVerdict(Use.VALIDATE, CacheReason.NO_CACHE, entry)
     if asked.max_age_s is not None and age > asked.max_age_s and not asked.max_stale_s:
-        return ReuseVerdict(Use.VALIDATE, CacheReason.REQUEST, entry)
+        return ReuseVerdict(Use.VALIDATE, as_asked, entry)
     if left > 0:
         if left >= asked.min_fresh_s:
             return ReuseVerdict(Use.REUSE, CacheReason.FRESH, entry)
