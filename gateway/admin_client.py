@@ -8,11 +8,12 @@ import json
 import os
 from typing import Any
 
-from .config.units import parse_host_port
+from .config.units import HostPort, parse_host_port
 
 KEY = "GATEWAY_ADMIN_KEY"
 TIMEOUT_S = 10.0
-_ADMIN = "127.0.0.1:9901"
+ADMIN = "127.0.0.1:9901"
+_OWN = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — an address to listen on is none to ask at
 
 
 class KeyUnusable(Exception):  # noqa: N818 — what the operator gave, not a fault
@@ -28,10 +29,17 @@ def address(text: str) -> str:
     return text
 
 
-def admin_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says which gateway a command asks."""
-    words = f"the running gateway's admin port; default: {_ADMIN}. The admin key is read from {KEY}"
-    parser.add_argument("--admin", metavar="HOST:PORT", type=address, default=_ADMIN, help=words)
+def admin_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which gateway a command asks."""
+    words = f"the running gateway's admin port; default: that of --config, or {ADMIN}. The admin key is read from {KEY}"
+    parser.add_argument("--admin", metavar="HOST:PORT", type=address, help=words)
+    words = "the gateway's configuration, of which only `listen.admin` is read; `-` reads standard input"
+    parser.add_argument("--config", metavar="FILE", help=words)
+
+
+def place_to_ask(admin: HostPort) -> str:
+    """Where to ask a gateway of this machine whose ``listen.admin`` is ``admin``."""
+    return str(HostPort(_OWN.get(admin.host, admin.host), admin.port))
 
 
 def read_admin_key() -> str:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
 from . import __version__, audit_commands, credential_commands, key_commands, limit_commands
-from .admin_client import KeyUnusable, address
+from .admin_client import ADMIN, KeyUnusable, address, admin_options, place_to_ask
 from .config import EMBEDDED, Config, json_schema, redacted
 from .config import problems as reports
-from .config.load import Loaded
+from .config.load import Loaded, load_admin_place
 from .config.source import ConfigSource
 from .core.catalogue import Catalogue, Surface
 from .ports import KeyRefused, StoreUnavailable
@@ -238,6 +238,20 @@ def _read_again(source: ConfigSource) -> tuple[ConfigSource, Loaded]:
     return again, again.load(os.environ, _reader(source.file))
 
 
+def _admin_place(arguments: argparse.Namespace) -> str:
+    """Where the running gateway is asked: what the options say, or the default."""
+    if arguments.admin is not None:
+        return str(arguments.admin)
+    if arguments.config is None:
+        return ADMIN
+    text, file = _read_config(arguments.config), arguments.config
+    place, problems = load_admin_place(text, os.environ, _reader(file), file=file)
+    for problem in problems:
+        _say(str(problem))
+    _refuse(problems, file)
+    return place_to_ask(place)
+
+
 def _load_config_for_audit(arguments: argparse.Namespace, keys_alone: bool) -> Config:
     return _load_config(arguments, _NOT_FOR_KEYS if keys_alone else frozenset())
 
@@ -350,8 +364,8 @@ def _parser() -> argparse.ArgumentParser:
 
     for keys in key_commands.add(commands, _command, lambda arguments: _load_config(arguments, _NOT_FOR_KEYS)):
         _config_option(keys)
-    credential_commands.add(commands, _command)
-    limit_commands.add(commands, _command)
+    credential_commands.add(commands, _asking_command)
+    limit_commands.add(commands, _asking_command)
     for audit in audit_commands.add(commands, _command, _load_config_for_audit):
         _config_option(audit)
 
@@ -383,6 +397,23 @@ def _command(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     parser.set_defaults(command=command)
+    return parser
+
+
+def _asking_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    """A command that asks a running gateway; by the time it runs, ``admin`` is where."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        arguments.admin = _admin_place(arguments)
+        return command(arguments)
+
+    parser = _command(commands, name, run, text)
+    admin_options(parser)
     return parser
 
 

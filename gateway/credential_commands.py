@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .admin_client import admin_option, ask, refusal
+from .admin_client import ask, refusal
 
 OK, FAILED, REFUSED = 0, 1, 2
 _PATIENCE_S = 120.0
@@ -20,7 +20,7 @@ Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 
 def add(commands: Any, add_command: Add) -> None:
-    """Add the commands to those of ``gateway.cli``."""
+    """Add the commands to those of ``gateway.cli``; ``add_command`` gives each the address to ask at, as ``admin``."""
     text = "list and rotate the upstream credentials of a running gateway"
     below = commands.add_parser("credentials", help=text, allow_abbrev=False).add_subparsers(
         metavar="COMMAND", required=True
@@ -30,8 +30,6 @@ def add(commands: Any, add_command: Add) -> None:
     listing.add_argument("--json", action="store_true")
     rotate = add_command(below, "rotate", _rotate, "replace a token now, however long it is still valid")
     rotate.add_argument("credential", metavar="ID", help="as `list` shows it; a member of a pool is POOL/1, POOL/2 …")
-    for parser in (listing, rotate):
-        admin_option(parser)
 
 
 def _list(arguments: argparse.Namespace) -> int:

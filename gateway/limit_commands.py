@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .admin_client import KEY, KeyUnusable, admin_option, ask, read_admin_key, refusal
+from .admin_client import KEY, KeyUnusable, ask, place_to_ask, read_admin_key, refusal
 from .config import Config
-from .config.units import HostPort, parse_duration
+from .config.units import parse_duration
 
 if TYPE_CHECKING:
     from . import app  # costs a third of a second: imported where a command needs it
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 OK, FAILED, REFUSED = 0, 1, 2
 _LIVE = {"levels", "bucket", "pace"}
 _NEEDS = "an admin key and limits in the configuration"
-_OWN = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — an address to listen on is none to ask at
 
 Command = Callable[[argparse.Namespace], int]
 Add = Callable[[Any, str, Command, str], argparse.ArgumentParser]
 
 
 def add(commands: Any, add_command: Add) -> None:
-    """Add the commands to those of ``gateway.cli``."""
+    """Add the commands to those of ``gateway.cli``; ``add_command`` gives each the address to ask at, as ``admin``."""
     limits = commands.add_parser(
         "limits", help="list the hottest callers; change one bucket for a limited time", allow_abbrev=False
     )
@@ -47,8 +46,6 @@ def add(commands: Any, add_command: Add) -> None:
     for parser in (change, reset):
         parser.add_argument("limit", metavar="LIMIT")
         parser.add_argument("subject", metavar="SUBJECT", help="as `top` names it: a caller, a team, a project or `all`")
-    for parser in (top, change, reset):
-        admin_option(parser)
 
 
 def level_lookup(config: Config, identity: str, method: str, target: str, caller: str) -> app.LevelLookup:
@@ -74,8 +71,7 @@ def _live(config: Config, body: dict[str, object]) -> list[tuple[str, str]] | st
         return f"they are in the running gateway's memory, and {unusable}"
     if not key:
         return f"they are in the running gateway's memory: to see them, put an admin key into {KEY}"
-    admin = config.listen.admin
-    place = str(HostPort(_OWN.get(admin.host, admin.host), admin.port))
+    place = place_to_ask(config.listen.admin)
     try:
         status, answer = ask(place, "POST", "/-/explain", body)
     except OSError:

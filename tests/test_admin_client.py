@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from gateway.admin_client import KEY, KeyUnusable, address, ask, read_admin_key
+from gateway.admin_client import KEY, KeyUnusable, address, ask, place_to_ask, read_admin_key
+from gateway.config.units import parse_host_port
 
 
 def answering(octets: bytes) -> tuple[str, list[bytes]]:
@@ -74,3 +75,16 @@ def test_nobody_there() -> None:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
     with pytest.raises(OSError, match=rf"^{place}: Connection refused: .*--admin"):
         ask(place, "GET", "/-/x")
+
+
+@pytest.mark.parametrize(
+    ("listens", "asked"),
+    [
+        ("127.0.0.1:9901", "127.0.0.1:9901"),
+        ("gateway:9901", "gateway:9901"),
+        ("0.0.0.0:9902", "127.0.0.1:9902"),
+        ("[::]:9902", "[::1]:9902"),
+    ],
+)
+def test_every_address_is_none_to_ask_at(listens: str, asked: str) -> None:
+    assert place_to_ask(parse_host_port(listens)) == asked

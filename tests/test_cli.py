@@ -68,6 +68,7 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
         ["limits", "reset", "caller", "bot", "--admin", "::1:9901"],
         ["credentials", "list", "--admin", "foo"],
         ["credentials", "rotate", "sa", "--admin", "127.0.0.1:"],
+        ["credentials", "list", "--config", "/nowhere.yaml"],
     ],
     ids=" ".join,
 )

@@ -159,6 +159,25 @@ async def test_explain_reads_what_gateways_share(
     assert "levels      not known: Redis does not answer (ConnectionRefusedError)" in capsys.readouterr().out
 
 
+async def test_the_configuration_says_where_the_admin_port_is(
+    served: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What this user can't read of it, such as secrets, does not matter; and `--admin` takes precedence."""
+    file = tmp_path / "elsewhere.yaml"
+    words = ["limits", "top", "--json", "--config", str(file)]
+    rest = "secrets: {pepper: '${env:GW_NOT_HERE}'}\n"
+    file.write_text(f"version: 1\nlisten: {{admin: '{served.admin_place}'}}\n{rest}")
+    assert await asyncio.to_thread(main, words) == 0
+    assert json.loads(capsys.readouterr().out)["callers"] == []
+    file.write_text(f"version: 1\nlisten: {{admin: '127.0.0.1:1'}}\n{rest}")
+    assert await asyncio.to_thread(main, words) == 1
+    assert "127.0.0.1:1: Connection refused" in capsys.readouterr().err
+    assert await asyncio.to_thread(main, [*words, "--admin", served.admin_place]) == 0
+    file.write_text("version: 1\nlisten: {admin: here}\n")
+    assert await asyncio.to_thread(main, words) == 2
+    assert capsys.readouterr().err.endswith(f"refused: 1 error in {file}\n")
+
+
 async def test_what_can_t_be_done_is_said(served: Serving, capsys: pytest.CaptureFixture[str]) -> None:
     assert await command(served, "set", "nothing", "x", "--pause") == 2
     assert "limit: is not one of those configured with a rate or `concurrent` (" in capsys.readouterr().err

@@ -8,12 +8,12 @@ import msgspec
 
 from .checks import findings
 from .decode import UNREADABLE, Decoder
-from .model import Config
+from .model import Config, Listen
 from .problems import Finding, Path, Problem, Severity, error, show_path
 from .references import ReferenceResolver
 from .tree import Mapping as MappingNode
 from .tree import Scalar, Tree, parse_tree
-from .units import parse_store_url
+from .units import HostPort, parse_store_url
 
 EMBEDDED = "version: 1\n"
 """What is read when no file is given: everything at its default."""
@@ -84,6 +84,24 @@ def load(
     problems.sort(key=lambda problem: (problem.line, problem.path))
     broken = config is UNREADABLE or any(problem.severity is Severity.ERROR for problem in problems)
     return Loaded(None if broken else config, tuple(problems))
+
+
+def load_admin_place(
+    text: str, env: Mapping[str, str], read_file: Callable[[str], str], *, file: str = ""
+) -> tuple[HostPort, tuple[Problem, ...]]:
+    """Read ``listen.admin`` and nothing else: who asks a running gateway need not be able to read its secrets.
+
+    With problems, the place is the default and means nothing.
+    """
+    tree = parse_tree(text, file, {})
+    decoder = Decoder(tree, ReferenceResolver(env, read_file))
+    listen = tree.root.entries.get("listen", MappingNode({}, {}, 0))
+    if isinstance(listen, MappingNode):
+        admin = {key: node for key, node in listen.entries.items() if key == "admin"}
+        listen = msgspec.structs.replace(listen, entries=admin)
+    found = decoder.value(Listen, listen, ("listen",))
+    place = Listen().admin if found is UNREADABLE else found.admin
+    return place, (*tree.problems, *decoder.problems)
 
 
 def _with_defaults(config: Config, env: Mapping[str, str]) -> Config:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import Config, Severity, load
-from gateway.config.load import EMBEDDED
+from gateway.config.load import EMBEDDED, load_admin_place
 from gateway.config.model import Identity
 from gateway.config.units import HostPort
 
@@ -193,3 +193,41 @@ def test_no_text_brings_the_loader_down(words: list[str], file: Path, data: st.D
     at = data.draw(st.integers(0, len(text)))
     loaded = load(text[:at] + "".join(words) + text[at:], ENV, read_file)
     assert (loaded.config is None) is bool(loaded.errors)
+
+
+# Where the admin port is
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (MINIMAL, "127.0.0.1:9901"),
+        ("version: 1\nlisten: {workers: 4}\n", "127.0.0.1:9901"),
+        ("version: 1\nlisten: {admin: '[::1]:9911'}\n", "[::1]:9911"),
+        ("listen: {admin: '${env:ADMIN}', tls: {cert_file: /no, key_file: /private}}\nadmin: 5\n", "10.0.0.1:1"),
+        ("secrets: {pepper: '${env:NOT_HERE}'}\ncredentials: [{token: '${file:/root/token}'}]\n", "127.0.0.1:9901"),
+    ],
+    ids=["minimal", "default", "given", "a reference, beside what can't be read", "secrets that are elsewhere"],
+)
+def test_the_admin_port_is_found_without_what_else_there_is(text: str, place: str) -> None:
+    def read_nothing(path: str) -> str:
+        raise AssertionError(path)
+
+    found, problems = load_admin_place(text, {"ADMIN": "10.0.0.1:1"}, read_nothing)
+    assert (str(found), problems) == (place, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("listen: {admin: here}\n", "F:1: listen.admin: is not an address"),
+        ("version: 1\nlisten:\n", "F:2: listen: has no value"),
+        ("listen: {admin: '${env:ADMIN}'}\n", "F:1: listen.admin: names the environment variable ADMIN, which is not set"),
+        ("listen: {admin: 'a:1'}\nlisten: {admin: 'b:1'}\n", "F:2: listen: is given twice"),
+        ("{", "F:2: is not YAML"),
+    ],
+)
+def test_where_the_admin_port_is_can_be_written_wrongly(text: str, problem: str) -> None:
+    _, problems = load_admin_place(text, {}, read_file, file="F")
+    (found,) = problems
+    assert str(found).startswith(problem)
