@@ -25,7 +25,7 @@ from ..core.limits import Limit, Scope, Take
 from ..core.narrowing import item_kind_of
 from ..core.private_caching import PrivatePolicy, bypass_reason
 from ..core.project_names import ProjectNames
-from ..core.redaction import redact
+from ..core.redaction import escape_unprintable, redact
 from ..core.request_intent import is_decided_by_body
 from ..core.request_validation import METHODS, TUNNELS
 from ..core.target import parse_target
@@ -63,7 +63,8 @@ def explain(
     found = trace(config, identity, method, target, caller=caller)
     held = found.allowed and (found.takes or found.credentials)
     stages = (*found.stages, *level_lookup(found)) if level_lookup is not None and held else found.stages
-    return "\n".join(f"{stage:<10}  {words}" for stage, words in stages)
+    # Of what a target holds when it is decoded, some would move the terminal of whoever asks.
+    return "\n".join(escape_unprintable(f"{stage:<10}  {words}") for stage, words in stages)
 
 
 def trace(

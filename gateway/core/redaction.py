@@ -52,6 +52,11 @@ _USERINFO = re.compile(rb"((?::|%3a)(?:/|%2f){2})(?:[^/?#&\s%]|%(?!2f|3f|23))+(?
 _HIDING = re.compile(rb"%(?:25)*(?:2[de]|3[0-9]|[46][1-9a-f]|[57][0-9a]|5f)", re.IGNORECASE)
 
 
+def escape_unprintable(text: str) -> str:
+    """``text``, with everything escaped that would change a terminal's colours, end its lines or reverse them."""
+    return "".join([letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text])
+
+
 is_page_query = re.compile(
     rb"(?:(?:(?:page|per_page|id_after|id_before)=[0-9]{1,18}|(?:order_by|sort)=[a-z_]{1,11}"
     rb"|state=(?:active|all|blocked|closed|locked|merged|opened))(?:&(?!$)|$))+"

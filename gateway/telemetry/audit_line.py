@@ -12,7 +12,7 @@ import time
 import msgspec
 
 from ..core.exchange import Exchange
-from ..core.redaction import ends_at_mark, is_page, is_page_query, redact
+from ..core.redaction import ends_at_mark, escape_unprintable, is_page, is_page_query, redact
 
 SCHEMA = 1
 
@@ -23,10 +23,7 @@ encode = msgspec.json.Encoder().encode
 def _text(value: bytes) -> str:
     # Remembered, because callers repeat themselves: redacting a target takes as long as the rest of its line.
     text = redact(value).decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    # Escape what changes a terminal's colours, ends its lines or reverses them: JSON escapes only some of it.
-    return "".join([letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text])
+    return text if text.isprintable() else escape_unprintable(text)  # of which JSON escapes only some
 
 
 def _safe(words: str) -> str:

@@ -113,6 +113,13 @@ def test_a_token_in_the_target_is_not_repeated(config: Config) -> None:
     assert "c4n4ry" not in explain(config, "people", "GET", "/feed?feed_token=glft-c4n4ryc4n4ryc4n4ry")
 
 
+def test_what_a_target_decodes_to_does_not_move_the_terminal(config: Config) -> None:
+    """Whoever asks has it from an audit, that is from a caller."""
+    text = explain(config, "people", "GET", "/api/v4/projects/x%1B%5B2J%2Fe%E2%80%AE")
+    assert r"x\x1b[2j/e\u202e" in text
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
 def test_odd_octets_are_taken_as_they_would_be_sent(config: Config) -> None:
     assert "refused: 400" in explain(config, "people", "GET", "/é")
     assert "refused: 400" in explain(config, "people", "GET", "/\udcff")

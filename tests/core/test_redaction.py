@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.redaction import MASK, is_page, redact
+from gateway.core.redaction import MASK, escape_unprintable, is_page, redact
 
 GLPAT = b"glpat-" + b"a1B2" * 5
 
@@ -168,3 +168,18 @@ def test_a_page_is_its_path_and_nothing_to_hide(path: bytes, query: bytes) -> No
 )
 def test_what_a_page_is(path: bytes, query: bytes, page: bool) -> None:
     assert is_page(path, query) is page
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("café /a%2Fb", "café /a%2Fb"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("a\nb\x9bm", r"a\nb\x9bm"),
+        ("\u202eb.exe", r"\u202eb.exe"),
+        ("\udcff", r"\udcff"),
+    ],
+    ids=["printable", "a terminal's escape", "a line's end", "right to left", "no character"],
+)
+def test_what_moves_a_terminal_is_escaped(text: str, escaped: str) -> None:
+    assert escape_unprintable(text) == escaped
