@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
-from . import __version__, audit_commands, credential_commands, key_commands, limit_commands
-from .admin_client import ADMIN, KeyUnusable, address, admin_options, place_to_ask
+from . import __version__, audit_commands, credential_commands, explain_command, key_commands, limit_commands
+from .admin_client import ADMIN, KEY, KeyUnusable, address, admin_options, place_to_ask
 from .config import EMBEDDED, Config, json_schema, redacted
 from .config import problems as reports
 from .config.load import Loaded, load_admin_place
@@ -130,6 +130,8 @@ def _credentials_are_taken(config: Config) -> bool:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    if arguments.request is not None:
+        return _explain_past(arguments)
     config = _load_config(arguments)
     known = [identity.id for identity in config.identities]
     if arguments.identity not in (*known, "passthrough"):
@@ -140,6 +142,20 @@ def _explain(arguments: argparse.Namespace) -> int:
     level_lookup = limit_commands.level_lookup(config, identity, method, target, caller)
     print(app.explain(config, identity, method, target, caller=caller, level_lookup=level_lookup))
     return OK
+
+
+def _explain_past(arguments: argparse.Namespace) -> int:
+    given = {
+        "--as": arguments.identity,
+        "--caller": arguments.caller or None,
+        "--upstream": arguments.upstream,
+        "METHOD": arguments.method,
+        "TARGET": arguments.target,
+    }
+    too_many = [name for name, value in given.items() if value is not None]
+    if too_many:
+        raise _Refused(f"--request names a request that was made, with all that it was: leave out {', '.join(too_many)}")
+    return explain_command.explain_past(_admin_place(arguments), arguments.request)
 
 
 def _routes(arguments: argparse.Namespace) -> int:
@@ -353,14 +369,28 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--show", choices=["yaml", "json"], help="print what would be in force, without secrets")
 
     explain = _command(commands, "explain", _explain, "show what each stage would decide about a request; nothing is sent")
+    explain.usage = (
+        "%(prog)s [--config FILE] [--upstream URL] --as ID [--caller NAME] [--admin HOST:PORT] METHOD TARGET\n"
+        "       %(prog)s --request ID [--config FILE | --admin HOST:PORT]"
+    )
     _config_options(explain)
-    explain.add_argument("--as", dest="identity", metavar="ID", required=True, help="the identity that would call")
+    identity = explain.add_argument(
+        "--as", dest="identity", metavar="ID", required=True, help="the identity that would call"
+    )
     explain.add_argument("--caller", metavar="NAME", default="", help="which of its callers, as `limits top` names them")
     explain.add_argument(
         "--admin", metavar="HOST:PORT", type=address, help="the running gateway's admin port; overrides the file's"
     )
-    explain.add_argument("method", metavar="METHOD")
-    explain.add_argument("target", metavar="TARGET", help="as on the wire: /api/v4/projects/group%%2Fproject")
+    method = explain.add_argument("method", metavar="METHOD")
+    target = explain.add_argument("target", metavar="TARGET", help="as on the wire: /api/v4/projects/group%%2Fproject")
+    explain.add_argument(
+        "--request",
+        metavar="ID",
+        action=explain_command.InsteadOf,
+        others=(identity, method, target),
+        help="instead: one of the last 2,000 requests of the running gateway, by its X-Gateway-Request-Id; what was done "
+        f"with it, too. The admin key is read from {KEY}",
+    )
 
     for keys in key_commands.add(commands, _command, lambda arguments: _load_config(arguments, _NOT_FOR_KEYS)):
         _config_option(keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -160,9 +161,11 @@ def port(gitlab: DemoGitLab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     token = state.mint(state.users[BOT], "readers", ("api",), PERSONAL_PREFIX, end)
     config = {
         "upstream": {"url": gitlab.url},
-        "identities": [{"id": "backstage", "key": "issued"}, {"id": "renovate", "key": "issued"}],
+        "identities": [{"id": name, "key": "issued"} for name in ("backstage", "renovate", "portal")],
         "credentials": [{"id": "readers", "token": "${env:READERS}", "rotate": {"before": "14d"}}],
-        "rules": [{"id": "reads", "for": ["backstage", "renovate"], "use": "readers", "allow": [{"access": "read"}]}],
+        "rules": [
+            {"id": "reads", "for": ["backstage", "renovate", "portal"], "use": "readers", "allow": [{"access": "read"}]}
+        ],
         "limits": [{"id": "caller", "by": "caller", "rate": "600/min", "burst": 100}],
         "admin": {"keys": [{"id": "ops", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}]},
     }
@@ -222,6 +225,33 @@ def test_d4_every_example_is_what_the_gateway_does(port: GatewayProcess) -> None
         else:
             assert done.stdout == ""
     assert set(names) == {"readers", "key_0123456789ab", "key_ba9876543210", "key_00112233aabb"}
+
+
+def test_the_command_explains_a_request_that_was_made(port: GatewayProcess, tmp_path: Path) -> None:
+    """It finds the admin port in a configuration whose secrets its environment lacks."""
+    key = port.new_key("portal")
+    target = "/api/v4/projects/platform%2Fapi"
+    made = ask(port.port, target, f"PRIVATE-TOKEN: {key}", method="DELETE")
+    assert made.status == 403
+    config = json.loads(port.file.read_text("utf-8"))
+    config["listen"]["admin"] = f"127.0.0.1:{port.admin_port}"  # what the system chose
+    (tmp_path / "gateway.yaml").write_text(json.dumps(config))
+    words = ["explain", "--request", made.request_id, "--config", str(tmp_path / "gateway.yaml")]
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", *words],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "GATEWAY_ADMIN_KEY": KEY},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    was, now = done.stdout.split("\n\n")
+    assert re.search(rf"^target +{target}$", was, re.MULTILINE)
+    assert re.search(r"^code +forbidden$", was, re.MULTILINE)
+    assert re.search(r"^clause +reads allow\[0\]: does not hold", now, re.MULTILINE)
+    assert done.stderr == ""
 
 
 # The description
