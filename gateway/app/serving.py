@@ -25,6 +25,7 @@ from ..hardening import harden
 from ..process_signals import OnSignal, run_process
 from ..telemetry import logging as operator_log
 from ..telemetry.metrics import CONTENT_TYPE, Reading
+from ..upstream.client import HttpUpstream
 from .admin_api import admin_endpoints
 from .all_workers import AllWorkers
 from .assembly import Assembly, assemble
@@ -245,6 +246,20 @@ async def _listen(
     return server, server.sockets[0].getsockname()[:2]
 
 
+async def _look_for_gitlab(upstream: HttpUpstream) -> None:
+    """Log that GitLab can't be reached. Without credentials to check, nobody would hear of it until so many requests have
+    failed that the breaker opens; the start does not wait for this."""
+    why = await upstream.try_to_connect()
+    if why is not None:
+        where = upstream.origin.authority.decode("ascii")
+        log.warning("GitLab can't be reached at %s (%s): requests fail until it can", where, why.value)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 @contextlib.asynccontextmanager
 async def serving(config: Config, slot: WorkerSlot | None = None) -> AsyncIterator[Serving]:
     """Listen on both ports, or on the sockets of ``slot``; drain and close on the way out."""
@@ -277,6 +292,9 @@ async def serving(config: Config, slot: WorkerSlot | None = None) -> AsyncIterat
         parts.stack.push_async_callback(admin_server.close)
         certificates.watch()
         parts.stack.push_async_callback(certificates.close)
+        if slot is None or slot.number == 0:  # one of them says it for all
+            looking = asyncio.get_running_loop().create_task(_look_for_gitlab(parts.upstream), name="look for GitLab")
+            parts.stack.push_async_callback(_cancel, looking)
         traffic, address = await _listen(parts, tls.context if tls is not None else None, slot)
         try:
             # Last: a client that reads 200 on /readyz may send requests at once.

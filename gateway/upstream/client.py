@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..core.breaker import REFUSED, Breaker, BreakerSettings, BreakerState
-from ..core.errors import Rejection, bad_request
+from ..core.errors import Code, Rejection, bad_request
 from ..core.messages import Fields
 from ..outbox import Outbox
 from ..ports import Admission, Cancellable, RepeatedFields, ReplyCallback, RequestBody, UpstreamRequest
@@ -195,6 +195,18 @@ class HttpUpstream:
         connection.begin(octets, exchange, self._settings.first_byte_s, collects=True, like=repeated.answered)
         return exchange
 
+    async def try_to_connect(self) -> Code | None:
+        """Open a connection and close it unused. Returns why that failed, or None. Takes no place, and says nothing to the
+        breaker."""
+        if self._dialer is None:
+            self._start()
+        try:
+            unused = await self._dialer.connect(_Unused, self._tls)  # type: ignore[union-attr]  # set by _start
+        except UpstreamFailure as failure:
+            return rejection(failure.failure).code
+        unused.transport.close()
+        return None
+
     def read_tls(self) -> Callable[[], None]:
         """Read the authorities again, in any thread. Raises as the constructor does.
 
@@ -344,6 +356,16 @@ class HttpUpstream:
     def _on_break(self, ticket: int) -> None:
         if self._loop is not None:
             self._record_failure(ticket, Failure.INCOMPLETE, self._loop.time())
+
+
+class _Unused(asyncio.Protocol):
+    """A connection that only shows that there can be one."""
+
+    transport: asyncio.BaseTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not closed here: uvloop takes the socket over after this, and would close it again when it may be somebody else's.
+        self.transport = transport
 
 
 class _Exchange(msgspec.Struct, eq=False):

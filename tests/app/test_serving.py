@@ -69,6 +69,47 @@ async def test_who_is_told_to_go_before_it_serves_leaves_nothing_behind(tmp_path
     assert asyncio.all_tasks() == before
 
 
+async def _said(caplog: pytest.LogCaptureFixture) -> str:
+    while not (found := [one for one in caplog.records if "can't be reached" in one.getMessage()]):
+        await asyncio.sleep(0.01)
+    (record,) = found
+    assert record.levelname == "WARNING"
+    return record.getMessage()
+
+
+async def test_a_gitlab_that_can_t_be_reached_is_said_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(configured(TEXT.format(url="http://127.0.0.1:9"), tmp_path)):
+        said = await _said(caplog)
+    assert said == "GitLab can't be reached at 127.0.0.1:9 (upstream_refused): requests fail until it can"
+
+
+async def test_the_start_waits_for_no_gitlab(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One that takes connections, and never answers a handshake."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as silent:
+        place = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+        text = TEXT.format(url=f"https://{place}").replace('"}', '", timeouts: {connect: 300ms}}', 1)
+        async with serving(configured(text, tmp_path)):
+            assert "can't be reached" not in caplog.text
+            assert (
+                await _said(caplog)
+                == f"GitLab can't be reached at {place} (upstream_connect_timeout): requests fail until it can"
+            )
+
+
+async def test_nothing_is_said_of_a_gitlab_that_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with FakeGitLab() as gitlab, serving(configured(TEXT.format(url=gitlab.url), tmp_path)):
+        while any(task.get_name() == "look for GitLab" for task in asyncio.all_tasks()):
+            await asyncio.sleep(0.01)
+    assert "can't be reached" not in caplog.text
+
+
 async def test_a_port_that_is_taken_closes_what_was_opened(tmp_path: Path) -> None:
     config = configured(TEXT.format(url="http://127.0.0.1:9"), tmp_path)
     async with serving(config) as started:

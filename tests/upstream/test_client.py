@@ -335,6 +335,29 @@ async def test_refusals_name_no_address(gitlab: Gitlab, upstream: Make) -> None:
     assert "garbage" not in f"{refusal.detail}"
 
 
+# Whether GitLab can be reached
+
+
+async def test_a_connection_that_is_only_tried_is_closed_unused(gitlab: Gitlab, upstream: Make) -> None:
+    client = upstream(await gitlab.play(always(OK)))
+    assert await client.try_to_connect() is None
+    while not gitlab.peers:
+        await asyncio.sleep(0)
+    await gitlab.peers[0].ended.wait()
+    assert gitlab.requests == 0
+    assert (client.open, client.in_flight, client.connects_total) == (0, 0, 0)
+    assert (await client.send(get(), None)).whole == b"ok"
+
+
+async def test_why_no_connection_can_be_made(gitlab: Gitlab, upstream: Make) -> None:
+    url = await gitlab.play(always(OK))
+    await gitlab.stop()
+    client = upstream(url, breaker=BreakerSettings(min_requests=1))
+    assert await client.try_to_connect() is Code.UPSTREAM_REFUSED
+    assert client.breaker_state is BreakerState.CLOSED
+    assert await upstream(f"http://{'a' * 64}.localhost").try_to_connect() is Code.UPSTREAM_DNS
+
+
 # Places
 
 
