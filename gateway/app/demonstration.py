@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import tempfile
 
 import uvloop
 
-from ..config import Config, load
+from ..config import load
+from ..config.load import Loaded
 from ..demo.seed import TOKENS
 from ..hardening import harden
 from ..process_signals import OnSignal, run_process
@@ -51,7 +53,7 @@ Metrics and health: http://{admin}/metrics, /readyz. Audit: {state_dir}/audit.js
 def demo(listen: str, admin: str) -> int:
     """Serve until SIGTERM or SIGINT, or until the terminal is gone unless started with ``nohup``; blocking.
 
-    ``listen`` and ``admin`` are ``HOST:PORT``.
+    ``listen`` and ``admin`` are ``HOST:PORT``. Returns the exit code.
     """
     ends = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -71,8 +73,11 @@ async def _demo(listen: str, admin: str, state_dir: str, on_signal: OnSignal, en
     gitlab = build_demo_gitlab()
     await gitlab.start("127.0.0.1", 0)
     try:
-        config = _configure(gitlab.url, state_dir, listen, admin)
-        async with serving(config) as started:
+        loaded = _configure(gitlab.url, state_dir, listen, admin)
+        if loaded.config is None:  # one address for both ports, say
+            print(*loaded.errors, sep="\n", file=sys.stderr)  # noqa: T201 — as `serve` does
+            return 2
+        async with serving(loaded.config) as started:
             gitlab.external_url = f"http://{started.place}"  # so that URLs in bodies lead back through the gateway, too
             print(  # noqa: T201 — printing is what this command does
                 _WORDS.format(
@@ -90,12 +95,10 @@ async def _demo(listen: str, admin: str, state_dir: str, on_signal: OnSignal, en
     return 0
 
 
-def _configure(gitlab: str, state_dir: str, listen: str, admin: str) -> Config:
+def _configure(gitlab: str, state_dir: str, listen: str, admin: str) -> Loaded:
     text = _CONFIGURATION.format(gitlab=gitlab, state_dir=state_dir)
     overrides: dict[tuple[str | int, ...], str] = {("listen", "address"): listen, ("listen", "admin"): admin}
-    loaded = load(text, os.environ, _no_file, overrides=overrides)
-    assert loaded.config is not None, [str(problem) for problem in loaded.problems]
-    return loaded.config
+    return load(text, os.environ, _no_file, overrides=overrides)
 
 
 def _no_file(path: str) -> str:

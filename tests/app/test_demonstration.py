@@ -101,3 +101,10 @@ def test_it_outlives_its_terminal_where_it_was_told_to() -> None:
         process.send_signal(signal.SIGHUP)
         test_metrics_and_health(text)
         process.terminate()
+
+
+def test_what_can_not_be_configured_is_refused_in_a_line() -> None:
+    command = [sys.executable, "-m", "gateway", "demo", "--listen", "127.0.0.1:8090", "--admin", "127.0.0.1:8090"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    said = "command line: listen.admin: is the data port too: probes and metrics are not for clients\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
