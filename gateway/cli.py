@@ -10,7 +10,6 @@ import argparse
 import io
 import json
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,27 +72,13 @@ class _Refused(Exception):  # noqa: N818 — a decision, not a fault
 
 def _serve(arguments: argparse.Namespace) -> int:
     config, source = _load_config_and_source(arguments)
-    try:
-        if config.listen.workers > 1:
-            from .workers import supervisor
+    if config.listen.workers > 1:
+        from .workers import supervisor
 
-            return supervisor.run(config, source, lambda: _read_again(source))
-        from . import app
+        return supervisor.run(config, source, lambda: _read_again(source))
+    from . import app
 
-        return app.run(config)
-    except socket.gaierror as error:
-        raise OSError(f"{_unknown_place(config)}: {error.strerror}") from None
-
-
-def _unknown_place(config: Config) -> str:
-    """Which of the two ports has a host name that can't be resolved: the resolver's error doesn't say."""
-    for key in ("address", "admin"):
-        place = getattr(config.listen, key)
-        try:
-            socket.getaddrinfo(place.host or None, place.port)
-        except socket.gaierror:
-            return f"listen.{key} {place}"
-    return "listen"
+    return app.run(config)
 
 
 def _check(arguments: argparse.Namespace) -> int:

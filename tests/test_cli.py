@@ -6,11 +6,9 @@ import io
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -78,33 +76,6 @@ def test_wrong_usage_ends_with_2_and_words(arguments: list[str], capsys: pytest.
     assert shown.out == ""
     assert shown.err
     assert "Traceback" not in shown.err
-
-
-@pytest.mark.parametrize("workers", [[], ["--workers", "2"]], ids=["one", "several"])
-@pytest.mark.parametrize("port", ["listen", "admin"])
-def test_a_port_at_a_name_that_nobody_knows_is_named(
-    port: str, workers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> int:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    resolve = socket.getaddrinfo
-
-    def known(host: str, *arguments: Any, **more: Any) -> Any:
-        return fail() if host == "nowhere.invalid" else resolve(host, *arguments, **more)
-
-    monkeypatch.setattr("gateway.app.run", fail)
-    monkeypatch.setattr("gateway.workers.supervisor.run", fail)
-    monkeypatch.setattr(socket, "getaddrinfo", known)
-    file = write(
-        tmp_path,
-        "version: 1\nupstream: {url: https://g}\nstores: {shared: 'redis://127.0.0.1:9/0'}\n"
-        "secrets: {pepper: '${env:S}', encryption_key: '${env:S}', audit_key: '${env:S}'}\n",
-    )
-    monkeypatch.setenv("S", "0123456789abcdef0123456789abcdef")
-    assert main(["serve", "--config", file, f"--{port}", "nowhere.invalid:8080", *workers]) == FAILED
-    key = {"listen": "address"}.get(port, port)
-    assert f"failed: listen.{key} nowhere.invalid:8080: Name or service not known" in capsys.readouterr().err
 
 
 def test_an_output_that_can_not_spell_everything_gets_the_rest_escaped(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from ..process_signals import OnSignal, run_process
 from ..telemetry import logging as operator_log
 from ..telemetry.metrics import CONTENT_TYPE, Reading
 from ..upstream.client import HttpUpstream
+from ..workers.listeners import naming
 from .admin_api import admin_endpoints
 from .all_workers import AllWorkers
 from .assembly import Assembly, assemble
@@ -242,7 +243,8 @@ async def _listen(
         acceptor.start(_BACKLOG)
         return acceptor, address
     place = parts.config.listen.address
-    server = await parts.server.listen(place.host or None, place.port, ssl_context=context)
+    with naming("listen.address", place):
+        server = await parts.server.listen(place.host or None, place.port, ssl_context=context)
     return server, server.sockets[0].getsockname()[:2]
 
 
@@ -299,9 +301,10 @@ async def serving(config: Config, slot: WorkerSlot | None = None) -> AsyncIterat
         try:
             # Last: a client that reads 200 on /readyz may send requests at once.
             admin = config.listen.admin
-            admin_address = await admin_server.listen(
-                admin.host or None, admin.port, slot.admin if slot is not None else ()
-            )
+            with naming("listen.admin", admin):
+                admin_address = await admin_server.listen(
+                    admin.host or None, admin.port, slot.admin if slot is not None else ()
+                )
 
             async def stop_accepting() -> None:
                 traffic.close()

@@ -7,7 +7,9 @@ or is slow takes none with it, and a port that another program has is an error i
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+from collections.abc import Iterator
 
 from ..config.units import HostPort
 
@@ -28,15 +30,24 @@ def bind(place: HostPort) -> tuple[socket.socket, ...]:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                one.bind(address)
-            except OSError as error:
-                raise OSError(error.errno, f"{place}: {error.strerror}") from None
+            one.bind(address)
             sockets.append(one)
         if not sockets:
-            raise OSError(f"{place}: no address of it can be used here")
+            raise OSError("no address of it can be used here")
         bound.pop_all()
     return tuple(sockets)
+
+
+@contextlib.contextmanager
+def naming(setting: str, place: HostPort) -> Iterator[None]:
+    """Name the setting and its ``place`` in the OSError of whoever can't listen there: the resolver's names neither."""
+    try:
+        yield
+    except OSError as error:
+        # Event loops write a sentence of their own about a port, and a resolver's number is not one of the system's.
+        resolver = isinstance(error, socket.gaierror)
+        why = error.strerror or str(error) if resolver or error.errno is None else os.strerror(error.errno)
+        raise OSError(error.errno, f"{setting} {place}: {why}") from error
 
 
 def place_of(bound: socket.socket) -> str:

@@ -32,7 +32,7 @@ from ..process_signals import OnSignal, run_process
 from ..telemetry import logging as operator_log
 from .channel import GroupStatus, Reloads
 from .connection_counts import ConnectionCounts
-from .listeners import bind, place_of
+from .listeners import bind, naming, place_of
 from .question_relay import QuestionRelay
 from .worker_group import ALIVE_S, PAUSES_S, RunResources, WorkerGroup
 
@@ -132,9 +132,12 @@ class Supervisor:
         with contextlib.ExitStack() as open_files:
             turns = open_files.enter_context(_empty_file("audit-turns")).fileno()
             counts = ConnectionCounts(open_files.enter_context(_empty_file("connection-counts")).fileno())
-            self._traffic = bind(self._config.listen.address)
+            listen = self._config.listen
+            with naming("listen.address", listen.address):
+                self._traffic = bind(listen.address)
             open_files.callback(self._stop_listening)
-            self._admin = bind(self._config.listen.admin)
+            with naming("listen.admin", listen.admin):
+                self._admin = bind(listen.admin)
             traffic, admin = (tuple(one.fileno() for one in sockets) for sockets in (self._traffic, self._admin))
             self._resources = RunResources(
                 self._command, self._key, traffic, admin, turns, counts, self._relay, self._pauses_s, self._alive_s

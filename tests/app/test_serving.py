@@ -110,11 +110,13 @@ async def test_nothing_is_said_of_a_gitlab_that_is_there(tmp_path: Path, caplog:
     assert "can't be reached" not in caplog.text
 
 
-async def test_a_port_that_is_taken_closes_what_was_opened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["address", "admin"])
+async def test_a_port_that_is_taken_is_named_and_closes_what_was_opened(tmp_path: Path, key: str) -> None:
     config = configured(TEXT.format(url="http://127.0.0.1:9"), tmp_path)
     async with serving(config) as started:
-        taken = TEXT.format(url="http://127.0.0.1:9").replace('admin: "127.0.0.1:0"', f'admin: "{started.admin_place}"')
-        with pytest.raises(OSError, match="address already in use"):
+        place = {"address": started.place, "admin": started.admin_place}[key]
+        taken = TEXT.format(url="http://127.0.0.1:9").replace(f'{key}: "127.0.0.1:0"', f'{key}: "{place}"')
+        with pytest.raises(OSError, match=f"listen.{key} {place}: Address already in use"):
             async with serving(configured(taken, tmp_path)):
                 pass
 

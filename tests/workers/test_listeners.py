@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 
 import pytest
 
 from gateway.config.units import HostPort
-from gateway.workers.listeners import bind, place_of
+from gateway.workers.listeners import bind, naming, place_of
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
@@ -33,8 +35,27 @@ def test_every_address_of_a_name_has_one() -> None:
 def test_a_port_that_is_taken_is_named_and_nothing_is_left_open() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"127.0.0.1:{port}: Address already in use"):
-            bind(HostPort("127.0.0.1", port))
+        place = HostPort("127.0.0.1", port)
+        with (
+            pytest.raises(OSError, match=f"listen.admin 127.0.0.1:{port}: Address already in use$"),
+            naming("listen.admin", place),
+        ):
+            bind(place)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+        (OSError(errno.EADDRINUSE, "error while attempting to bind: in use"), os.strerror(errno.EADDRINUSE)),
+        (OSError("no address of it can be used here"), "no address of it can be used here"),
+    ],
+    ids=["unknown name", "the loop's own sentence", "no number"],
+)
+def test_whose_place_can_not_be_had_is_said(error: OSError, said: str) -> None:
+    with pytest.raises(OSError, match="listen") as raised, naming("listen.address", HostPort("nowhere.invalid", 8080)):
+        raise error
+    assert raised.value.strerror == f"listen.address nowhere.invalid:8080: {said}"
 
 
 def test_a_process_started_again_gets_the_port_at_once() -> None:

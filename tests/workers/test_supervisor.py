@@ -111,7 +111,7 @@ async def test_a_port_that_is_taken_ends_the_start(tmp_path: Path) -> None:
         config = msgspec.structs.replace(
             scripted.config, listen=msgspec.structs.replace(scripted.config.listen, admin=place)
         )
-        with pytest.raises(OSError, match="already in use"):
+        with pytest.raises(OSError, match=f"listen.admin {place}: Address already in use"):
             await Supervisor(config, ConfigSource(""), [], scripted.read).run(scripted.on_signal)
 
 
