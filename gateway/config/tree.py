@@ -52,6 +52,23 @@ Node = Scalar | Sequence | Mapping
 COMMAND_LINE = "command line"
 _MAX_DEPTH = 64
 
+_MISPLACED = "this line goes with none above it: check its indentation, and brackets"
+_PLAIN = {
+    "mapping values are not allowed in this context": "a `key:` stands where none can be: check the indentation, and that "
+    "a space follows each colon",
+    "did not find expected key": _MISPLACED,
+    "did not find expected '-' indicator": _MISPLACED,
+    "but found another document": "it holds a second document; `---` may stand only at the beginning",
+}
+"""What libyaml says, and what people are told instead."""
+_BEGUN = {
+    "while scanning a simple key": "it holds a key without a colon",
+    "while scanning a quoted scalar": "a quotation mark has no second one",
+    "while scanning an alias": "a value that begins with `*` must be in quotes",
+}
+"""What libyaml was reading, where the beginning of that tells more than the place at which it gave up."""
+_IN_BRACKETS = frozenset({"did not find expected ',' or '}'", "did not find expected ',' or ']'"})
+
 _EMPTY = Mapping({}, {}, 0)
 
 
@@ -95,13 +112,7 @@ def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> T
             return Tree(_EMPTY, file, [Problem("", f"is nested more than {_MAX_DEPTH} deep", file, deep)])
         composed = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = mark.line + 1 if mark else 0
-        about = error.problem or error.context or "unreadable"
-        if mark and about == "found character that cannot start any token" and text[mark.index : mark.index + 1] == "\t":
-            about = "it is indented with a tab: use spaces"
-        if about == "but found another document":  # the second half of a sentence of libyaml's
-            about = "it holds a second document; `---` may stand only at the beginning"
+        line, about = _explain(error, text)
         return Tree(_EMPTY, file, [Problem("", f"is not YAML: {about}", file, line)])
     except yaml.YAMLError:
         odd = yaml.reader.Reader.NON_PRINTABLE.search(text)
@@ -117,6 +128,19 @@ def parse_tree(text: str, file: str, overrides: AbstractMapping[Path, str]) -> T
     for path, value in overrides.items():
         root = _override(root, path, value)
     return Tree(root, file, problems, frozenset(overrides))
+
+
+def _explain(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
+    """The line of a mistake, and what it is: in words for people where libyaml's tell little, as often with indentation."""
+    begun, mark = error.context_mark, error.problem_mark
+    if begun and error.context in _BEGUN:
+        return begun.line + 1, _BEGUN[error.context]
+    about = error.problem or error.context or "unreadable"
+    if mark and about == "found character that cannot start any token" and text[mark.index : mark.index + 1] == "\t":
+        about = "it is indented with a tab: use spaces"
+    if mark and about in _IN_BRACKETS and text[mark.index - 1 : mark.index + 1] == "${":
+        about = 'within braces or brackets a reference must be in quotes: "${env:NAME}"'
+    return mark.line + 1 if mark else 0, _PLAIN.get(about, about)
 
 
 def _too_deep(text: str) -> int:
