@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^{}]*)\}")
 _LIKE_A_REFERENCE = re.compile(r"\$\{(?:env|file):|\$\{[^}]*\}\Z")
+_MISSPELT = re.compile(r"\$\{(?!(?:env|file):)[^{}]*\}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_QUOTED = re.compile(r"([\"']).*\1")
 _MAX_FILE_CHARS = 1 << 20
 
 # What people copy from GitLab's documentation or ours, and forget to replace.
@@ -32,6 +34,8 @@ class ReferenceResolver:
         """``text``, or the value that it refers to. Raises ValueError; the message never holds a value."""
         found = _REFERENCE.fullmatch(text)
         if found is None:
+            if _MISSPELT.fullmatch(text):
+                raise ValueError("is no reference: write ${env:NAME} for a variable, ${file:/path} for a file")
             if _LIKE_A_REFERENCE.search(text):
                 raise ValueError("holds a reference that is not the whole value: write ${env:NAME} or ${file:/path} alone")
             return text
@@ -77,6 +81,8 @@ def check_secret(value: str) -> None:
     """Raise ValueError if ``value`` can't be a real secret; the message never shows it."""
     if _PLACEHOLDER.fullmatch(value):
         raise ValueError("is a placeholder copied from documentation: put a real secret there")
+    if _QUOTED.fullmatch(value):  # a shell takes them off, many readers of env files do not
+        raise ValueError("is in quotation marks: take them off where the secret is set")
     # It is sent in a header field, where a line end or a space would begin something else (RFC 9110 §5.5).
     if not value.isascii() or not value.isprintable() or " " in value:
         raise ValueError("holds spaces, line ends or characters that no token has")

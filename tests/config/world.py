@@ -11,6 +11,7 @@ ENV = {
     "EMPTY": "",
     "PLACEHOLDER": "glpat-xxxxxxxxxxxxxxxxxxxx",
     "SPACED": "glpat-abc\r\nX-Evil: 1",
+    "QUOTED": '"glpat-R3aderOne"',
     "WEAK": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "GW_PEPPER": "5f0c9a7e1b3d8246ace013579bdf2468",
     "GW_KEY": "9d2e4f6a8b0c1d3e5f7a9b8c7d6e5f40",
