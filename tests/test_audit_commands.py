@@ -136,7 +136,7 @@ def test_what_differs_is_shown_and_is_one(replayed: list[str], tmp_path: Path, c
         audit.write("nonsense\n" + "x" * 3_000_000 + "\n")
         for number in (2, 3):
             audit.write(
-                f'{{"time":"t","request_id":"r-{number}","method":"POST","target":"/api/v4/projects/1/issues",'
+                f'{{"schema":1,"time":"t","request_id":"r-{number}","method":"POST","target":"/api/v4/projects/1/issues",'
                 '"identity":"bot","principal":"bot","principal_kind":"key","rule":"old","upstream_credential":"sa"}\n'
             )
     assert main(replayed) == 1
@@ -156,7 +156,7 @@ def test_what_differs_is_shown_and_is_one(replayed: list[str], tmp_path: Path, c
 def test_what_differs_is_reported_by_an_output_without_arrows(replayed: list[str], tmp_path: Path) -> None:
     with (tmp_path / "audit").open("a") as audit:
         audit.write(
-            '{"time":"t","request_id":"r","method":"POST","target":"/api/v4/projects/1/issues",'
+            '{"schema":1,"time":"t","request_id":"r","method":"POST","target":"/api/v4/projects/1/issues",'
             '"identity":"bot","principal":"bot","principal_kind":"key","rule":"old","upstream_credential":"sa"}\n'
         )
     root = Path(__file__).parent.parent
@@ -177,6 +177,8 @@ def test_a_file_that_is_no_audit_is_no_good_news(
     audit.write_bytes(gzip.compress(audit.read_bytes()))  # as logrotate leaves it
     assert main(replayed) == 1
     assert "that are not audit lines" in capsys.readouterr().err
+    audit.write_text('{"event":"worker 0 of 2 serves","level":"info","logger":"gateway.app"}\n')  # the operator's log
+    assert main(replayed) == 1
     audit.write_bytes(b"")
     assert main(replayed) == 0  # nobody asked for anything
 

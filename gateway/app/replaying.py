@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
@@ -83,8 +84,9 @@ class Found(msgspec.Struct):
 
 
 class _Line(msgspec.Struct):
-    """The fields that are read from an audit line."""
+    """The fields that are read from an audit line. The operator's log is JSON, too, but has no ``schema``."""
 
+    schema: Literal[1]
     method: str = ""
     target: str = ""
     event: str = ""
