@@ -30,6 +30,7 @@ OPENED, CLOSED = "chain_opened", "chain_closed"
 _NAMES_MISSING = "names an earlier line that is missing"
 _REPEATS = "has the MAC of an earlier line: it was written again after a disk failure, or copied"
 _BORROWS = "has the MAC of an earlier line but other content: it was forged"
+_ANOTHER_KEY = "no line is proven: `secrets.audit_key` may not be the one that they were written with"
 _ALONE = "is the only line left of its chain, and nothing proves it"
 
 
@@ -118,6 +119,7 @@ def verify(
     """For each chain whose beginning is gone and of which only one line is left: that line's number and MAC."""
     unnamed: list[int] = []
     """Lines that name a missing line, not excused so far; in the order of the file."""
+    proven_lines = unproven_lines = 0
     wanted = {tuple(head.encode("ascii", "replace").split(b":")) for head in heads}
     for number, line in enumerate(lines, 1):
         found = _TAIL.fullmatch(line)
@@ -147,7 +149,10 @@ def verify(
         alone.pop(name, None)
         if seq != chain.next_seq:
             yield Flaw(number, f"is number {seq} of its chain where {chain.next_seq} belongs")
-        if not hmac.compare_digest(mac, hmac.digest(key, chain.mac + body, hashlib.sha256)):
+        if hmac.compare_digest(mac, hmac.digest(key, chain.mac + body, hashlib.sha256)):
+            proven_lines += 1
+        else:
+            unproven_lines += 1
             yield Flaw(number, "was changed, or does not follow the line before it")
         if chain.closed:
             yield Flaw(number, "follows the closing line of its chain")
@@ -178,6 +183,8 @@ def verify(
             )
     if not chains:
         yield Flaw(0, "no line of a chain was found")
+    if unproven_lines > 1 and not proven_lines:
+        yield Flaw(0, _ANOTHER_KEY)
     for head in sorted(wanted):
         yield Flaw(0, f"the line {b':'.join(head[:2]).decode('ascii', 'replace')} that the operator's log names is missing")
 

@@ -120,7 +120,11 @@ def test_mixed_chains_are_told_apart() -> None:
 
 
 def test_another_key_makes_another_chain() -> None:
-    assert len(list(verify(WHOLE, chain_key(b"another")))) == len(WHOLE)
+    found = [str(flaw) for flaw in verify(WHOLE, chain_key(b"another"))]
+    assert len(found) == len(WHOLE) + 1
+    assert found[-1] == "no line is proven: `secrets.audit_key` may not be the one that they were written with"
+    changed = [WHOLE[0].replace(b"opened", b"closed"), *WHOLE[1:]]
+    assert not [flaw for flaw in flaws(changed) if "key" in flaw]
 
 
 @pytest.mark.parametrize("at", range(len(WHOLE)))
