@@ -38,7 +38,7 @@ def add(commands: Any, add_command: Add) -> None:
     how.add_argument(
         "--factor", metavar="X", type=float, help="multiply the configured rate and burst: 2 doubles them, 0.5 halves them"
     )
-    how.add_argument("--pause", action="store_true", help="suspend the limit")
+    how.add_argument("--pause", action="store_true", help="suspend the limit: nothing is refused by it")
     change.add_argument(
         "--for", dest="lasting", metavar="1h", type=_seconds, default=3600.0, help="how long, a week at most; default: 1h"
     )
