@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import contextlib
+import socket
 from collections import deque
 from collections.abc import Iterable
 from enum import StrEnum
@@ -250,6 +251,8 @@ def describe_error(error: Exception) -> str:
     """Why there is no connection, in words for people: ``WRONGPASS``, ``ConnectionRefusedError``, ``not the primary`` …"""
     if isinstance(error, RedisError):
         return error.kind
+    if isinstance(error, socket.gaierror):
+        return "its host name can't be resolved"
     return str(error.args[0]) if isinstance(error, RedisUnavailable) and error.args else type(error).__name__
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from gateway.stores import redis_endpoint, redis_link
 from gateway.stores.bucket_redis import RedisBuckets
 from gateway.stores.keys_redis import RedisKeys
 from gateway.stores.redis_address import parse_address
-from gateway.stores.redis_endpoint import HashTag, RedisEndpoint
+from gateway.stores.redis_endpoint import HashTag, RedisEndpoint, describe_error
 from gateway.stores.redis_link import RedisLink, RedisUnavailable
 from gateway.stores.redis_subscriber import RedisSubscriber
 from gateway.stores.redis_wire import RedisError, RedisValue
@@ -29,6 +30,12 @@ from .bucket_contract import NARROW
 from .key_contract import T, record
 
 NOWHERE = "127.0.0.1:1"
+
+
+def test_a_host_that_nobody_knows_is_told_in_words() -> None:
+    assert (
+        describe_error(socket.gaierror(socket.EAI_NONAME, "Name or service not known")) == "its host name can't be resolved"
+    )
 
 
 @pytest.fixture
