@@ -277,7 +277,7 @@ class Gateway:
             # GitLab's answer was to this credential: where several take turns, answers to another are kept elsewhere.
             credential = handover.credential
         else:
-            credential = await stages.tokens.credential(permit, principal, operation) if permit.use else None
+            credential = await stages.tokens.credential(permit, operation) if permit.use else None
             if handover is not None and credential is not handover.credential:
                 handover.prior_lookup = None  # it was looked up for another credential
         if credential is not None:

@@ -34,7 +34,7 @@ async def resolve(
         try:
             # Of a pool, the one at hand is only an offer: the request itself still goes up with that member, in its turn.
             credential = stages.tokens.credential_now(permit, LOOKUP_OPERATION)
-            credential = credential or await stages.tokens.credential(permit, principal, LOOKUP_OPERATION)
+            credential = credential or await stages.tokens.credential(permit, LOOKUP_OPERATION)
             turn = functools.partial(_await_pace, stages, credential.id, principal)
             resolved |= await stages.places.resolve(left, credential, room, turn)
         except Rejection as refused:

@@ -400,7 +400,7 @@ class TokenSource(Protocol):
     has_unchecked: bool
     """Whether there is a credential that GitLab could not be asked about yet."""
 
-    async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
+    async def credential(self, permit: Permit, operation: Operation) -> UpstreamCredential:
         """The credential for ``permit``, in the carrier that the operation's surface reads (Git takes Basic only).
 
         Raises Rejection BROKER_CREDENTIAL_REFUSED (502/503) when there is none to give: it fails closed, never open.

@@ -35,7 +35,7 @@ class FakeStages:
     def credential_now(self, permit: Permit, operation: Operation) -> UpstreamCredential | None:
         return UpstreamCredential(permit.use, (), b"") if self.at_hand else None
 
-    async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
+    async def credential(self, permit: Permit, operation: Operation) -> UpstreamCredential:
         self.waited.append(permit.use)
         return UpstreamCredential(permit.use, (), b"")
 

@@ -83,7 +83,7 @@ class NoTokens:
     def gitlab_answered(self) -> None:
         return None
 
-    async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
+    async def credential(self, permit: Permit, operation: Operation) -> UpstreamCredential:
         raise AssertionError("no permit of a shared cache names a credential")
 
     def credential_now(self, permit: Permit, operation: Operation) -> UpstreamCredential | None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 
 import msgspec
 
-from ..core.access import Permit, Principal
+from ..core.access import Permit
 from ..core.catalogue import Operation
 from ..core.errors import Code, Rejection, Source
 from ..core.secret import Secret
@@ -165,7 +165,7 @@ class StaticTokenSource:
         if checked:
             self._settle(held, trusted=True, reason="")
 
-    async def credential(self, permit: Permit, principal: Principal, operation: Operation) -> UpstreamCredential:
+    async def credential(self, permit: Permit, operation: Operation) -> UpstreamCredential:
         held = self._single.get(permit.use)
         if held is None:
             pool = self._shared.get(permit.use)

@@ -34,9 +34,8 @@ async def test_everybody_is_let_in_everywhere() -> None:
 
 async def test_there_is_nothing_to_broker() -> None:
     tokens = NoTokens()
-    principal = await NoAuthentication().authenticate(CLAIM, OPERATION, HEAD)
     with pytest.raises(AssertionError):
-        await tokens.credential(Permit("shared"), principal, OPERATION)
+        await tokens.credential(Permit("shared"), OPERATION)
     assert await tokens.refused(UpstreamCredential("sa", (), b"")) is False
     assert not tokens.has_unchecked
     tokens.gitlab_answered()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.broker.rotation import SILENT_S, RotationFailed, Superseded, everybody_has_read
-from gateway.core.access import Permit, Principal, PrincipalKind
+from gateway.core.access import Permit
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.secret import Secret
 from gateway.core.token_record import Rotation, RotationStep, TokenRecord
@@ -19,7 +19,6 @@ from gateway.ports import StoreUnavailable
 from .rotating import BOT, Killed, Life, world
 
 REST = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
-CALLER = Principal("bot", PrincipalKind.KEY, "bot")
 SELF_ROTATE = b"POST /api/v4/personal_access_tokens/self/rotate"
 
 
@@ -366,10 +365,10 @@ async def test_a_gateway_that_fell_silent_is_not_waited_for_and_looks_before_it_
             await first.rotator.tick()
             made.now += SILENT_S
         assert not made.works(silent)
-        given = await silent.tokens.credential(Permit("", "bot"), CALLER, REST)
+        given = await silent.tokens.credential(Permit("", "bot"), REST)
         assert await silent.tokens.refused(given)
         assert made.works(silent)
-        await silent.tokens.credential(Permit("", "bot"), CALLER, REST)
+        await silent.tokens.credential(Permit("", "bot"), REST)
 
 
 async def test_a_record_without_its_manager_waits_for_it(tmp_path: Path) -> None:

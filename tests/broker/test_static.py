@@ -8,7 +8,7 @@ import pytest
 
 from gateway.broker.carriers import Carrier
 from gateway.broker.static import CredentialsRefused, StaticCredential, StaticTokenSource
-from gateway.core.access import Permit, Principal, PrincipalKind
+from gateway.core.access import Permit
 from gateway.core.catalogue import Access, Operation, Surface
 from gateway.core.errors import Code, Rejection
 from gateway.core.secret import Secret
@@ -17,7 +17,6 @@ from gateway.ports import NotAnswering, Presentation, UpstreamCredential, Verifi
 REST = Operation("GET /api/v4/projects/:id", Access.READ, Surface.REST)
 NUGET = Operation("GET /api/v4/projects/:id/packages/nuget/query", Access.READ, Surface.PACKAGES)
 GIT = Operation("GET /*repository_path.git/info/refs", Access.READ, Surface.GIT)
-CALLER = Principal("backstage", PrincipalKind.KEY, "backstage")
 
 
 class Gitlab:
@@ -70,7 +69,7 @@ class World:
             await asyncio.sleep(0)
 
     async def get(self, use: str = "sa-one", operation: Operation = REST) -> UpstreamCredential:
-        return await self.source.credential(Permit("rule", use), CALLER, operation)
+        return await self.source.credential(Permit("rule", use), operation)
 
     async def refused(self, name: str) -> bool:
         """What becomes of the token that is given out now when GitLab answers 401 to it."""
