@@ -102,7 +102,7 @@ class CacheRequest(msgspec.Struct, frozen=True, gc=False):
 class CacheOutcome:
     """What happened, for telemetry. ``stored`` is final only once the reply's body was read to its end or released."""
 
-    __slots__ = ("age_s", "cache_status_field", "reason", "repeat_hit", "status", "stored", "upstream_status")
+    __slots__ = ("reason", "repeat_hit", "status", "stored", "upstream_status")
 
     def __init__(self, status: CacheStatus = CacheStatus.BYPASS, reason: CacheReason = CacheReason.NONE) -> None:
         self.status = status
@@ -110,10 +110,6 @@ class CacheOutcome:
         self.stored = Stored.NOT_ASKED
         self.upstream_status = 0
         """What upstream answered to the request that the cache made; 0 where it was not asked or failed."""
-        self.age_s = -1.0
-        """The age of a stored answer; -1 for one that has just arrived."""
-        self.cache_status_field = b""
-        """This cache's own member of ``Cache-Status``, already in the reply's head."""
         self.repeat_hit: RepeatHit | None = None
         """How to answer the same request again without a ``fetch``, where that may be possible."""
 

@@ -259,8 +259,7 @@ class PrivateCache:
     def _serve_hit(self, entry: Entry, condition: bytes | None, reuse_s: float, age_s: float) -> tuple[Reply, CacheOutcome]:
         """The shortest way out: nothing is asked, parsed or encoded."""
         outcome = CacheOutcome(_HIT, _FRESH)
-        outcome.age_s = age_s
-        member = outcome.cache_status_field = self._hit_member % (reuse_s - age_s)
+        member = self._hit_member % (reuse_s - age_s)
         return as_reply(entry, condition, ((b"Age", b"%d" % age_s), (b"Cache-Status", member))), outcome
 
     def _repeat_hit(

@@ -447,7 +447,7 @@ class PrivateFetcher:
     ) -> Reply:
         """``entry`` as it goes down at ``at`` (Unix seconds), with the fields of GitLab's answer that are for it alone."""
         age = max(0.0, at - entry.received_at)
-        member = self.status_writer.stored_answer(outcome, age, reuse_s - age)
+        member = self.status_writer.stored_answer(outcome, reuse_s - age)
         return as_reply(entry, condition, (*extra_fields, (b"Age", b"%d" % age), (b"Cache-Status", member)))
 
 

@@ -315,7 +315,7 @@ class SharedFetcher:
         """A stored answer for this client, its preconditions and range applied."""
         now = job.now()
         age = entry.age_s(now)
-        member = self._status_writer.stored_answer(outcome, age, entry.lifetime_s - age)
+        member = self._status_writer.stored_answer(outcome, entry.lifetime_s - age)
         head, content = answer_from_entry(entry, job.request.method, job.request.fields, now)
         return Reply(with_status(head, member, age), content), outcome
 

@@ -22,7 +22,7 @@ class CacheStatusWriter:
     def upstream_answer(self, reply: Reply, outcome: CacheOutcome, ttl_s: float | None = None) -> Reply:
         """An answer that has just arrived, with our member. ``ttl_s``: how long it will be reused, if it is stored."""
         stored = outcome.stored is Stored.STORED
-        outcome.cache_status_field = cache_status_field(
+        member = cache_status_field(
             self.name,
             outcome.status,
             outcome.reason,
@@ -30,7 +30,7 @@ class CacheStatusWriter:
             stored=stored,
             ttl_s=int(ttl_s) if stored and ttl_s is not None else None,
         )
-        reply.head = with_status(reply.head, outcome.cache_status_field)
+        reply.head = with_status(reply.head, member)
         return reply
 
     def miss(self, stored: Stored, reuse_s: float) -> bytes:
@@ -44,10 +44,9 @@ class CacheStatusWriter:
             ttl_s=int(reuse_s) if stored is Stored.STORED else None,
         )
 
-    def stored_answer(self, outcome: CacheOutcome, age_s: float, ttl_s: float) -> bytes:
-        """The member for an answer from the store; it and ``age_s`` are also noted in ``outcome``."""
-        outcome.age_s = age_s
-        outcome.cache_status_field = cache_status_field(
+    def stored_answer(self, outcome: CacheOutcome, ttl_s: float) -> bytes:
+        """The member for an answer from the store."""
+        return cache_status_field(
             self.name,
             outcome.status,
             outcome.reason,
@@ -56,7 +55,6 @@ class CacheStatusWriter:
             ttl_s=int(ttl_s),
             collapsed=outcome.status is CacheStatus.COLLAPSED,
         )
-        return outcome.cache_status_field
 
     def only_if_cached(self, reason: CacheReason) -> Rejection:
         """The refusal for a client that wants a stored answer or none (RFC 9111 §5.2.1.7). Its member has no

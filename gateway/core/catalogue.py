@@ -82,7 +82,6 @@ class Reference(msgspec.Struct, frozen=True, gc=False):
     index: int
     """Position in ``Target.segments``."""
     kind: ReferenceKind
-    param: str
     end: int = 0
     """Where it ends (exclusive) if it spans segments, as in Git's paths; 0 if it is only the segment at ``index``."""
     repository: bool = False
@@ -281,7 +280,7 @@ class Catalogue:
     def _add(self, row: _Row) -> None:
         query = row.template.partition("?")[2]
         if query:
-            references = tuple(Reference(0, kind, name, below=True) for name, kind in row.references.items())
+            references = tuple(Reference(0, kind, below=True) for kind in row.references.values())
             self._by_query[query.encode("ascii")] = self._operation(row, row.access, references)
             return
         # With a template for every method, the method of each request decides between read and write.
@@ -300,7 +299,7 @@ class Catalogue:
                 name, repository = token.removesuffix(".git"), "repository_path" in token
                 kind = row.references.get(name[1:]) if name[:1] in ":*" else None
                 if kind is not None:
-                    references.append(Reference(index, kind, name[1:], repository=repository))
+                    references.append(Reference(index, kind, repository=repository))
             operation = self._operation(row, access, tuple(references))
             self._tree.add(method, tokens, _Leaf(operation, tokens))
 

@@ -75,7 +75,7 @@ async def test_a_routes_lifetime_is_served_without_asking_and_ends_with_access_t
     await room.fetch(get(), origin)
     room.clock.now += 59
     _, fields, body, outcome = await room.fetch(get(), origin)
-    assert (body, outcome.status, outcome.age_s) == (b"[1]", CacheStatus.HIT, 59)
+    assert (body, outcome.status) == (b"[1]", CacheStatus.HIT)
     assert first(fields, b"age") == b"59"
     assert first(fields, b"cache-status") == b"gateway; hit; ttl=1"
     room.clock.now += 1
@@ -249,7 +249,7 @@ PUSH = Operation(
     "POST /*repository_path.git/git-receive-pack",
     Access.WRITE,
     Surface.GIT,
-    references=(Reference(0, ReferenceKind.PROJECT, "repository_path", end=2, repository=True),),
+    references=(Reference(0, ReferenceKind.PROJECT, end=2, repository=True),),
 )
 MUTATION = Operation("POST /api/graphql", Access.WRITE, Surface.GRAPHQL)
 

@@ -23,7 +23,7 @@ def target(text: str) -> Target:
 
 
 TARGET = target("/api/v4/projects")
-PROJECT = (Reference(3, ReferenceKind.PROJECT, "id"),)
+PROJECT = (Reference(3, ReferenceKind.PROJECT),)
 ISSUES = Operation("POST /api/v4/projects/:id/issues", Access.WRITE, Surface.REST, references=PROJECT)
 GIT = Operation("GET /*project.git/info/refs", Access.READ, Surface.GIT)
 UNKNOWN = Operation("other", Access.READ, Surface.REST, known=False)
@@ -246,7 +246,7 @@ def test_a_project_has_a_bucket_of_its_own(spelt: str, key: str) -> None:
 
 
 def test_the_wiki_of_a_group_called_7_takes_nothing_from_project_7() -> None:
-    repository = (Reference(0, ReferenceKind.PROJECT, "repository_path", end=1, repository=True),)
+    repository = (Reference(0, ReferenceKind.PROJECT, end=1, repository=True),)
     fetch = Operation("GET /*repository_path.git/info/refs", Access.READ, Surface.GIT, references=repository)
     takes = BY_PROJECT.takes_for(key_principal(), fetch, target("/7.wiki.git/info/refs"), "GET", "10.0.0.1")
     assert [take.key for take in takes] == ["{gw}:b:project:?"]
@@ -269,9 +269,7 @@ def test_a_number_and_its_path_are_one_bucket_once_an_answer_told() -> None:
 
 def test_a_request_that_names_no_project_takes_from_none() -> None:
     assert BY_PROJECT.takes_for(key_principal(), OPERATION, TARGET, "GET", "10.0.0.1") == ()
-    group = Operation(
-        "GET /api/v4/groups/:id", Access.READ, Surface.REST, references=(Reference(3, ReferenceKind.GROUP, "id"),)
-    )
+    group = Operation("GET /api/v4/groups/:id", Access.READ, Surface.REST, references=(Reference(3, ReferenceKind.GROUP),))
     assert BY_PROJECT.takes_for(key_principal(), group, target("/api/v4/groups/7"), "GET", "10.0.0.1") == ()
 
 
