@@ -256,22 +256,6 @@ class _UnreadError(OSError):
         super().__init__(errno.ENXIO, "nobody reads the pipe")
 
 
-class NullSink:
-    """Takes everything and keeps nothing, where no audit is asked for."""
-
-    def write(self, lines: bytes) -> int:
-        return len(lines)
-
-    def sync(self) -> None:
-        return
-
-    def was_emptied(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        return
-
-
 class _OutputDescriptor:
     """A descriptor, written to as far as it takes octets: a pipe's reader that stops is waited for once, for ``stall_s``.
 
@@ -391,14 +375,12 @@ def path_of(where: str) -> str:
 def open_sink(
     where: str, *, rotate_bytes: int = 0, keep: int = 1, torn_in: str = "", durable: Callable[[], bool] = bool
 ) -> Sink:
-    """The sink that ``where`` names: ``stdout``, ``stderr``, ``off`` or ``file:/path``; the rest as in ``FileSink``.
+    """The sink that ``where`` names: ``stdout``, ``stderr`` or ``file:/path``; the rest as in ``FileSink``.
 
     Raises OSError if the file can't be opened.
     """
     if where in _STREAMS:
         return StreamSink(_STREAMS[where])  # not sys.stdout: something that took its place must not get the audit
-    if where == "off":
-        return NullSink()
     path = where.removeprefix("file:")
     return FileSink(path, rotate_bytes=rotate_bytes, keep=keep, torn_in=torn_in, durable=durable)
 

@@ -433,8 +433,8 @@ async def world(state_dir: Path, text: str = CONFIGURATION, answer: Answer = ech
     keys: dict[str, str] = {}
     identities = [one.id for one in config.identities if one.key is not None]
     if identities:
-        unaudited = msgspec.structs.replace(config, audit=msgspec.structs.replace(config.audit, sink="off"))
-        async with open_key_store(unaudited) as session:
+        audit = msgspec.structs.replace(config.audit, sink=f"file:{state_dir}/keys.jsonl")  # not among the requests
+        async with open_key_store(msgspec.structs.replace(config, audit=audit)) as session:
             for identity in identities:
                 key, _ = await session.key_admin.issue(session.actor, identity)
                 keys[identity] = key.reveal()
