@@ -204,7 +204,8 @@ class GatewayKeys:
         # An identity that has become one of another sort admits no key from before.
         of_its_sort = isinstance(identity, WorkloadIdentity) is (found.origin is KeyOrigin.EXCHANGED)
         if identity is None or not is_ours or why_unusable or not of_its_sort:
-            why = why_unusable or f"{found.id} is for {found.identity}, which the configuration no longer has"
+            changed = "which the configuration no longer has" if identity is None else "now an identity of another kind"
+            why = why_unusable or f"{found.id} is for {found.identity}, {changed}"
             self._known.drop(key)
             self._bad.put(key, (now + TTL_S, why if is_ours else _UNKNOWN))
             return None

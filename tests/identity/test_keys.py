@@ -140,6 +140,7 @@ async def test_a_found_key_is_remembered_for_a_second(world: World) -> None:
         ({"expires_at": T}, "has expired"),
         ({"not_before": T + 1}, "is not valid yet"),
         ({"identity": "removed"}, "is for removed, which the configuration no longer has"),
+        ({"origin": KeyOrigin.EXCHANGED}, "is for backstage, now an identity of another kind"),
         ({"digest": bytes(32)}, "no such key"),
     ],
     ids=str,
