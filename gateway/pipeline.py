@@ -160,7 +160,7 @@ class Gateway:
         except Exception:
             # The road has its own way to report a fault, to this request and to all like it; the caller here is the
             # connection itself, which an exception would end.
-            log.exception("fault in the short lane")
+            log.exception("fault in a lane")
             self.lane.forget(head)
             return None
 

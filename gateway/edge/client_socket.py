@@ -78,7 +78,7 @@ class StallTimer:
 
 def has_left(transport: asyncio.Transport, *, whole: bool) -> bool:
     """Whether the client closed or broke its connection, as far as the kernel knows: a transport that isn't read hears of
-    neither. A client that only says that it will send no more counts as gone, too (see ``server``), except while the
+    neither. A client that only says that it will send no more counts as gone, too (see ``connection``), except while the
     request is not ``whole``: what has not been read yet may be the rest of it."""
     if not hasattr(select, "poll"):
         return False
