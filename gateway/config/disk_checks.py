@@ -88,6 +88,8 @@ def _stores(config: Config) -> Iterator[Finding]:
     seen: set[str] = set()
     for name in ("shared", "keys", "credentials"):
         store: StoreUrl | None = getattr(config.stores, name)
+        if store is not None and os.path.isdir(store.path):
+            yield error(("stores", name), f"names {store.path}, which is a directory")
         if store is None or not store.encrypted or store.url.reveal() in seen:
             continue
         seen.add(store.url.reveal())

@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -119,9 +119,13 @@ class SqliteFile:
             # SQLite gives its -wal and -shm files the mode of this one.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
         self.opened = _identity(path)  # before it is opened: a file that takes its place meanwhile is another one
-        _keep_private(path)
+        _require_ours(path)
         connection = sqlite3.connect(path, timeout=self._timeout_s, isolation_level=None)
         try:
+            connection.execute(
+                "PRAGMA schema_version"
+            )  # fails where it is no database: then its mode is not ours to change
+            _close_to_others(path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # what was written survives the power cut right after it
             connection.execute("BEGIN IMMEDIATE")
@@ -141,20 +145,29 @@ class SqliteFile:
         return connection
 
 
-def _keep_private(path: Path) -> None:
-    """Refuse files that others could have changed, and close those that others could read, such as a restored backup. These
-    hold only hashes and sealed tokens, the keys to which are elsewhere.
-    """
-    for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
-        try:
-            mode = stat.S_IMODE(one.stat().st_mode)
-        except FileNotFoundError:
-            continue
+def _require_ours(path: Path) -> None:
+    """Refuse what is no file, and files that others could have changed."""
+    if not path.is_file():
+        raise NotDone(f"{path} is not a file")
+    for one, mode in _modes(path):
         if mode & 0o022:
             raise NotDone(f"{one} is writable by others, who could have changed its contents: chmod 0600 it")
+
+
+def _close_to_others(path: Path) -> None:
+    """Close files that others could read, such as a restored backup. These hold only hashes and sealed tokens, the keys to
+    which are elsewhere."""
+    for one, mode in _modes(path):
         if mode & 0o077:
             one.chmod(0o600)
             log.warning("%s could be read by others (mode %04o): it is 0600 now", one, mode)
+
+
+def _modes(path: Path) -> Iterator[tuple[Path, int]]:
+    """The database's files that are there, with their modes."""
+    for one in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):
+            yield one, stat.S_IMODE(one.stat().st_mode)
 
 
 def _words(error: Exception) -> str:

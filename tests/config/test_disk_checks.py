@@ -52,6 +52,13 @@ def test_the_state_is_in_a_directory(tmp_path: Path) -> None:
     assert problem.startswith("F:3: warning: state_dir: ")
 
 
+def test_a_database_is_a_file(tmp_path: Path) -> None:
+    for name in ("keys", "credentials"):
+        text = f"stores: {{{name}: 'sqlite://{tmp_path}'}}"
+        assert found(text) == [f"F:3: stores.{name}: names {tmp_path}, which is a directory"]
+        assert found(f"stores: {{{name}: 'sqlite://{tmp_path}/x.db'}}") == []
+
+
 def test_a_certificate_and_its_key_are_tried(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     one, other = authority.issue("one"), authority.issue("other")

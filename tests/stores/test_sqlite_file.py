@@ -131,6 +131,20 @@ async def test_garbage_a_missing_directory_and_a_link_are_outages(tmp_path: Path
     assert not (tmp_path / "elsewhere.db").exists()
 
 
+@pytest.mark.parametrize(("name", "said"), [("notes", "file is not a database"), ("etc", "is not a file")])
+async def test_what_is_no_database_keeps_its_mode(tmp_path: Path, name: str, said: str) -> None:
+    """A path may be mistyped, and the gateway may be root."""
+    (tmp_path / "notes").write_bytes(b"no database " * 99)
+    (tmp_path / "etc").mkdir()
+    path = tmp_path / name
+    path.chmod(0o755)
+    file = made(path)
+    with pytest.raises(NotDone, match=said):
+        await file.run(everything)
+    await file.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
 async def test_a_write_lock_held_elsewhere_is_waited_for_and_then_an_outage(tmp_path: Path) -> None:
     file = made(tmp_path / "x.db", timeout_s=2.0)
     await file.run(everything)
