@@ -91,6 +91,8 @@ def _top(arguments: argparse.Namespace) -> int:
     for caller in answer["callers"]:
         buckets = ", ".join(f"{one['limit']} {one['remaining']:g}/{one['burst']:g}" for one in caller["buckets"])
         print(f"{caller['caller']:<32} asked {caller['asked']:<8} refused {caller['refused']:<8} {buckets}".rstrip())
+    if not answer["callers"]:
+        print("nobody has asked lately", file=sys.stderr)
     for changed in answer["changed"]:
         effect = "paused" if changed["pause"] else f"set to {changed['factor']:g} times"
         print(f"{changed['limit']} of {changed['subject']}: {effect} for a limited time")

@@ -58,6 +58,8 @@ async def command(served: Serving, *arguments: str) -> int:
 async def test_a_bucket_is_watched_paused_lowered_and_reset(
     served: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert await command(served, "top") == 0
+    assert capsys.readouterr() == ("", "nobody has asked lately\n")
     assert [await request(served) for _ in range(3)] == [502, 502, 429]
     assert await command(served, "top") == 0
     assert "anonymous:127.0.0.1" in (shown := capsys.readouterr().out)
