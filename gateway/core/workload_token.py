@@ -140,26 +140,32 @@ class Requirement(msgspec.Struct, frozen=True):
     skew_s: float = 30.0
 
     def unmet(self, claims: dict[str, Any], now: float) -> list[str]:
-        """The claims that do not meet the requirement, by name; none: the token is admitted. A token without an expiry is
-        refused. ``now`` is in Unix seconds."""
+        """The claims that do not meet the requirement, by name, and of times what is wrong with them; none: the token is
+        admitted. A token without an expiry is refused. ``now`` is in Unix seconds."""
         unmet = [] if claims.get("iss") == self.issuer else ["iss"]
         if not _is_for(claims.get("aud"), self.audience):
             unmet.append("aud")
-        if not self.is_current(claims, now):
-            unmet.append("exp, nbf or iat")
+        untimely = self._untimely(claims, now)
+        if untimely:
+            unmet.append(untimely)
         return unmet + [name for name, pattern in self.claims if not pattern.matches(claims.get(name))]
 
-    def is_current(self, claims: dict[str, Any], now: float) -> bool:
-        """Whether the token has been issued, has become valid and has not expired, give or take the skew."""
+    def _untimely(self, claims: dict[str, Any], now: float) -> str:
+        """Why the token has not been issued, has not become valid or has expired, give or take the skew; empty: it is
+        current."""
         expires_at = _instant(claims.get("exp"))
-        if expires_at is None or now >= expires_at + self.skew_s:
-            return False
+        if expires_at is None:
+            return "exp"
+        if now >= expires_at + self.skew_s:
+            return "exp (it has expired)"
         for name in ("nbf", "iat"):
             if name in claims:
                 begins_at = _instant(claims[name])
-                if begins_at is None or begins_at > now + self.skew_s:
-                    return False
-        return True
+                if begins_at is None:
+                    return name
+                if begins_at > now + self.skew_s:
+                    return f"{name} (it is in the future: compare the clocks)"
+        return ""
 
     def valid_until(self, claims: dict[str, Any]) -> float:
         """The instant from which an admitted token is refused."""

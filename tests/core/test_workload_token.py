@@ -206,7 +206,7 @@ def test_one_claim_that_fits_is_not_enough() -> None:
 def test_it_is_over_when_it_would_be_refused() -> None:
     valid_until = WANTED.valid_until(CLAIMS)
     assert WANTED.unmet(CLAIMS, valid_until - 1) == []
-    assert WANTED.unmet(CLAIMS, valid_until) == ["exp, nbf or iat"]
+    assert WANTED.unmet(CLAIMS, valid_until) == ["exp (it has expired)"]
     assert WANTED.valid_until({}) == 30.0
 
 

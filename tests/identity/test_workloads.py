@@ -166,11 +166,13 @@ async def test_a_fork_cannot_borrow_its_parents_identity(world: World) -> None:
 
 
 HOSTILE = {
-    "over": ({"exp": T - 31}, "exp, nbf or iat"),
-    "begins later": ({"nbf": T + 31}, "exp, nbf or iat"),
+    "over": ({"exp": T - 31}, "exp (it has expired)"),
+    "begins later": ({"nbf": T + 31}, "nbf (it is in the future: compare the clocks)"),
+    "issued later": ({"iat": T + 31}, "iat (it is in the future: compare the clocks)"),
+    "issued some time": ({"iat": "now"}, "iat"),
     "another audience": ({"aud": "vault"}, "aud"),
     "audiences without ours": ({"aud": ["vault", "https://gitlab.example.com"]}, "aud"),
-    "no end": ({"exp": None}, "exp, nbf or iat"),
+    "no end": ({"exp": None}, "exp"),
     "another project": ({"job_project_id": "77"}, "job_project_id"),
     "several projects in a mapping": ({"job_project_id": {"7": "7"}}, "job_project_id"),
 }
