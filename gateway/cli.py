@@ -94,7 +94,7 @@ def _check(arguments: argparse.Namespace) -> int:
     for problem in catalogue_warnings(config, _catalogue(), source):
         _say(str(problem))
     if arguments.ask_gitlab and not _credentials_are_taken(config):
-        _say("failed: GitLab has not taken every token")
+        _say("failed: GitLab can't be asked, or has not taken every token")
         return FAILED
     if arguments.show:
         _print_document(redacted(config), arguments.show)

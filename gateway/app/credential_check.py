@@ -26,7 +26,10 @@ class CredentialCheck(msgspec.Struct, frozen=True):
 
 def ask_gitlab(config: Config) -> CredentialCheck:
     """Ask about each token, except those that are rotated: theirs are in the store, and the configured ones may be dead.
-    Raises OSError if GitLab's certificate authorities can't be read."""
+    Where none is left to ask about, GitLab must at least take a connection.
+
+    Raises OSError if GitLab's certificate authorities can't be read.
+    """
     return asyncio.run(_ask(config))
 
 
@@ -54,6 +57,9 @@ async def _ask(config: Config) -> CredentialCheck:
             alarm=lambda _id, _healthy: None,
         )
         warnings = await tokens.verify_at_start([one.id for one in asked])
+        if not asked and (why := await upstream.try_to_connect()) is not None:
+            where = upstream.origin.authority.decode("ascii")
+            return CredentialCheck((f"GitLab can't be reached at {where} ({why.value})",), tuple(left_out), complete=False)
         return CredentialCheck((), (*warnings, *left_out), complete=not warnings)
     except CredentialsRefused as refused:
         return CredentialCheck(tuple(refused.problems), (*refused.warnings, *left_out), complete=False)

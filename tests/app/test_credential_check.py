@@ -79,7 +79,10 @@ async def test_a_gitlab_that_is_away_has_not_taken_any(check: Check) -> None:
     assert "is not checked yet" in found.warnings[0]
 
 
-async def test_a_rotated_one_is_not_asked_about(check: Check) -> None:
+async def test_a_rotated_one_is_not_asked_about_but_gitlab_must_be_there(gitlab: DemoGitLab, check: Check) -> None:
     """What is configured may be dead for months: its successors are in the store."""
-    found = await check(GONE, "{id: sa, token: '${env:ONE}', rotate: {}}", ONE=TOKENS.bot)
-    assert found == CredentialCheck(warnings=("credential `sa` is rotated: its token in use is not asked about",))
+    rotated = "{id: sa, token: '${env:ONE}', rotate: {}}"
+    left_out = ("credential `sa` is rotated: its token in use is not asked about",)
+    assert await check(gitlab.url, rotated, ONE="glpat-dead-for-months") == CredentialCheck(warnings=left_out)
+    away = CredentialCheck(("GitLab can't be reached at 127.0.0.1:9 (upstream_refused)",), left_out, complete=False)
+    assert await check(GONE, rotated, ONE=TOKENS.bot) == away
