@@ -8,13 +8,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from ..core.limits import LEASE_S, Decision, Held, Level, Limit, Take, Takes, bucket_state, decide, refill, settle_level
+from ..core.limits import Decision, Held, Level, Limit, Take, Takes, bucket_state, decide, refill, settle_level
 from ..core.plain_takes import admit, refuse
 
 _BOUND = 100_000
 _EVICTION_LOOK = 16
 """How many buckets are examined to make room for one."""
-_LEASE_US = int(LEASE_S * 1_000_000)
 
 
 class MemoryBuckets:
@@ -25,16 +24,15 @@ class MemoryBuckets:
     keeps memory bounded.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.time, bound: int = _BOUND, leases_end: bool = False) -> None:
-        """``clock`` gives Unix seconds; it may jump. ``leases_end``: whether leases expire, as they must where gateways may
-        die and leave theirs behind; this process's own end with it."""
+    def __init__(self, *, clock: Callable[[], float] = time.time, bound: int = _BOUND) -> None:
+        """``clock`` gives Unix seconds; it may jump."""
         self._clock = clock
         self._bound = bound
-        self._leases_end = leases_end
         self._levels: dict[str, Held] = {}
         self._order: deque[str] = deque()
         """The same keys, least recently examined first; apart from the levels, so that no request pays for the order."""
-        self._leases: dict[str, dict[bytes, int]] = {}
+        self._leases: dict[str, set[bytes]] = {}
+        """The leases of each bucket of places. None expires: a process that dies takes its own along."""
 
     def __len__(self) -> int:
         return len(self._levels)
@@ -57,7 +55,7 @@ class MemoryBuckets:
             level = stored[place]
             if take.limit.concurrent:
                 if decision.allowed and decision.states[place].allowed:
-                    self._leases.setdefault(take.key, {})[lease] = now_us + _LEASE_US
+                    self._leases.setdefault(take.key, set()).add(lease)
             elif level is not None:
                 self._store(take.key, level, take.limit)
         return decision
@@ -85,7 +83,7 @@ class MemoryBuckets:
         for take in takes:
             held = self._levels.get(take.key)
             if take.limit.concurrent:
-                tokens = take.limit.burst - self._in_progress(take.key, now_us)
+                tokens = take.limit.burst - len(self._leases.get(take.key, ()))
             else:
                 tokens, _ = refill(take.limit, held[:2] if held is not None else None, now_us)
             states.append(bucket_state(take.limit, True, tokens, 0.0))
@@ -100,21 +98,12 @@ class MemoryBuckets:
                 self._store(change.key, level, change.limit)
 
     def release(self, takes: Sequence[Take], lease: bytes) -> None:
-        now_us = int(self._clock() * 1_000_000)
         for take in takes:
-            self._in_progress(take.key, now_us)
             leases = self._leases.get(take.key)
             if leases is not None:
-                leases.pop(lease, None)
+                leases.discard(lease)
                 if not leases:
                     del self._leases[take.key]
-
-    def renew(self, takes: Sequence[Take], lease: bytes) -> None:
-        """Extend the leases: the places are still in use."""
-        now_us = int(self._clock() * 1_000_000)
-        for take in takes:
-            self._in_progress(take.key, now_us)
-            self._leases.setdefault(take.key, {})[lease] = now_us + _LEASE_US
 
     def seed(self, key: str, limit: Limit, tokens: float) -> None:
         """Start an unknown bucket at ``tokens`` instead of full."""
@@ -131,21 +120,11 @@ class MemoryBuckets:
         levels: list[Level | None] = []
         for take in takes:
             if take.limit.concurrent:
-                levels.append((take.limit.burst - self._in_progress(take.key, now_us), now_us))
+                levels.append((take.limit.burst - len(self._leases.get(take.key, ())), now_us))
             else:
                 known = held.get(take.key)
                 levels.append(None if known is None else known[:2])
         return levels
-
-    def _in_progress(self, key: str, now_us: int) -> int:
-        """Count the leases of a bucket of places. Expired ones are dropped for good, whatever the clock does next."""
-        leases = self._leases.get(key)
-        if leases is None:
-            return 0
-        if self._leases_end:
-            for lease in [lease for lease, ends_us in leases.items() if ends_us <= now_us]:
-                del leases[lease]
-        return len(leases)
 
     def _store(self, key: str, level: Level, limit: Limit) -> None:
         self._levels[key] = (*level, limit)

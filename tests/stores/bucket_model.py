@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from hypothesis import strategies as st
 
 from gateway.core.limits import LEASE_S, Decision, Level, Limit, Scope, Take, Takes, decide, settle_level
@@ -97,7 +99,44 @@ def said(decision: Decision | None) -> object:
     return decision and (decision.allowed, decision.states, decision.now, decision.refusal, decision.tightest)
 
 
-def done(memory: MemoryBuckets, item: BatchItem) -> Decision | None:
+class LeasedBuckets(MemoryBuckets):
+    """Buckets in memory whose leases expire, as Redis's must: there, gateways may die and leave theirs behind."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock=clock)
+        self.ends_us: dict[tuple[str, bytes], int] = {}
+
+    def take_now(self, takes: Sequence[Take], lease: bytes = b"") -> Decision:
+        self._drop_expired(takes)
+        decision = super().take_now(takes, lease)
+        if decision.allowed:
+            states = zip(takes, decision.states, strict=True)
+            self._extend([take for take, found in states if take.limit.concurrent and found.allowed], lease)
+        return decision
+
+    def release(self, takes: Sequence[Take], lease: bytes) -> None:
+        self._drop_expired(takes)
+        super().release(takes, lease)
+
+    def renew(self, takes: Sequence[Take], lease: bytes) -> None:
+        """Extend the leases: the places are still in use."""
+        self._drop_expired(takes)
+        self._extend(takes, lease)
+
+    def _extend(self, takes: Sequence[Take], lease: bytes) -> None:
+        for take in takes:
+            self._leases.setdefault(take.key, set()).add(lease)
+            self.ends_us[take.key, lease] = int(self._clock() * 1_000_000) + int(LEASE_S * 1_000_000)
+
+    def _drop_expired(self, takes: Sequence[Take]) -> None:
+        """For good, whatever the clock does next."""
+        for take in takes:
+            for lease in list(self._leases.get(take.key, ())):
+                if self.ends_us[take.key, lease] <= int(self._clock() * 1_000_000):
+                    self._leases[take.key].discard(lease)
+
+
+def done(memory: LeasedBuckets, item: BatchItem) -> Decision | None:
     match item.op:
         case BucketOp.TAKE:
             return memory.take_now(item.takes, item.lease)

@@ -16,10 +16,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.limits import Decision, Limit, Scope, Take
-from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.stores.bucket_script import BatchItem, BucketOp, Script, TakePacker, decisions
 
-from .bucket_model import EVERY_BUCKET, LEASES, T0, TAKE, Model, batch_item, changes, costs, done, driven, requests, said
+from .bucket_model import (
+    EVERY_BUCKET,
+    LEASES,
+    T0,
+    TAKE,
+    LeasedBuckets,
+    Model,
+    batch_item,
+    changes,
+    costs,
+    done,
+    driven,
+    requests,
+    said,
+)
 
 FORGETFUL = ("flush scripts", "copy", "fail over", "lose everything")
 SCRIPT = Script(driven(TAKE))
@@ -94,8 +107,8 @@ class Driven:
 def test_memory_lua_and_the_model_agree_whatever_redis_forgets(redis_url: str, history: list[Any]) -> None:
     now = T0
     clock = lambda: now / 1e6  # noqa: E731
-    live: list[Any] = [Model(), MemoryBuckets(clock=clock, leases_end=True)]
-    behind = [Model(), MemoryBuckets(clock=clock, leases_end=True)]
+    live: list[Any] = [Model(), LeasedBuckets(clock)]
+    behind = [Model(), LeasedBuckets(clock)]
     with redis.Redis.from_url(redis_url) as client:
         driven_ = Driven(client)
         for event in history:
@@ -111,7 +124,7 @@ def test_memory_lua_and_the_model_agree_whatever_redis_forgets(redis_url: str, h
                 case "lose everything":
                     client.flushall()
                     driven_.ends.clear()
-                    live = [Model(), MemoryBuckets(clock=clock, leases_end=True)]
+                    live = [Model(), LeasedBuckets(clock)]
                 case (int(step), list(asked)):
                     now += step // GRID_US * GRID_US
                     turn = [one for one in (batch_item(*part) for part in asked) if one.takes]
@@ -128,9 +141,9 @@ def test_memory_lua_and_the_model_agree_whatever_redis_forgets(redis_url: str, h
 def copied(live: list[Any]) -> list[Any]:
     """Model and memory as they are; their limits stay the same objects."""
     model, memory = live
-    other = MemoryBuckets(clock=memory._clock, leases_end=True)
+    other = LeasedBuckets(memory._clock)
     other._levels, other._order = copy.copy(memory._levels), copy.copy(memory._order)
-    other._leases = copy.deepcopy(memory._leases)
+    other._leases, other.ends_us = copy.deepcopy(memory._leases), dict(memory.ends_us)
     twin = Model()
     twin.levels, twin.leases = dict(model.levels), copy.deepcopy(model.leases)
     return [twin, other]

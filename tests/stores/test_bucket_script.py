@@ -12,12 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.limits import Take, Takes
-from gateway.stores.bucket_memory import MemoryBuckets
 from gateway.stores.bucket_script import BatchItem, BucketOp, TakePacker, decisions
 from gateway.stores.redis_link import RedisError, RedisLink
 from gateway.stores.redis_wire import pack_commands
 
-from .bucket_model import BUCKETS, LIMITS, T0, TAKE, Model, batch_item, done, driven, said, turns
+from .bucket_model import BUCKETS, LIMITS, T0, TAKE, LeasedBuckets, Model, batch_item, done, driven, said, turns
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def test_memory_lua_and_the_model_agree_to_the_last_bit(
 ) -> None:
     text, packer, now = driven(TAKE), TakePacker(), T0
     model = Model()
-    memory = MemoryBuckets(clock=lambda: now / 1e6, leases_end=True)
+    memory = LeasedBuckets(lambda: now / 1e6)
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
         for step, asked in history:
