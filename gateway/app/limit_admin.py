@@ -132,12 +132,19 @@ class LimitAdmin:
     def start(self) -> None:
         """Follow the store, where there is one, until closed."""
         if self._change_store is not None:
-            self._follower = asyncio.get_running_loop().create_task(self._follow(self._change_store), name="limit-changes")
+            self._follower = asyncio.get_running_loop().create_task(self._follow(), name="limit-changes")
 
     async def refresh(self) -> None:
         """Apply what the store holds. While it is unavailable, each known change holds until its time is over."""
-        if self._change_store is not None:
-            await self._read(self._change_store)
+        if self._change_store is None:
+            return
+        before = self._changes
+        try:
+            found = await self._change_store.read()
+            over = self._catch_up(found) if before == self._changes else []
+            await self._change_store.drop(over)
+        except StoreUnavailable:
+            return
 
     def close(self) -> None:
         """Stop following the store and drop all changes: none outlives the gateway."""
@@ -149,19 +156,10 @@ class LimitAdmin:
 
     # Among gateways
 
-    async def _follow(self, change_store: ChangeStore) -> None:
+    async def _follow(self) -> None:
         while True:
-            await self._read(change_store)
+            await self.refresh()
             await asyncio.sleep(FOLLOW_EVERY_S)
-
-    async def _read(self, change_store: ChangeStore) -> None:
-        before = self._changes
-        try:
-            found = await change_store.read()
-            over = self._catch_up(found) if before == self._changes else []
-            await change_store.drop(over)
-        except StoreUnavailable:
-            return
 
     def _catch_up(self, found: dict[str, bytes]) -> list[str]:
         """Apply changes that are new and restore limits whose change is gone; returns the names of those to delete."""

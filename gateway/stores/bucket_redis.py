@@ -71,6 +71,7 @@ class RedisBuckets:
         self._prober: asyncio.Task[None] | None = None
         self._counted_at = float("-inf")
         self._gateways = 1
+        """How many gateways share these buckets, by the last count."""
         self._local = LocalBuckets(clock=clock)
         self._closed = False
         self._held: dict[bytes, Sequence[Take]] = {}
@@ -83,11 +84,6 @@ class RedisBuckets:
     def degraded(self) -> bool:
         """Whether the last script calls failed, so that the failure policy decides until a probe succeeds."""
         return self._failures >= _FAILURES_TO_OPEN
-
-    @property
-    def gateways(self) -> int:
-        """How many gateways share these buckets, by the last count."""
-        return self._gateways
 
     async def take(self, takes: Sequence[Take], lease: bytes = b"") -> Decision:
         if not takes:
