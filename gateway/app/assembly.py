@@ -75,6 +75,7 @@ from .component_settings import (
     admission_settings,
     edge_settings,
     header_rules,
+    limit_subjects,
     upstream_host,
     upstream_settings,
     validation_settings,
@@ -310,7 +311,9 @@ def _start_pacing(parts: Assembly, limits: Limits, limiting: LimitStage, tokens:
     pacing.start()
     stack.callback(pacing.close)
     changes = RedisChanges(link) if link is not None else None
-    parts.limit_admin = LimitAdmin(limits, limiting, parts.audit, changes, pacing=pacing)
+    parts.limit_admin = LimitAdmin(
+        limits, limiting, parts.audit, changes, pacing=pacing, subjects=limit_subjects(parts.config)
+    )
     parts.limit_admin.start()
     stack.callback(parts.limit_admin.close)
     return pacing

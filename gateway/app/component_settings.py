@@ -8,6 +8,7 @@ from ..core.adaptive import AdaptiveSettings
 from ..core.breaker import BreakerSettings
 from ..core.client_address import TrustedPeers
 from ..core.header_rules import HeaderRules
+from ..core.limits import Scope
 from ..core.request_validation import ValidationSettings
 from ..edge.admin import AdminKey, AdminSettings
 from ..edge.settings import EdgeSettings
@@ -80,6 +81,15 @@ def admin_settings(config: Config) -> AdminSettings:
         for key in config.admin.keys
     ]
     return AdminSettings(tuple(keys), frozenset({config.listen.admin.host.lower()}))
+
+
+def limit_subjects(config: Config) -> dict[Scope, frozenset[str]]:
+    """Whom the buckets of limits by identity, team and organisation can be for; who calls is known only when they do."""
+    return {
+        Scope.IDENTITY: frozenset(identity.id for identity in config.identities) | {"passthrough"},
+        Scope.TEAM: frozenset(identity.team for identity in config.identities if identity.team),
+        Scope.ORGANISATION: frozenset({"all"}),
+    }
 
 
 def upstream_host(config: Config) -> bytes:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import string
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -30,6 +30,7 @@ from .limit_levels import Levels, levels
 log = logging.getLogger("gateway.limits")
 
 _BOUND = 1000
+_MOST_NAMED = 20
 _PLAIN = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"-._~/:@,*")
 """Octets found in subjects that can't break a query apart; all others are percent-encoded in the audit."""
 FOLLOW_EVERY_S = 2.0
@@ -63,12 +64,15 @@ class LimitAdmin:
         change_store: ChangeStore | None = None,
         *,
         pacing: PacingStage | None = None,
+        subjects: Mapping[Scope, frozenset[str]] = {},
         wall: Callable[[], float] = time.time,
     ) -> None:
+        """``subjects``: all whom buckets of a scope can be for, where the configuration says so."""
         self._limits = limits
         self._stage = stage
         self._pacing = pacing
         self._audit = audit
+        self._subjects = subjects
         self._wall = wall
         self._change_store = change_store
         self._active: dict[str, _ActiveChange] = {}
@@ -210,6 +214,11 @@ class LimitAdmin:
 
     def _limit_to_change(self, change: LimitChange) -> Limit:
         limit = limit_to_change(change, self._limits.limits)
+        known = self._subjects.get(limit.by)
+        # A change may be undone after its subject has left the configuration.
+        if known is not None and change.subject not in known and bucket_key(limit.id, change.subject) not in self._active:
+            names = ", ".join(sorted(known)[:_MOST_NAMED]) + ", …" * (len(known) > _MOST_NAMED)
+            raise ValueError(f"subject: has no bucket of `{limit.id}`, which is by {limit.by.value}: {names or 'none'}")
         if len(self._active) >= _BOUND and not change.reset:
             raise ValueError("too many buckets are changed already")
         return limit

@@ -9,11 +9,13 @@ import pytest
 from gateway.app.component_settings import (
     admission_settings,
     edge_settings,
+    limit_subjects,
     upstream_host,
     upstream_settings,
     validation_settings,
 )
 from gateway.core.client_address import TrustedPeers
+from gateway.core.limits import Scope
 from gateway.hardening import most_connections
 from tests.fakes.world import configured
 
@@ -77,3 +79,15 @@ def test_a_shared_cache_leaves_fields_and_codings_alone(tmp_path: Path) -> None:
         config = configured(kind + text, tmp_path)
         assert edge_settings(config, peers).sets_correlation_aside is not shared
         assert upstream_settings(config).foreign_codings is shared
+
+
+def test_whom_a_bucket_may_be_for_is_known_of_identities_teams_and_the_organisation(tmp_path: Path) -> None:
+    text = (
+        "version: 1\nupstream: {url: 'http://127.0.0.1:9'}\n"
+        "identities: [{id: people, gitlab_token: true, team: staff}, {id: bot, key: issued}]\n"
+    )
+    assert limit_subjects(configured(text, tmp_path)) == {
+        Scope.IDENTITY: {"people", "bot", "passthrough"},
+        Scope.TEAM: {"staff"},
+        Scope.ORGANISATION: {"all"},
+    }

@@ -145,6 +145,18 @@ async def test_what_can_t_be_done(body: dict[str, object], words: str) -> None:
         await Limited().change(**body)
 
 
+async def test_who_can_have_no_bucket_is_not_taken_for_somebody() -> None:
+    """A misspelt team would be told that it was done, and nothing would have changed."""
+    gateway = Limited()
+    limit_admin = LimitAdmin(gateway.limits, gateway.stage, None, subjects={Scope.TEAM: frozenset({"t", "u"})})
+    asked = {"limit": "team", "factor": 2.0, "seconds": 60.0}
+    with pytest.raises(ValueError, match="subject: has no bucket of `team`, which is by team: t, u"):
+        await limit_admin.change("admin:x", "127.0.0.1", {**asked, "subject": "tea"})
+    await limit_admin.change("admin:x", "127.0.0.1", {**asked, "subject": "t"})
+    await limit_admin.change("admin:x", "127.0.0.1", {**asked, "limit": "caller", "subject": "user:42"})
+    limit_admin.close()
+
+
 @pytest.mark.parametrize(
     ("subject", "written"),
     [
