@@ -8,11 +8,11 @@ import json
 import os
 from typing import Any
 
+from .config.model import Listen
 from .config.units import HostPort, parse_host_port
 
 KEY = "GATEWAY_ADMIN_KEY"
 TIMEOUT_S = 10.0
-ADMIN = "127.0.0.1:9901"
 _OWN = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — an address to listen on is none to ask at
 
 
@@ -40,6 +40,10 @@ def admin_options(parser: argparse.ArgumentParser) -> None:
 def place_to_ask(admin: HostPort) -> str:
     """Where to ask a gateway of this machine whose ``listen.admin`` is ``admin``."""
     return str(HostPort(_OWN.get(admin.host, admin.host), admin.port))
+
+
+ADMIN = place_to_ask(Listen().admin)
+"""Where a gateway is asked whose configuration nobody gave."""
 
 
 def read_admin_key() -> str:

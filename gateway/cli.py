@@ -20,6 +20,7 @@ from .admin_client import ADMIN, KEY, KeyUnusable, address, admin_options, place
 from .config import EMBEDDED, Config, json_schema, redacted
 from .config import problems as reports
 from .config.load import Loaded, load_admin_place
+from .config.model import Listen
 from .config.source import ConfigSource
 from .core.catalogue import Catalogue, Surface
 from .ports import KeyRefused, StoreUnavailable
@@ -396,9 +397,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "schema", _schema, "print the JSON Schema of the configuration")
 
     demo = _command(commands, "demo", _demo, "run the gateway in front of a small built-in GitLab")
-    for option, place, text in (("--listen", "127.0.0.1:8080", "data"), ("--admin", "127.0.0.1:9901", "admin")):
+    for option, place, text in (("--listen", Listen().address, "data"), ("--admin", Listen().admin, "admin")):
         words = f"the {text} port; default: {place}"
-        demo.add_argument(option, metavar="HOST:PORT", type=address, default=place, help=words)
+        demo.add_argument(option, metavar="HOST:PORT", type=address, default=str(place), help=words)
 
     _command(commands, "version", _version, "print the version")
     return parser

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from .errors import Code
+
 
 class ObserverMemo:
     """What observers made of the first of several requests that are alike in all that is recorded of them, except for id,
@@ -69,3 +71,15 @@ class Exchange(msgspec.Struct, gc=False):
     aborted: str = ""
     """``client`` or ``upstream`` if the answer was cut off after its first octet."""
     observer_memo: ObserverMemo | None = None
+
+
+def note_cut(x: Exchange, *, drained: bool, started: bool) -> bool:
+    """Note who cut an exchange short: its client, or a gateway that ``drained``. Returns whether the client can still be
+    told so (503): not once the answer has ``started``."""
+    if not drained:
+        x.status, x.aborted = 499, "client"
+        return False
+    x.code = Code.DRAINING.value
+    if started:
+        x.aborted = "gateway"
+    return not started

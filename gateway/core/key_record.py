@@ -11,6 +11,9 @@ import msgspec
 LIVE_KEYS = 2
 """How many live keys an identity may have: the one in use and the one that replaces it. Exchanged ones are not counted."""
 
+LONGEST_NOTE = 200
+"""Characters that a key's note may have."""
+
 KEEP_DEAD_S = 30 * 86_400.0
 """How long a revoked or expired key stays listed, in seconds."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from .globs import Glob
+from .key_record import LONGEST_NOTE
 from .redaction import redact
 
 MAX_LENGTH = 16_384
@@ -180,8 +181,8 @@ def _is_for(audience: object, wanted: str) -> bool:
 
 # What the audit says of the bearer
 
-LONGEST_SUBJECT = 200
-"""Characters: as many as the note of a key may have, which holds the subject after an exchange."""
+LONGEST_SUBJECT = LONGEST_NOTE
+"""Characters: after an exchange, the note of the key holds the subject."""
 _LONGEST_VALUE = 64
 
 

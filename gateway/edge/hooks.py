@@ -14,7 +14,7 @@ from ..cache.hook_watch import HookWatch
 from ..core.cache_tags import ALL
 from ..core.client_address import TrustedPeers
 from ..core.errors import Code, Rejection
-from ..core.exchange import Exchange
+from ..core.exchange import Exchange, note_cut
 from ..core.hook_events import HookEvent, read_event
 from ..core.hook_verifier import Deliveries, HookVerifier
 from ..core.messages import ResponseHead
@@ -97,12 +97,8 @@ class HookReceiver:
             fields = (_JSON, (b"Allow", b"POST")) if x.status == 405 else (_JSON,)
             await down.respond(ResponseHead(x.status, fields, b""), body, close=unread)
         except (ConnectionError, asyncio.CancelledError) as gone:
-            if gone.args != (DRAINED,):
-                x.status, x.aborted = 499, "client"
-            elif down.started:
-                x.code, x.aborted = Code.DRAINING.value, "gateway"
-            else:
-                x.status, x.code = 503, Code.DRAINING.value
+            if note_cut(x, drained=gone.args == (DRAINED,), started=down.started):
+                x.status = 503
                 await down.respond(ResponseHead(503, (_JSON, _LATER), b""), _DRAINED, close=True)
             raise
         except Exception:

@@ -14,7 +14,7 @@ import msgspec
 
 from ..core.client_address import TrustedPeers
 from ..core.errors import Code, Rejection
-from ..core.exchange import Exchange
+from ..core.exchange import Exchange, note_cut
 from ..core.framing import host_name, judge_fields, judge_framing, judge_host
 from ..core.messages import Fields, ResponseHead, first
 from ..core.token_request import (
@@ -98,12 +98,7 @@ class TokenEndpoint:
         try:
             await self._send_answer(down, x, await self._answer(down, peer, x))
         except (ConnectionError, asyncio.CancelledError) as gone:
-            if gone.args != (DRAINED,):
-                x.status, x.aborted = 499, "client"
-            elif down.started:
-                x.code, x.aborted = Code.DRAINING.value, "gateway"
-            else:
-                x.code = Code.DRAINING.value
+            if note_cut(x, drained=gone.args == (DRAINED,), started=down.started):
                 await self._send_answer(
                     down, x, _refused(503, _UNAVAILABLE, "the gateway is shutting down: try again", _LATER)
                 )

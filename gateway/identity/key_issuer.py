@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..core.gateway_key import RANDOM_BYTES, digest, digest_of_hash, new_key
-from ..core.key_record import LAST_INSTANT, KeyOrigin, KeyRecord, Replacement, is_representable
+from ..core.key_record import LAST_INSTANT, LONGEST_NOTE, KeyOrigin, KeyRecord, Replacement, is_representable
 from ..core.secret import Secret
 from ..ports import KeyRefused, KeyRegister
 
@@ -16,7 +16,6 @@ LONGEST_OVERLAP_S = 30 * 86_400.0
 _ID_BYTES = 6
 _HASH_BYTES = 32
 _MOST_NETWORKS = 32
-_LONGEST_NOTE = 200
 
 
 class TermsRefused(KeyRefused):
@@ -43,8 +42,8 @@ class KeyTerms(msgspec.Struct, frozen=True):
                 raise TermsRefused("a key must begin and end in the years 1 to 9999, in UTC")
         if self.expires_at is not None and self.expires_at <= max(now, self.not_before or now):
             raise TermsRefused("a key must not expire before it becomes valid")
-        if len(self.note) > _LONGEST_NOTE or not (self.note.isprintable() or not self.note):
-            raise TermsRefused(f"a note is at most {_LONGEST_NOTE} printable characters")
+        if len(self.note) > LONGEST_NOTE or not (self.note.isprintable() or not self.note):
+            raise TermsRefused(f"a note is at most {LONGEST_NOTE} printable characters")
         if len(self.cidr) > _MOST_NETWORKS:
             raise TermsRefused(f"a key has at most {_MOST_NETWORKS} networks")
         return msgspec.structs.replace(self, cidr=tuple(_network(text) for text in self.cidr))

@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -403,16 +404,19 @@ def test_r56_scim_bearer_is_not_swapped(passage: Passage) -> None:
         assert reply.value("Content-Type") == "application/scim+json; charset=utf-8"
 
 
-def test_x23_a_brokers_dead_token_is_not_the_callers_401(
-    demo: DemoGitLab, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def broker(demo: DemoGitLab, directory: Path) -> GatewayProcess:
+    """A gateway that shows GitLab its bot's token instead of a key, and lets people in with their own."""
     config = {
         "upstream": {"url": demo.url},
         "identities": [{"id": "bot", "key": "issued"}, {"id": "people", "gitlab_token": True}],
         "credentials": [{"id": "sa", "token": "${env:SA}"}],
         "rules": [{"id": "bot", "for": ["bot"], "use": "sa", "allow": [{"access": "write"}]}],
     }
-    process = GatewayProcess(config, tmp_path_factory.mktemp("dead"), {"SA": TOKENS.bot})
+    return GatewayProcess(config, directory, {"SA": TOKENS.bot})
+
+
+def test_x23_a_brokers_dead_token_is_not_the_callers_401(demo: DemoGitLab, tmp_path: Path) -> None:
+    process = broker(demo, tmp_path)
     try:
         key = process.new_key("bot")
         assert ask(process.port, "/api/v4/user", token=key).status == 200
@@ -426,19 +430,10 @@ def test_x23_a_brokers_dead_token_is_not_the_callers_401(
         assert process.stop() == 0
 
 
-def test_a_dead_token_stops_no_start_and_a_check_tells_of_it(
-    demo: DemoGitLab, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    config = {
-        "upstream": {"url": demo.url},
-        "identities": [{"id": "bot", "key": "issued"}, {"id": "people", "gitlab_token": True}],
-        "credentials": [{"id": "sa", "token": "${env:SA}"}],
-        "rules": [{"id": "writes", "for": ["bot"], "use": "sa", "allow": [{"access": "write"}]}],
-        "stores": {"keys": "sqlite:///" + str(tmp_path_factory.mktemp("keys") / "keys.db")},
-    }
+def test_a_dead_token_stops_no_start_and_a_check_tells_of_it(demo: DemoGitLab, tmp_path: Path) -> None:
     demo.state.tokens[TOKENS.bot].revoked = True
     try:
-        process = GatewayProcess(config, tmp_path_factory.mktemp("dead"), {"SA": TOKENS.bot})
+        process = broker(demo, tmp_path)
         try:
             reply = ask(process.port, "/api/v4/user", token=process.new_key("bot"))
             assert (reply.status, reply.value("X-Gateway-Error")) == (502, "broker_credential_refused")
