@@ -358,7 +358,7 @@ async def test_who_waits_while_the_gateway_ends_is_told(at: LiveWorld) -> None:
     Held(at)
     await at.client.send(at.request(PAGES % 3, caller="reader"))
     await until(lambda: at.made.up.open == 1)
-    at.server.draining = True
+    at.server.drain()
     await at.server.shutdown(0.01)
     status, fields, _ = await at.client.answer()
     assert (status, dict(fields)[b"Connection"]) == (503, b"close")

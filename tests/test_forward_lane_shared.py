@@ -400,7 +400,7 @@ async def test_a_drain_is_told_as_by_the_road(opens: Opens, cached: str, step: s
             if not lane:
                 at.road_alone()
             await at.until_asked(step, lane=lane)
-            at.server.draining = True
+            at.server.drain()
             await at.server.shutdown(0.01)
             told = await at.told()
             await until(lambda: bool(at.made.seen.exchanges) and quiet(at))

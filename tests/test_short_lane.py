@@ -344,7 +344,7 @@ async def test_behind_a_proxy_of_ours_each_client_has_its_way(tmp_path: Path) ->
 
 async def test_a_draining_gateway_says_so(at: LiveWorld) -> None:
     await at.learn()
-    at.server.draining = True
+    at.server.drain()
     _, fields, _ = await at.ask()
     assert fields[b"Connection"] == b"close"
 

@@ -166,7 +166,7 @@ async def test_a_drain_lets_it_end(at: Far) -> None:
     at.line.hold_answers()
     await at.client.send(request(at))
     await at.until_pending()
-    at.server.draining = True
+    at.server.drain()
     at.server.pre_shutdown()
     ending = asyncio.ensure_future(at.server.shutdown(SOON_S))
     await asyncio.sleep(0)

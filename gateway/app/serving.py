@@ -132,9 +132,11 @@ async def serve_until_stopped(started: Serving, stop_request: StopRequest) -> No
     if stop_request.replaced:
         log.info("replaced: draining")
         await started.stop_accepting()
+        await started.parts.server.drain_gradually(stop_request.at_once)
+        log.info("replaced: every client's next answer is its last here")
     else:
         log.info("draining")
-    started.parts.server.draining = True
+        started.parts.server.drain()
     with contextlib.suppress(TimeoutError):
         # A connection closed while its client writes the next request makes that request fail. A worker that is replaced
         # therefore lets clients learn of it from an answer, or when their connection has been idle for too long.
@@ -312,7 +314,7 @@ async def serving(config: Config, slot: WorkerSlot | None = None) -> AsyncIterat
 
             yield Serving(parts, address, admin_address, certificates, stop_accepting)
         finally:
-            parts.server.draining = True
+            parts.server.drain()
             traffic.close()
             parts.server.pre_shutdown()
             parts.server.stop_tunnels()

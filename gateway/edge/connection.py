@@ -53,6 +53,7 @@ class Connection(RequestHandler):
         "_pending",
         "_server",
         "_tunnel",
+        "draining",
         "is_tls",
         "left",
         "peer",
@@ -68,6 +69,8 @@ class Connection(RequestHandler):
         self.is_tls = False
         self.left = False
         self.ticket = 0
+        self.draining = False
+        """Whether the next answer is to be the last."""
         self._head_deadline: asyncio.TimerHandle | None = None
         self._liveness_timer: asyncio.TimerHandle | None = None
         self._tunnel: ClientTunnel | None = None
@@ -84,10 +87,6 @@ class Connection(RequestHandler):
         self._first_waiter: asyncio.Future[None] | None = None
         """The first waiter, until ``start`` awaits it."""
 
-    @property
-    def draining(self) -> bool:
-        return self._server.draining
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peername = transport.get_extra_info("peername")
         self.peer = peername[0] if isinstance(peername, tuple) else "unix:"
@@ -95,6 +94,7 @@ class Connection(RequestHandler):
         # Made here, because the first request may come before the task that waits for it has begun.
         self._first_waiter = self._waiter = self._loop.create_future()
         super().connection_made(transport)
+        self.draining = self._server.draining
         if not self._server.client_connections.admit(self):
             self.abort()
             return
@@ -153,7 +153,7 @@ class Connection(RequestHandler):
             self._disarm_head_deadline()
         self._request_count += 1
         # ``_paused`` instead of ``writing_paused``, which would cost a call.
-        if not (server.draining or self._paused):
+        if not (self.draining or self._paused):
             answer = server.try_answer(head, self)
             if isinstance(answer, bytes):
                 server.requests_count += 1

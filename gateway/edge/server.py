@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import ssl
 from collections.abc import Callable
-from typing import Any
+from math import ceil
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -24,6 +27,11 @@ from .tunnel import ClientTunnel
 TryAnswer = Callable[[RequestHead, AnswerSink], bytes | PendingAnswer | None]
 """Answers a head like one answered before, without a task: with the whole answer, counted and audited, if nothing has to be
 waited for; else with a ``PendingAnswer`` that will hand it to the connection, or with None: the head must be handled."""
+
+
+DRAIN_STEP_S = 0.05
+MOST_DRAIN_S = 10.0
+"""How long ``TrafficServer.drain_gradually`` takes at most: one client for each step, or more where there are many."""
 
 
 def _never(_: RequestHead, __: AnswerSink) -> None:
@@ -46,6 +54,7 @@ class TrafficServer(web.Server):
         self.outbox = Outbox(self._loop)
         """Holds the answers to requests that needed no task."""
         self.draining = False
+        """Whether every answer is the last on its connection."""
         self.client_connections = ClientConnections(self._loop, settings)
         self.slow_heads = 0
         self.tunnels: set[ClientTunnel] = set()
@@ -57,6 +66,30 @@ class TrafficServer(web.Server):
         connection = Connection(self, self.settings, loop=self._loop, **self._protocol_options)
         connection.ticket = self.client_connections.accept()
         return connection
+
+    def drain(self) -> None:
+        """Make each client's next answer the last on its connection, so that it connects anew, elsewhere."""
+        self.draining = True
+        for connection in self._clients():
+            connection.draining = True
+
+    async def drain_gradually(self, at_once: asyncio.Event) -> None:
+        """``drain``, a few clients at a time, or the rest ``at_once``: the new connections, and with TLS their handshakes,
+        are work for whoever takes them over, and would all come in the same instant."""
+        here = [connection for connection in self._clients() if not connection.left]
+        each = ceil(len(here) * DRAIN_STEP_S / MOST_DRAIN_S)
+        remaining = (connection for connection in here if not connection.left)
+        while not at_once.is_set() and (asked := list(itertools.islice(remaining, each))):
+            for connection in asked:
+                connection.draining = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_STEP_S):
+                    await at_once.wait()
+        self.drain()
+
+    def _clients(self) -> list[Connection]:
+        """The connections, and perhaps some that are over."""
+        return cast("list[Connection]", self.connections)
 
     async def serve(self, downstream: AiohttpDownstream) -> None:
         """Handle one request, or refuse the HTTP version that it claims."""

@@ -42,17 +42,23 @@ CLOSE_S = 30.0
 """Time beyond notice and deadline, for steps of a rotation under way and the audit's last lines."""
 START_S = 120.0
 """How long the workers of a new configuration may take to serve: GitLab may be slow to judge its credentials."""
+TELL_CLIENTS_S = 10.0
+"""How long workers that are replaced may take to tell all their clients (``edge.server.MOST_DRAIN_S``)."""
 _MOST_RETIRED = 2
 """How many groups may be replaced and not gone yet. Beyond that, a reload waits for one to go: memory must have a bound."""
 
 ReadAgain = Callable[[], tuple[ConfigSource, Loaded]]
 """Returns what the configuration is read from, and what it is now. Blocking; ValueError has words for the operator."""
 
-_CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gateway.app.worker_process import main; sys.exit(main())"
+_CODE = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from gateway.workers.low_priority import imported;"
+    " sys.exit(imported('gateway.app.worker_process').main())"
+)
 
 
 def worker_command() -> list[str]:
-    """A fresh interpreter with this very package; what lies in the working directory is not imported."""
+    """A fresh interpreter with this very package, imported at low priority; what lies in the working directory is not
+    imported."""
     isolated = ["-I"] if sys.flags.isolated else ["-P"]
     return [sys.executable, *isolated, "-c", _CODE, str(Path(__file__).parents[2])]
 
@@ -284,7 +290,7 @@ class Supervisor:
             log.info("%s have left", who)
 
     def _retires_within_s(self, group: WorkerGroup) -> float:
-        return group.config.listen.idle_s + group.config.listen.drain.deadline + self._close_s
+        return TELL_CLIENTS_S + group.config.listen.idle_s + group.config.listen.drain.deadline + self._close_s
 
     # All of them
 

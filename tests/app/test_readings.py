@@ -115,7 +115,7 @@ async def test_readiness(tmp_path: Path) -> None:
         assert {one.name: one.value for one in readings(parts)}["gitlab_gateway_audit_failing"] == 1
         parts.audit.writer.sync_failing = False
         assert figures(parts)["gitlab_gateway_audit_failing"] == 0
-        parts.server.draining = True
+        parts.server.drain()
         assert not readiness(parts).ready
         assert readiness(parts).checks["traffic"] == "down: draining"
 

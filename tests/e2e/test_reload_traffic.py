@@ -136,7 +136,13 @@ def secured(authority: Authority, name: str = "old", listen: dict[str, Any] = PA
 
 def renew(gateway: Reloading, rate: int = 200_002, **more: Any) -> None:
     gateway.change(limits=limited(rate), **more)
+    start = len(gateway.log.all)
     gateway.reloaded()
+    for worker in range(2):
+        gateway.log.find(
+            lambda line: ("is its last here" in line and f'"worker": {worker}' in line) or None,  # noqa: B023
+            start=start,
+        )
 
 
 def ended(peer: Peer, reply: Reply, status: int = 200) -> None:

@@ -481,5 +481,5 @@ async def test_a_draining_connection_says_so() -> None:
         await down.respond(ResponseHead(200, ()), b"")
 
     async with traffic(handler) as port:
-        port.server.draining = True
+        port.server.drain()
         assert b"\r\nConnection: close\r\n" in await port.ask(request())

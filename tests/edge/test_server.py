@@ -18,6 +18,13 @@ async def gone(server: TrafficServer) -> None:
             await asyncio.sleep(0)
 
 
+async def told(client: Client) -> bool:
+    """Ask; returns whether the answer is the last on this connection."""
+    await client.send(request())
+    _, fields, _ = await client.answer()
+    return (b"Connection", b"close") in fields
+
+
 async def test_connections_per_peer_are_limited() -> None:
     async with traffic(echo, max_connections_per_peer=2) as port:
         clients = [await port.connect() for _ in range(2)]
@@ -53,6 +60,51 @@ async def test_connections_in_all_are_limited() -> None:
 # Drain
 
 
+async def test_clients_that_are_to_go_elsewhere_are_told_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three in all, two for each step: who is told has one more answer, and who is not, as many as ever."""
+    monkeypatch.setattr("gateway.edge.server.DRAIN_STEP_S", 60)
+    monkeypatch.setattr("gateway.edge.server.MOST_DRAIN_S", 90)
+    steps, at_once = asyncio.Semaphore(0), asyncio.Event()
+    monkeypatch.setattr(at_once, "wait", steps.acquire)
+    async with traffic(echo) as port:
+        clients = [await port.connect() for _ in range(4)]
+        for client in clients:
+            assert await told(client) is False
+        clients.pop(1).writer.close()
+        async with asyncio.timeout(SOON_S):
+            while port.server.client_connections.open > len(clients):
+                await asyncio.sleep(0)
+        draining = asyncio.ensure_future(port.server.drain_gradually(at_once))
+        await asyncio.sleep(0)
+        assert [await told(client) for client in clients] == [True, True, False]
+        assert not port.server.draining
+        steps.release()
+        await asyncio.sleep(0)
+        assert await told(clients[2])
+        steps.release()
+        async with asyncio.timeout(SOON_S):
+            await draining
+        late = await port.connect()  # its TLS handshake took a while, for example
+        assert await told(late)
+
+
+async def test_clients_are_told_at_once_when_there_is_no_time() -> None:
+    async with traffic(echo) as port:
+        clients = [await port.connect() for _ in range(3)]
+        for client in clients:
+            await told(client)
+        at_once = asyncio.Event()
+        at_once.set()
+        await port.server.drain_gradually(at_once)
+        assert [await told(client) for client in clients] == [True, True, True]
+
+
+async def test_with_nobody_here_there_is_nobody_to_tell() -> None:
+    async with traffic(echo) as port:
+        await asyncio.wait_for(port.server.drain_gradually(asyncio.Event()), SOON_S)
+        assert port.server.draining
+
+
 async def test_drain_lets_the_request_in_progress_end() -> None:
     told = asyncio.Event()
     begun = asyncio.Event()
@@ -66,7 +118,7 @@ async def test_drain_lets_the_request_in_progress_end() -> None:
         idle, busy = await port.connect(), await port.connect()
         await busy.send(request())
         await begun.wait()
-        port.server.draining = True
+        port.server.drain()
         port.server.pre_shutdown()
         ending = asyncio.ensure_future(port.server.shutdown(SOON_S))
         assert await idle.rest() == b""
@@ -94,7 +146,7 @@ async def test_drain_takes_the_rest_of_a_body() -> None:
         client = await port.connect()
         await client.send(request("/", "Content-Length: 8", method="POST") + b"1234")
         await begun.wait()
-        port.server.draining = True
+        port.server.drain()
         port.server.pre_shutdown()
         ending = asyncio.ensure_future(port.server.shutdown(SOON_S))
         await asyncio.sleep(0)
