@@ -9,7 +9,8 @@ sender's own lateness counts from when it could have sent, once a connection was
 what is measured.
 
 Each connection has been answered once before the first moment: what a new connection costs is measured elsewhere
-(connections.py), and 64 at a time would be the slowest hundredth of a short round.
+(connections.py), and 64 at a time would be the slowest hundredth of a short round. A connection whose answer says that it
+is the last is replaced by a new one, for the next request.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def result_of(sender: subprocess.Popen[bytes]) -> Paced:
 class _Connection:
     """One socket, the request on it, and what has arrived of its answer."""
 
-    __slots__ = ("due", "got", "may_at", "socket", "want")
+    __slots__ = ("closing", "due", "got", "may_at", "socket", "want")
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -90,6 +91,8 @@ class _Connection:
         self.due = self.may_at = 0.0
         self.got = b""
         self.want = -1
+        self.closing = False
+        """Whether the latest answer was the last on this connection."""
 
     def refused(self) -> bool | None:
         """Read what is there; returns whether the answer is a refusal, None while it is incomplete."""
@@ -107,6 +110,7 @@ class _Connection:
             self.got = data
             return None
         self.got, self.want = b"", -1
+        self.closing = b"\nConnection: close\r" in data
         return data[9:10] >= b"4"
 
 
@@ -156,11 +160,21 @@ def send(port: int, rate: float, seconds: float, connections: int) -> Paced:
             for number_of_it, _ in answers.poll(0):
                 one = opened[number_of_it]
                 answer = one.refused()
-                if answer is not None:
-                    one.may_at = now = clock() - start
-                    times.append(now - one.due)
-                    refused += answer
-                    free.append(one)
+                if answer is None:
+                    continue
+                now = clock() - start
+                times.append(now - one.due)
+                refused += answer
+                if one.closing:
+                    answers.unregister(number_of_it)
+                    one.socket.close()
+                    del opened[number_of_it]
+                    one = _Connection(port)
+                    opened[one.socket.fileno()] = one
+                    answers.register(one.socket, select.EPOLLIN)
+                    now = clock() - start
+                one.may_at = now
+                free.append(one)
         took_s = clock() - start
     times.sort()
     late.sort()

@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -40,12 +41,14 @@ from .page import replace_section, save_result
 from .processes import Program, free_port, raise_priority
 from .pythons import Python
 from .targets import ISSUES, LOAD_CPU, Bench
+from .workers import wait_until_ready
 
 SHARE = 0.7
 LEAST, MOST = 0.68, 0.78
 """A round counts if the core was busy for a share between these: hardly less than ``SHARE``, or the quietest rounds would
 be those with the least to do."""
 _MOST_STEP = 1.25
+_LEVELS = ("level: warning", "level: error")
 _STEADY_S = 0.5
 """The length of an undisturbed round: as short as still has several dozen hits among its slowest hundredth."""
 SERIES = 50_000
@@ -53,6 +56,9 @@ LATE_MS = 1.5
 """A sender that is later than this at p99 measures other work on the machine, not the gateway's."""
 EACH_S = 1.0
 """Seconds from one piece of background work to the next."""
+RELOAD_S = 5.0
+"""The length of a round with a reload, which takes about half of it."""
+_RELOADS = 5
 
 
 class Steady(msgspec.Struct):
@@ -99,6 +105,38 @@ class Latency(msgspec.Struct):
     seconds: float
     steady: list[Steady]
     disturbed: list[Disturbed]
+
+
+class _Gateway(Protocol):
+    """A gateway whose rate can be found."""
+
+    port: int
+    program: Program
+    directory: Path
+
+
+class Reloaded:
+    """A gateway of two workers on one core, and the way to have it reload its configuration."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.port, admin = free_port(), free_port()
+        self.directory = bench.directory
+        stores = {"STORE": f"redis://127.0.0.1:{bench.redis}/1", "CACHE": "shared", "RATE": "10000000/s"}
+        config = bench.file(
+            "gateway.yaml", NAME="gateway-reloaded", PORT=self.port, PORT2=admin, BURST=10_000_000, **stores
+        )
+        self._file = Path(config)
+        self._texts = itertools.cycle(self._file.read_text().replace("level: warning", level) for level in _LEVELS)
+        self._file.write_text(next(self._texts))
+        self.token, given = bench.key_for("gateway-reloaded", config)
+        argv = [bench.python.path, "-m", "gateway", "serve", "--config", config, "--workers", "2"]
+        self.program: Program = bench.run("gateway-reloaded", argv, self.port, env=given)
+        wait_until_ready(admin)
+
+    def reload(self) -> None:
+        """Begin to replace both workers by two with another configuration."""
+        self._file.write_text(next(self._texts))
+        os.kill(self.program.pid, signal.SIGHUP)
 
 
 class Busy:
@@ -161,7 +199,7 @@ class Busy:
 
 
 def run(rounds: int, seconds: float) -> Latency:
-    """Measure. Takes a dozen times ``rounds`` times ``seconds``, and twenty seconds to start."""
+    """Measure. Takes a dozen times ``rounds`` times ``seconds``, and a minute and a half to start and for reloads."""
     os.sched_setaffinity(0, {LOAD_CPU})
     raise_priority()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
@@ -181,6 +219,7 @@ def _measure(bench: Bench, rounds: int, seconds: float) -> Latency:
     shapes = {"hit": Shape(ISSUES, own), "miss": Shape(ISSUES, own, distinct=True)}
     steady = [_steady(name, unit.port, busy, shape, 2 * rounds) for name, shape in shapes.items()]
     disturbed = _disturbed(busy, shapes["hit"], steady[0].rate, rounds, seconds)
+    disturbed.append(_reloads(Reloaded(bench)))
     return Latency(time.strftime("%Y-%m-%d"), bench.python, rounds, seconds, steady, disturbed)
 
 
@@ -201,14 +240,14 @@ class _Round(msgspec.Struct, frozen=True):
         return self.rate * min(_MOST_STEP, max(1 / _MOST_STEP, math.sqrt(SHARE / self.busy)))
 
 
-def _round(busy: Busy, shape: Shape, rate: float, seconds: float) -> _Round:
+def _round(busy: _Gateway, shape: Shape, rate: float, seconds: float) -> _Round:
     with begin(shape, busy.port, rate=rate, seconds=seconds, cpu=LOAD_CPU) as sender:
         used = busy.program.cpu_s()
         paced = _answered(sender)
         return _Round(rate, paced, (busy.program.cpu_s() - used) / paced.took_s)
 
 
-def _rate(busy: Busy, shape: Shape) -> float:
+def _rate(busy: _Gateway, shape: Shape) -> float:
     """Find the rate that keeps the gateway's core busy for ``SHARE`` of the time.
 
     Requests that come one by one cost more than in a closed loop, where a turn of the event loop serves many: ``SHARE`` of
@@ -260,12 +299,20 @@ def _quietest(rounds: list[Paced]) -> Paced:
     return min(rounds, key=lambda one: one.p99_ms)
 
 
-def _paced(shape: Shape, port: int, rate: float, seconds: float, beside: Callable[[], None] | None = None) -> Paced:
+def _paced(
+    shape: Shape,
+    port: int,
+    rate: float,
+    seconds: float,
+    beside: Callable[[], None] | None = None,
+    *,
+    each_s: float = EACH_S,
+) -> Paced:
     with begin(shape, port, rate=rate, seconds=seconds, cpu=LOAD_CPU) as sender:
         if beside is not None:
             time.sleep(EACH_S / 2)
         while beside is not None and sender.poll() is None:
-            again_at = time.monotonic() + EACH_S
+            again_at = time.monotonic() + each_s
             beside()
             time.sleep(max(0.0, again_at - time.monotonic()))
         return _answered(sender)
@@ -287,6 +334,17 @@ def _disturbed(busy: Busy, shape: Shape, rate: int, rounds: int, seconds: float)
         for work, act in works:
             beside[work].append(_paced(shape, busy.port, rate, seconds, act))
     return [_added(work, paced, without) for work, paced in beside.items()]
+
+
+def _reloads(reloaded: Reloaded) -> Disturbed:
+    """Hits at their rate while the workers are replaced, once in ``RELOAD_S`` seconds, and while they are not."""
+    shape = Shape(ISSUES, {"PRIVATE-TOKEN": reloaded.token})
+    rate = _rate(reloaded, shape)
+    without, beside = [], []
+    for _ in range(_RELOADS):
+        without.append(_paced(shape, reloaded.port, rate, RELOAD_S))
+        beside.append(_paced(shape, reloaded.port, rate, RELOAD_S, reloaded.reload, each_s=RELOAD_S))
+    return _added(f"a reload, once in {RELOAD_S:g} s; two workers", beside, without)
 
 
 def _added(work: str, beside: list[Paced], without: list[Paced]) -> Disturbed:

@@ -3,13 +3,13 @@
     python -m benchmarks.workers [--rounds 12] [--seconds 1] [--write]
 
 Buckets and cache are in Redis, for one worker as for two. Each round measures all, in alternating order; the CPU time is
-that of the whole process tree, including the supervisor. All is measured twice: with a core for each worker and everything
-else free to use both, and with both workers on one core and everything else on the other.
+that of the whole process tree, including the supervisor. All is measured with a core for each worker and everything else
+free to use both, and with both workers on one core and everything else on the other; each worker has 64 connections, so
+that two have as much to do each as one has. With a core for each, it is also measured with 64 in all: then a turn of each
+worker's event loop serves half as many, which makes a request dearer for one worker, too.
 
-Two workers demand more of the machine than one: both cores are full, and each worker has half of the connections, so that a
-turn of its event loop serves half as many. The same is true of two gateways of one worker each, which know nothing of each
-other. So what two workers cost compared with these is the price of sharing one gateway; the rest is the machine's. nginx, a
-plain proxy, is measured in the same way.
+Two gateways of one worker each, which know nothing of each other, have the same load: what two workers cost compared with
+these is the price of sharing one gateway; the rest is the machine's. nginx, a plain proxy, is measured in the same way.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from .pythons import Python
 from .targets import ISSUES, LOAD_CPU, PROXY_CPU, Bench
 
 _CONNECTIONS = 64
+"""Of one worker; two have as many each, or together."""
 _LOADS = 2
 """How many processes make the load, each with its share of the connections: the same for whatever is measured."""
 _PATIENCE_S = 15.0
 _BOTH = frozenset({PROXY_CPU, LOAD_CPU})
 
-EACH, SHARED = "a core each", "both on one core"
+EACH, FEWER, SHARED = "a core each", "a core each, 64 connections in all", "both on one core"
 
 
 class _Placement(msgspec.Struct, frozen=True):
@@ -48,11 +49,14 @@ class _Placement(msgspec.Struct, frozen=True):
     workers: tuple[frozenset[int], ...]
     """The cores of each worker in order; a single worker has the first."""
     others: frozenset[int]
+    connections: int
+    """Of two workers together."""
 
 
 _PLACEMENTS = (
-    _Placement(EACH, (frozenset({PROXY_CPU}), frozenset({LOAD_CPU})), _BOTH),
-    _Placement(SHARED, (frozenset({PROXY_CPU}), frozenset({PROXY_CPU})), frozenset({LOAD_CPU})),
+    _Placement(EACH, (frozenset({PROXY_CPU}), frozenset({LOAD_CPU})), _BOTH, 2 * _CONNECTIONS),
+    _Placement(FEWER, (frozenset({PROXY_CPU}), frozenset({LOAD_CPU})), _BOTH, _CONNECTIONS),
+    _Placement(SHARED, (frozenset({PROXY_CPU}), frozenset({PROXY_CPU})), frozenset({LOAD_CPU}), 2 * _CONNECTIONS),
 )
 _UNIT = "nginx"
 
@@ -62,7 +66,7 @@ class Cost(msgspec.Struct):
 
     name: str
     where: str
-    """``EACH`` or ``SHARED``."""
+    """``EACH``, ``FEWER`` or ``SHARED``."""
     us: tuple[float, ...]
     """Microseconds of CPU time per request: medians."""
     least: tuple[float, ...]
@@ -107,7 +111,7 @@ _Side = tuple[_Subject, ...]
 
 
 def run(rounds: int, seconds: float) -> Result:
-    """Measure. Takes eighteen times ``rounds`` times ``seconds``, and twenty seconds to start."""
+    """Measure. Takes twenty-seven times ``rounds`` times ``seconds``, and twenty seconds to start."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         Path(directory).chmod(0o711)
         bench = Bench(Path(directory))
@@ -124,7 +128,8 @@ def run(rounds: int, seconds: float) -> Result:
                     for side in sides:
                         for place, one in enumerate(side):
                             one.pin(placement, place)
-                    taken = _measure_rounds(bench, sides, distinct, rounds, seconds)
+                    loads = (_CONNECTIONS, placement.connections, placement.connections)
+                    taken = _measure_rounds(bench, sides, loads, distinct, rounds, seconds)
                     costs.append(_cost(name, placement.name, taken))
             rss = tuple(round(side[0].program.rss_kib() / 1024, 0) for side in gateways[:2])
             return Result(time.strftime("%Y-%m-%d"), bench.python, _CONNECTIONS, costs, rss)
@@ -151,12 +156,17 @@ def _gateway(bench: Bench, number: int, workers: int) -> _Subject:
     key, given = bench.key_for(name, config)
     argv = [bench.python.path, "-m", "gateway", "serve", "--config", config, "--workers", str(workers)]
     program = bench.run(name, argv, port, env=given)
+    wait_until_ready(admin)
+    return _Subject(program, port, key, workers, alone=workers == 1)
+
+
+def wait_until_ready(admin: int) -> None:
+    """Wait until all workers serve. Raises RuntimeError if they do not in time."""
     give_up_at = time.monotonic() + _PATIENCE_S
     while not _is_ready(admin):
         if time.monotonic() > give_up_at:
-            raise RuntimeError(f"{workers} workers do not all serve")
+            raise RuntimeError("the workers do not all serve")
         time.sleep(0.05)
-    return _Subject(program, port, key, workers, alone=workers == 1)
 
 
 def _is_ready(admin: int) -> bool:
@@ -169,27 +179,27 @@ def _is_ready(admin: int) -> bool:
 
 
 def _measure_rounds(
-    bench: Bench, sides: Sequence[_Side], distinct: bool, rounds: int, seconds: float
+    bench: Bench, sides: Sequence[_Side], loads: Sequence[int], distinct: bool, rounds: int, seconds: float
 ) -> tuple[list[float], ...]:
-    """Microseconds of CPU time per request of each side, round by round."""
+    """Microseconds of CPU time per request of each side, round by round; ``loads``: how many connections each has."""
     taken: tuple[list[float], ...] = tuple([] for _ in sides)
     for number in range(rounds + 1):
         order = range(len(sides)) if number % 2 else reversed(range(len(sides)))
         for at in order:
-            used_us = _used_us(bench, sides[at], distinct, seconds)
+            used_us = _used_us(bench, sides[at], loads[at], distinct, seconds)
             if number:  # the first round only fills what is kept
                 taken[at].append(used_us)
     return taken
 
 
-def _used_us(bench: Bench, side: _Side, distinct: bool, seconds: float) -> float:
+def _used_us(bench: Bench, side: _Side, connections: int, distinct: bool, seconds: float) -> float:
     """Microseconds of CPU time per request, used by all processes of a side."""
     before = sum(one.program.cpu_s() for one in side)
     begun = []
     for number in range(_LOADS):
         one = side[number % len(side)]
         shape = Shape(ISSUES, {"PRIVATE-TOKEN": one.key}, distinct=distinct)
-        share = _CONNECTIONS // _LOADS
+        share = connections // _LOADS
         begun.append(begin(shape, one.port, connections=share, seconds=seconds, cpu=None, directory=bench.directory))
     loads = [result_of(each) for each in begun]
     if any(one.failed or one.refused for one in loads):
@@ -218,7 +228,8 @@ def table(result: Result) -> str:
     rounds = len(result.costs[0].ratios)
     return "\n".join(
         [
-            f"{result.date}: Python {result.python}, {result.connections} connections, {rounds} rounds.",
+            f"{result.date}: Python {result.python}, {result.connections} connections for each worker unless said otherwise,"
+            f" {rounds} rounds.",
             "",
             "| CPU time, median (least) | workers | one worker | two | two gateways of one | two / one (of all rounds)"
             " | two / two gateways |",
