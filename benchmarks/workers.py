@@ -228,8 +228,8 @@ def table(result: Result) -> str:
     rounds = len(result.costs[0].ratios)
     return "\n".join(
         [
-            f"{result.date}: Python {result.python}, {result.connections} connections for each worker unless said otherwise,"
-            f" {rounds} rounds.",
+            f"{result.date}: Python {result.python}, {result.connections} connections for each worker unless said"
+            f" otherwise, {rounds} rounds.",
             "",
             "| CPU time, median (least) | workers | one worker | two | two gateways of one | two / one (of all rounds)"
             " | two / two gateways |",

@@ -38,13 +38,16 @@ def imported(name: str) -> ModuleType:
 
 def _thread_steps_back() -> None:
     if sys.platform == "linux":
-        os.nice(NICENESS)  # of this thread
+        with contextlib.suppress(OSError):  # a sandbox may forbid the call
+            os.nice(NICENESS)  # of this thread
 
 
 @contextlib.contextmanager
 def _session_steps_back() -> Iterator[None]:
     try:
         before = int(_SESSION.read_text().rpartition(" ")[2])
+        if before < 0:
+            raise PermissionError("without a privilege, it could not be had back")
         _SESSION.write_text(str(before + NICENESS))
     except (OSError, ValueError):  # no such sharing, here or at all
         yield

@@ -69,6 +69,29 @@ pathlib.Path.write_text = write
     assert report(tmp_path, waits + "before = seen()\n" + REPORT) == [[0, 0], [1, 1], [0, 0]]
 
 
+@linux
+def test_a_sandbox_may_forbid_to_step_back(tmp_path: Path) -> None:
+    refusing = """
+def refuse(by, nice=os.nice):
+    if by:
+        raise PermissionError
+    return nice(by)
+os.nice = refuse
+"""
+    assert [one[0] for one in report(tmp_path, refusing + "before = seen()\n" + REPORT)] == [0, 0, 0]
+
+
+def test_a_session_above_others_keeps_what_it_could_not_have_back(tmp_path: Path) -> None:
+    code = """
+wrote = []
+pathlib.Path.read_text = lambda _: "/autogroup-7 nice -5"
+pathlib.Path.write_text = lambda _, text: wrote.append(text)
+imported("slow")
+import json; print(json.dumps([NICENESS, [len(wrote)]]))
+"""
+    assert report(tmp_path, code) == [[0]]
+
+
 def test_without_a_thread_all_is_imported_all_the_same(tmp_path: Path) -> None:
     limited = 'def start(_): raise RuntimeError("can\'t start new thread")\nthreading.Thread.start = start\n'
     found = report(tmp_path, limited + "before = seen()\n" + REPORT)
